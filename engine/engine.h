@@ -1,0 +1,108 @@
+/* The engine: frames of many streams in, label maps out.
+ *
+ *   model (mapped weights) -> engine (packed weights, plans, one device) -> stream (hidden state)
+ *
+ * A batch is a list of runs; a run is one stream and some consecutive frames of it. The encoder
+ * sees all frames, the scan sees every (layer, window) of every stream as one sequence. State is
+ * committed only when the whole batch succeeded: after an error every stream is as it was.
+ *
+ * Threads: an engine and its streams belong to one thread at a time, the engine thread. The model
+ * is shared and read-only. */
+#ifndef TV3S_ENGINE_ENGINE_H
+#define TV3S_ENGINE_ENGINE_H
+
+#include "engine/model.h"
+
+struct engine;
+struct stream;
+
+enum device_kind { DEVICE_CPU, DEVICE_CUDA };
+
+struct engine_config {
+    enum device_kind device;
+    int device_index;
+    enum dtype dtype; /* DT_F32 or DT_BF16 */
+    int threads;      /* CPU: 0 = all cores this process may use */
+    const char *isa;  /* CPU: "avx512", "avx2", "baseline"; NULL = the best there is */
+};
+
+enum stream_mode { MODE_STREAM, MODE_CLIP, MODE_FRAME };
+
+enum { CLIP_MAX_FRAMES = 16, ENGINE_MAX_SIDE = 16384 };
+
+struct stream_config {
+    enum stream_mode mode;
+    bool resize_override; /* else the model's preset */
+    struct resize_spec resize;
+    int clip_frames;                  /* MODE_CLIP; 0 = the default four */
+    int clip_offsets[CLIP_MAX_FRAMES]; /* frames back, descending, last 0: {9, 6, 3, 0}. A frame
+                                          before the stream's first is its first. */
+};
+
+/* A borrowed picture: packed RGB24, rows `stride` bytes apart. */
+struct image {
+    const uint8_t *rgb;
+    int width, height;
+    ptrdiff_t stride;
+};
+
+/* One stream and its next `count` frames, all of one size. Everything is borrowed until
+ * engine_step returns. For frame i, labels[i] (width * height bytes, tightly packed, of the
+ * original size) and logits[i] (classes * h * w floats, grid logits) may each be NULL; a frame
+ * with neither still advances the stream. `labels` or `logits` itself may be NULL. */
+struct engine_run {
+    struct stream *stream;
+    int count;
+    const struct image *frames;
+    uint8_t *const *labels;
+    float *const *logits;
+};
+
+/* What a frame of this size means for this model. */
+struct geometry {
+    int width, height;         /* the frame */
+    int net_width, net_height; /* the network's input */
+    int c1_width, c1_height;   /* stride-4 features */
+    int grid_width, grid_height; /* logits; TV3S: multiples of the window; SegFormer: c1's size */
+    int windows;               /* all layers' windows, 0 for SegFormer */
+    size_t state_bytes;        /* one stream's hidden state */
+    double gflop;              /* 2 * multiply-adds of one frame, as the engine computes it */
+};
+
+/* "cpu avx512 bf16, 2 threads": for humans and logs. Valid while the engine lives. */
+const char *engine_description(const struct engine *e);
+
+/* Packs the weights on the device. ERR_UNSUPPORTED where the device or dtype is not there.
+ * The model stays borrowed until engine_close. */
+enum err engine_open(const struct model *m, const struct engine_config *c, struct engine **out);
+void engine_close(struct engine *e); /* all its streams are closed already */
+
+/* Whether this CPU (or device) computes in `dtype` natively. */
+bool engine_dtype_supported(enum device_kind device, enum dtype dtype);
+
+/* Geometry of a frame size under the model's preset or `resize` when not NULL. Thread-safe: it
+ * reads the architecture only. ERR_ARG for sizes out of range. */
+enum err engine_geometry(const struct arch *a, int width, int height,
+                         const struct resize_spec *resize, struct geometry *out);
+
+/* Labels one batch. Errors leave every stream as it was. */
+enum err engine_step(struct engine *e, const struct engine_run *runs, int count);
+
+/* Large-matrix-product rate of the device in this engine's dtype, GFLOP/s, measured now (~0.5 s). */
+enum err engine_measure_peak(struct engine *e, double *gflops);
+
+enum err stream_open(struct engine *e, const struct stream_config *c, struct stream **out);
+void stream_close(struct stream *s); /* NULL is allowed */
+/* Back to the zero state. The next frame may have another size. */
+void stream_reset(struct stream *s);
+/* Frames applied since the state was zero. */
+uint64_t stream_frames(const struct stream *s);
+/* Bytes of hidden state held now. */
+size_t stream_state_bytes(const struct stream *s);
+/* The hidden state as a safetensors file in a malloc'd buffer (the caller frees it), and back.
+ * The bytes are the same on every backend. Import checks model shape and geometry, and replaces
+ * the state only when all of it is right. MODE_STREAM only. */
+enum err stream_export(const struct stream *s, void **buf, size_t *len);
+enum err stream_import(struct stream *s, const void *buf, size_t len);
+
+#endif
