@@ -42,6 +42,7 @@ struct scan_weights {
     int dt_rank;          /* R */
     const float *conv_w;  /* [k][D] */
     const float *conv_b;  /* [D] */
+    const float *dt_w;    /* [R][D]  dt_proj's weight, transposed */
     const float *dt_bias; /* [D] */
     const float *a_log2e; /* [n][D]  A * log2(e), A = -exp(A_log) */
     const float *skip;    /* [D]  D_skip */
@@ -107,15 +108,17 @@ struct cpu_ops {
     void (*scan_conv)(const struct scan_weights *w, const struct scan_window *windows, int count,
                       const void *a, size_t ld_a, void *b, bool bf16);
 
-    /* Selective scan with softplus, skip and gate fused (MODEL.md 3.3): for every token
-     *   dt = softplus(dt_raw + dt_bias);  S = exp2(dt * a_log2e) S + (dt * b) B^T
+    /* Selective scan with dt_proj, softplus, skip and gate fused (MODEL.md 3.3): for every token
+     *   dt = softplus(W_dt d + dt_bias);  S = exp2(dt * a_log2e) S + (dt * b) B^T
      *   y = (S C + skip * b) * SiLU(z)
-     * b: [row][D]; dt_raw: [row][D] fp32 or bf16; bc: [row][ld_bc] fp32, B in columns
-     * 0..n-1, C in n..2n-1; z: [row] at z + row * ld_z; y: [row][D], may be b itself.
-     * Parallel over (window, channel block). */
+     * b: [row][D]; dbc: [row][ld_dbc] fp32, d in columns 0..R-1, B in R..R+n-1, C in
+     * R+n..R+2n-1 (x_proj's output); z: [row] at z + row * ld_z; y: [row][D], may be b itself.
+     * dt_proj is here because its K is only R = 16: as a matrix product of its own it would write
+     * and read D floats a token for 2 % of the scan's arithmetic. Parallel over (window, channel
+     * block). */
     void (*selective_scan)(const struct scan_weights *w, const struct scan_window *windows,
-                           int count, const void *b, const void *dt_raw, const float *bc,
-                           size_t ld_bc, const void *z, size_t ld_z, void *y, bool bf16);
+                           int count, const void *b, const float *dbc, size_t ld_dbc,
+                           const void *z, size_t ld_z, void *y, bool bf16);
 
     /* Labels: logits [rows->src, cols->src, classes] fp32 resized by the composed maps, argmax
      * over classes, ties to the lower class; out: [rows->dst, cols->dst] bytes, classes <= 255.
