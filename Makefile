@@ -1,0 +1,220 @@
+# tv3sd: build, test, install.
+#
+#   make            build/tv3s (and build/tv3sd once server/ is there)
+#   make test       everything; installs what Debian packages are missing first
+#   make help       the other targets; V=1 shows the commands
+#
+# Sources are found by wildcard, folder by folder. Three archives keep the layers apart:
+#   libtv3s_engine.a  base engine kernels   needs no FFmpeg and no network library
+#   libtv3s_proto.a   proto                 mask formats: + libspng
+#   libtv3s_media.a   media                 + FFmpeg
+# Kernels compiled once per instruction set come from kernels/cpu/kernels.mk, which names their
+# sources in KERNEL_SIMD_SRCS and gives objects and rules in KERNEL_SIMD_OBJS.
+
+BUILD   ?= build
+PREFIX  ?= /usr/local
+DESTDIR ?=
+SIMD    ?= 1
+CUDA    ?= 0
+SANITIZE ?=
+PYTHON  ?= /usr/bin/python3
+FUZZ_SECONDS ?= 60
+PYTEST  ?= tests
+Q       := $(if $(V),,@)
+NPROC   := $(shell nproc)
+
+DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-dev libspng-dev \
+	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev
+DEPS_TEST  := $(DEPS_BUILD) libcmocka-dev python3 python3-pytest python3-numpy python3-torch \
+	libopenblas0-pthread python3-pil ffmpeg
+DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
+DEPS_LINT  := $(DEPS_BUILD) clang clang-format clang-tidy cppcheck libomp-dev libcmocka-dev
+
+STD     := -std=c11 -D_GNU_SOURCE
+OPT     ?= -O2 -g
+OPENMP  := -fopenmp
+WARN    := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
+	-Werror=implicit-function-declaration -Werror=incompatible-pointer-types \
+	-Werror=int-conversion -Werror=return-type
+SANFLAGS := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+ifneq ($(findstring undefined,$(SANITIZE)),)
+SANFLAGS += -fno-sanitize-recover=undefined
+endif
+ALL_CFLAGS = $(STD) $(OPT) $(OPENMP) $(WARN) $(SANFLAGS) -I. -MMD -MP $(CPPFLAGS) $(CFLAGS)
+ifeq ($(SIMD),0)
+CPPFLAGS += -DTV3S_NO_SIMD
+endif
+
+FFMPEG_PKGS := libavformat libavcodec libavutil libswscale
+ENGINE_LIBS := -ldnnl -ljansson -lzip -lm -lpthread
+PROTO_LIBS   = $(shell pkg-config --libs spng) -ljansson
+MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
+
+.PHONY: all engine deps deps-fuzz deps-lint test unit pytest asan tsan fuzz fuzz-build bench lint \
+	format install clean help libs-engine libs-media cuda-check
+.DEFAULT_GOAL := all
+
+# ---- sources ------------------------------------------------------------------------------------
+c_files = $(foreach d,$(1),$(wildcard $(d)/*.c))
+to_obj  = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+
+-include kernels/cpu/kernels.mk
+
+ENGINE_SRCS := $(filter-out $(KERNEL_SIMD_SRCS),$(call c_files,base engine engine/import kernels \
+	kernels/cpu))
+PROTO_SRCS  := $(call c_files,proto)
+MEDIA_SRCS  := $(call c_files,media)
+TOOL_SRCS   := $(call c_files,tools)
+SERVER_SRCS := $(call c_files,server)
+TEST_SRCS   := $(call c_files,tests/unit)
+FUZZ_SRCS   := $(call c_files,tests/fuzz)
+
+LIB_ENGINE := $(BUILD)/libtv3s_engine.a
+LIB_PROTO  := $(BUILD)/libtv3s_proto.a
+LIB_MEDIA  := $(BUILD)/libtv3s_media.a
+TESTS      := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(TEST_SRCS))
+FUZZERS    := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_SRCS))
+
+# ---- build --------------------------------------------------------------------------------------
+all: cuda-check libs-engine libs-media $(BUILD)/tv3s
+
+engine: libs-engine $(LIB_ENGINE) ## the engine alone: no FFmpeg, no network library
+
+cuda-check:
+ifneq ($(CUDA),0)
+	@echo "CUDA=1: the CUDA backend is not there yet; build without it" >&2; exit 1
+endif
+
+# One plain sentence instead of a page of compiler errors.
+define need_header
+	@echo '#include <$(1)>' | $(CC) -E -o /dev/null - 2>/dev/null || \
+	    { echo "missing $(1): apt-get install $(2), or run 'make deps'" >&2; exit 1; }
+endef
+libs-engine:
+	$(call need_header,dnnl.h,libdnnl-dev)
+	$(call need_header,jansson.h,libjansson-dev)
+	$(call need_header,zip.h,libzip-dev)
+libs-media: libs-engine
+	$(call need_header,spng.h,libspng-dev)
+	$(call need_header,libavformat/avformat.h,libavformat-dev)
+	$(call need_header,libswscale/swscale.h,libswscale-dev)
+
+$(BUILD)/obj/%.o: %.c | libs-engine
+	@mkdir -p $(@D)
+	@echo '  CC $<'
+	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
+
+define archive
+	@mkdir -p $(@D)
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+endef
+$(LIB_ENGINE): $(call to_obj,$(ENGINE_SRCS)) $(KERNEL_SIMD_OBJS)
+	$(archive)
+$(LIB_PROTO): $(call to_obj,$(PROTO_SRCS))
+	$(archive)
+$(LIB_MEDIA): $(call to_obj,$(MEDIA_SRCS))
+	$(archive)
+
+$(BUILD)/tv3s: $(call to_obj,$(TOOL_SRCS)) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
+	@echo '  LD $@'
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(MEDIA_LIBS) $(PROTO_LIBS) $(ENGINE_LIBS)
+
+# ---- unit tests: tests/unit/test_X.c; those named test_media_*.c link FFmpeg, no others ----------
+$(BUILD)/tests/test_media_%: $(BUILD)/obj/tests/unit/test_media_%.o $(LIB_MEDIA) $(LIB_PROTO) \
+		$(LIB_ENGINE)
+	@mkdir -p $(@D)
+	@echo '  LD $@'
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(MEDIA_LIBS) $(PROTO_LIBS) \
+	    $(ENGINE_LIBS)
+$(BUILD)/tests/test_%: $(BUILD)/obj/tests/unit/test_%.o $(LIB_PROTO) $(LIB_ENGINE)
+	@mkdir -p $(@D)
+	@echo '  LD $@'
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(PROTO_LIBS) $(ENGINE_LIBS)
+
+test: deps ## build and run every test
+	+@$(MAKE) --no-print-directory -j$(NPROC) all unit
+	+@$(MAKE) --no-print-directory pytest
+
+unit: $(TESTS) ## the C tests alone
+	@failed=; for t in $(TESTS); do \
+	    $(RUN_ENV) $$t || failed="$$failed $$(basename $$t)"; done; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed" >&2; exit 1; fi; \
+	echo "unit tests: all $(words $(TESTS)) programs passed"
+
+pytest: $(BUILD)/tv3s ## the Python tests alone; PYTEST=tests/test_X.py for one
+	$(RUN_ENV) TV3S_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST)
+
+# libgomp and oneDNN are not instrumented, so ThreadSanitizer cannot see their barriers: the engine
+# runs on one thread there, and what OpenMP regions share is suppressed. The threads under test are
+# ours: queues, decode, encode.
+asan: export ASAN_OPTIONS := detect_leaks=1:abort_on_error=1
+asan: export UBSAN_OPTIONS := print_stacktrace=1
+asan: export LSAN_OPTIONS := suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0
+asan: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	+@$(MAKE) --no-print-directory test BUILD=$(BUILD)/asan SANITIZE=address,undefined OPT='-O1 -g'
+
+tsan: export TSAN_OPTIONS := suppressions=$(CURDIR)/tests/tsan.supp:halt_on_error=1:exitcode=66
+tsan: export OMP_NUM_THREADS := 1
+tsan: ## the same tests under ThreadSanitizer
+	+@$(MAKE) --no-print-directory test BUILD=$(BUILD)/tsan SANITIZE=thread OPT='-O1 -g' \
+	    RUN_ENV='setarch -R'
+
+# ---- fuzzing: tests/fuzz/fuzz_X.c, seeds in tests/fuzz/corpus/X ----------------------------------
+$(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_PROTO) $(LIB_ENGINE)
+	@mkdir -p $(@D)
+	@echo '  LD $@'
+	$(Q)$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(PROTO_LIBS) $(ENGINE_LIBS)
+
+fuzz-build: $(FUZZERS)
+
+fuzz: deps-fuzz ## every fuzz target for FUZZ_SECONDS
+	+@$(MAKE) --no-print-directory -j$(NPROC) fuzz-build CC=clang BUILD=$(BUILD)/fuzzing \
+	    SANITIZE=fuzzer-no-link,address,undefined OPT='-O1 -g'
+	@set -e; for t in $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_SRCS)); do \
+	    mkdir -p $(BUILD)/fuzzing/corpus/$$t $(BUILD)/fuzzing/found; \
+	    seeds=; [ -d tests/fuzz/corpus/$$t ] && seeds=tests/fuzz/corpus/$$t; \
+	    echo "fuzz $$t, $(FUZZ_SECONDS) s"; \
+	    $(BUILD)/fuzzing/fuzz/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) -timeout=10 \
+	        -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 \
+	        -artifact_prefix=$(BUILD)/fuzzing/found/ $(BUILD)/fuzzing/corpus/$$t $$seeds; done
+
+# ---- checks -------------------------------------------------------------------------------------
+bench: all ## frames per second of the model MODEL=
+	$(BUILD)/tv3s bench $(or $(MODEL),models/tv3s_demo.safetensors) $(BENCH_ARGS)
+
+lint: deps-lint ## formatting, static analysis, layering, file sizes
+	@sh tests/lint.sh
+
+format: ## rewrite every C file with clang-format
+	git ls-files -co --exclude-standard '*.c' '*.h' | xargs clang-format -i
+
+# ---- packages: dpkg is asked first, so this costs nothing when all is there -----------------------
+define install_missing
+	@missing=; for p in $(1); do \
+	    dpkg-query -W -f '$${Status}\n' $$p 2>/dev/null | grep -q 'ok installed' \
+	        || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then \
+	    echo "installing:$$missing"; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	    $$sudo apt-get update -q && \
+	    $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+	        $$missing; fi
+endef
+deps: ## install the Debian packages that building and testing need
+	$(call install_missing,$(DEPS_TEST))
+deps-fuzz:
+	$(call install_missing,$(DEPS_FUZZ))
+deps-lint:
+	$(call install_missing,$(DEPS_LINT))
+
+install: all ## DESTDIR= PREFIX=
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BUILD)/tv3s $(DESTDIR)$(PREFIX)/bin/tv3s
+
+clean: ## remove build/
+	rm -rf $(BUILD)
+
+help: ## this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
