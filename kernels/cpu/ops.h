@@ -13,40 +13,7 @@
 #ifndef TV3S_KERNELS_CPU_OPS_H
 #define TV3S_KERNELS_CPU_OPS_H
 
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-/* One axis of a resize, for every destination index i:
- *   dst[i] = sum_{t < taps} weight[i * taps + t] * src[index[i] + t]
- * with index[i] + taps <= the source's length always. A bilinear resize has up to 2 taps, composed
- * ones more. Made once per plan (engine/resize.c). */
-struct resize_axis {
-    int dst, src, taps;
-    int *index;    /* [dst] first source position */
-    float *weight; /* [dst * taps] */
-};
-
-/* Selective scan: one window of one stream's frame. Token (y, x) of the window, y < h, x < w, is
- * row  row0 + y * row_stride + x  of the activation matrices; order is row by row. */
-struct scan_window {
-    int row0, h, w, row_stride;
-    float *state; /* [n][D] hidden state S, n outermost; read, then overwritten */
-    float *tail;  /* [k - 1][D] the last k - 1 values of a, oldest first; read, overwritten */
-};
-
-struct scan_weights {
-    int inner;            /* D, a multiple of 1 (any) */
-    int state;            /* n */
-    int conv;             /* k */
-    int dt_rank;          /* R */
-    const float *conv_w;  /* [k][D] */
-    const float *conv_b;  /* [D] */
-    const float *dt_w;    /* [R][D]  dt_proj's weight, transposed */
-    const float *dt_bias; /* [D] */
-    const float *a_log2e; /* [n][D]  A * log2(e), A = -exp(A_log) */
-    const float *skip;    /* [D]  D_skip */
-};
+#include "kernels/backend.h" /* resize_axis, scan_window, scan_weights */
 
 struct cpu_ops {
     const char *name; /* "avx512", "avx2", "baseline" */

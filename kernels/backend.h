@@ -1,0 +1,179 @@
+/* The one header between engine and kernels: what a compute backend does.
+ *
+ * A backend is a table of whole operations on matrices of tokens, channels-last: x[row * C + ch].
+ * "act" buffers hold activations in the backend's dtype (fp32 or bfloat16), `float *` buffers are
+ * always fp32; the residual stream and the hidden state are fp32 in either dtype. Buffers are the
+ * backend's own memory (alloc). Handles (linear, attention) hold packed weights and everything
+ * that can be prepared before the first frame; after that no operation allocates.
+ *
+ * One thread, the engine thread, calls a backend. Operations return nothing where they cannot
+ * fail; a device that fails asynchronously reports through `sync`. */
+#ifndef TV3S_KERNELS_BACKEND_H
+#define TV3S_KERNELS_BACKEND_H
+
+#include "base/dtype.h"
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* One axis of a resize, for every destination index i:
+ *   dst[i] = sum_{t < taps} weight[i * taps + t] * src[index[i] + t]
+ * with index[i] + taps <= src always. A bilinear resize has up to 2 taps, composed ones more.
+ * Made once per plan (engine/resize.c). */
+struct resize_axis {
+    int dst, src, taps;
+    int *index;    /* [dst] first source position */
+    float *weight; /* [dst * taps] */
+};
+
+/* Selective scan: one window of one stream's frame. Token (y, x) of the window, y < h, x < w, is
+ * row  row0 + y * row_stride + x  of the activation matrices; order is row by row. */
+struct scan_window {
+    int row0, h, w, row_stride;
+    float *state; /* [n][D] hidden state S, n outermost; read, then overwritten */
+    float *tail;  /* [k - 1][D] the last k - 1 values of a, oldest first; read, overwritten */
+};
+
+struct scan_weights {
+    int inner;            /* D (any) */
+    int state;            /* n */
+    int conv;             /* k */
+    int dt_rank;          /* R */
+    const float *conv_w;  /* [k][D] */
+    const float *conv_b;  /* [D] */
+    const float *dt_w;    /* [R][D]  dt_proj's weight, transposed */
+    const float *dt_bias; /* [D] */
+    const float *a_log2e; /* [n][D]  A * log2(e), A = -exp(A_log) */
+    const float *skip;    /* [D]  D_skip */
+};
+
+struct backend;
+struct linear;
+struct attention;
+
+/* What a linear does with its product. */
+enum linear_output {
+    LINEAR_ACT,      /* y (act)  = W x + b */
+    LINEAR_ACT_GELU, /* y (act)  = GELU(W x + b), exact */
+    LINEAR_F32,      /* y (fp32) = W x + b */
+    LINEAR_ADD_F32,  /* y (fp32) += W x + b */
+};
+
+struct linear_desc {
+    int in, out;
+    const float *weight; /* host, [out][in]; not kept */
+    const float *bias;   /* host, [out], or NULL; not kept */
+    enum linear_output output;
+};
+
+/* Attention of `queries` rows per image over `keys` rows of kv per image (MiT). */
+struct attention_desc {
+    int channels, heads;
+    int queries, keys;
+};
+
+/* Attention inside windows (Swin): rows are grouped window by window, window^2 rows each, each
+ * row holding [q | k | v], 3 * channels. */
+struct window_attention {
+    int channels, heads, window;
+    int windows;       /* of one image */
+    const float *bias; /* device, [heads][window^2][window^2]: relative position bias */
+    const float *mask; /* device, [distinct masks][window^2][window^2], or NULL */
+    const int *mask_of; /* host, [windows] index of each window's mask, -1 none; or NULL */
+};
+
+struct backend_ops {
+    const char *name; /* "cpu avx512", ... */
+    void (*close)(struct backend *be);
+
+    /* 64-byte aligned memory of the backend, contents undefined. ERR_NOMEM. */
+    enum err (*alloc)(struct backend *be, size_t bytes, void **out);
+    void (*free)(struct backend *be, void *p);
+    /* Host floats to backend memory, converted to fp32 (plain copy). */
+    enum err (*upload)(struct backend *be, const float *src, size_t count, float **out);
+    void (*copy)(struct backend *be, void *dst, const void *src, size_t bytes);
+    void (*zero)(struct backend *be, void *dst, size_t bytes);
+    /* Waits for all work; returns the first asynchronous error. */
+    enum err (*sync)(struct backend *be);
+    /* Measured rate of a large matrix product in the backend's dtype, GFLOP/s. */
+    enum err (*peak)(struct backend *be, double *gflops);
+
+    enum err (*linear_open)(struct backend *be, const struct linear_desc *d, struct linear **out);
+    void (*linear_close)(struct backend *be, struct linear *l);
+    /* x: act [rows][in]; y by the linear's output kind, [rows][out]. A row's result does not
+     * depend on the other rows. */
+    enum err (*linear)(struct backend *be, struct linear *l, const void *x, void *y, size_t rows);
+
+    enum err (*attention_open)(struct backend *be, const struct attention_desc *d,
+                               struct attention **out);
+    void (*attention_close)(struct backend *be, struct attention *a);
+    /* q: [images * queries][C], kv: [images * keys][2C] (k then v), out: [images * queries][C],
+     * all act: softmax(q k^T / sqrt(C / heads)) v, head by head. */
+    enum err (*attention)(struct backend *be, struct attention *a, const void *q, const void *kv,
+                          void *out, int images);
+    /* qkv: [images * windows * window^2][3C] -> out: [same rows][C], act. */
+    enum err (*window_attention)(struct backend *be, const struct window_attention *a,
+                                 const void *qkv, void *out, int images);
+
+    /* RGB24 (host) to network input, act [rows->dst, cols->dst, 3]: resize, then normalise. */
+    void (*preprocess)(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
+                       const struct resize_axis *rows, const struct resize_axis *cols, void *out);
+    /* Patches of an act map [h, w, c] as rows of a matrix [oh * ow][ld]; columns (ky, kx, ch),
+     * zero outside the map and from column k * k * c on. */
+    void (*im2col)(struct backend *be, const void *in, int h, int w, int c, int k, int stride,
+                   int pad, int oh, int ow, int ld, void *out);
+    /* Rows of `out` are rows of `in`: out[i] = in[index[i]], or zero where index[i] < 0.
+     * `elem` bytes a channel. index: host memory that lives as long as the plan. */
+    void (*gather)(struct backend *be, const void *in, const int *index, size_t rows, int c,
+                   int elem, void *out);
+    /* y[index[i]] += in[i] for index[i] >= 0 (distinct); in: fp32 or act, y: fp32. */
+    void (*scatter_add)(struct backend *be, const float *in, const int *index, size_t rows, int c,
+                        float *y);
+    void (*layernorm)(struct backend *be, const void *x, bool x_f32, size_t rows, int c,
+                      const float *gamma, const float *beta, float eps, void *out, bool out_f32);
+    /* act out = x / sqrt(mean(x^2) + eps) * weight. */
+    void (*rmsnorm)(struct backend *be, const float *x, size_t rows, int c, const float *weight,
+                    float eps, void *out);
+    /* act [h, w, c] -> GELU(depthwise 3x3 + bias); weight [9][c]. */
+    void (*dwconv_gelu)(struct backend *be, const void *x, int h, int w, int c,
+                        const float *weight, const float *bias, void *out);
+    /* MODEL.md 3.1 folded, and 3.2: g[i] act [h_i, w_i, e]; out fp32 grid [h, w', e], or, without
+     * grid axes, act f [h1, w1, e]. */
+    void (*fuse)(struct backend *be, const void *const g[4],
+                 const struct resize_axis *const rows[4], const struct resize_axis *const cols[4],
+                 int e, const float *bias, const struct resize_axis *grid_rows,
+                 const struct resize_axis *grid_cols, void *out);
+    /* act out = fp32 in. */
+    void (*to_act)(struct backend *be, const float *in, size_t count, void *out);
+
+    /* xz: act [row][2D], a = first half; b: act [row][D]. Updates the windows' tails. */
+    void (*scan_conv)(struct backend *be, const struct scan_weights *w,
+                      const struct scan_window *windows, int count, const void *xz, void *b);
+    /* b: act [row][D]; dbc: fp32 [row][R + 2n]; z = second half of xz; y: act [row][D], may be b.
+     * Updates the windows' states. */
+    void (*selective_scan)(struct backend *be, const struct scan_weights *w,
+                           const struct scan_window *windows, int count, const void *b,
+                           const float *dbc, const void *xz, void *y);
+    /* logits fp32 [rows->src, cols->src, classes] -> host bytes [rows->dst, cols->dst]. */
+    enum err (*labels)(struct backend *be, const float *logits, int classes,
+                       const struct resize_axis *rows, const struct resize_axis *cols,
+                       uint8_t *out);
+};
+
+struct backend {
+    const struct backend_ops *ops;
+    enum dtype dtype; /* of activations: DT_F32 or DT_BF16 */
+};
+
+static inline size_t backend_elem(const struct backend *be)
+{
+    return dtype_size(be->dtype);
+}
+
+/* The CPU backend. threads: 0 = what OpenMP gives; isa as in kernels/cpu/ops.h. ERR_UNSUPPORTED
+ * for a dtype or isa that this CPU has not. */
+enum err cpu_backend_open(enum dtype dtype, int threads, const char *isa, struct backend **out);
+
+#endif
