@@ -51,8 +51,9 @@ PROTO_LIBS   = $(shell pkg-config --libs spng) -ljansson
 MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
 
 .PHONY: all engine deps deps-fuzz deps-lint test unit pytest asan tsan fuzz fuzz-build bench lint \
-	format install clean help libs-engine libs-media cuda-check
+	format install clean help libs-engine libs-media cuda-check force
 .DEFAULT_GOAL := all
+.SECONDARY:
 
 # ---- sources ------------------------------------------------------------------------------------
 c_files = $(foreach d,$(1),$(wildcard $(d)/*.c))
@@ -99,7 +100,12 @@ libs-media: libs-engine
 	$(call need_header,libavformat/avformat.h,libavformat-dev)
 	$(call need_header,libswscale/swscale.h,libswscale-dev)
 
-$(BUILD)/obj/%.o: %.c | libs-engine
+# Objects depend on the flags they were compiled with.
+$(BUILD)/flags: force
+	@mkdir -p $(@D); echo '$(CC) $(ALL_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS)' > $@
+force:
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags | libs-engine
 	@mkdir -p $(@D)
 	@echo '  CC $<'
 	$(Q)$(CC) $(ALL_CFLAGS) -c $< -o $@
@@ -138,7 +144,8 @@ test: deps ## build and run every test
 
 unit: $(TESTS) ## the C tests alone
 	@failed=; for t in $(TESTS); do \
-	    $(RUN_ENV) $$t || failed="$$failed $$(basename $$t)"; done; \
+	    $(RUN_ENV) $$t > $$t.log 2>&1 && tail -n 1 $$t.log | sed "s|^|$$(basename $$t): |" || \
+	        { cat $$t.log; failed="$$failed $$(basename $$t)"; }; done; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed" >&2; exit 1; fi; \
 	echo "unit tests: all $(words $(TESTS)) programs passed"
 
