@@ -298,7 +298,13 @@ def selective_scan(b: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
     return (torch.cat(out, 1) + D * b) * F.silu(z), S.clone()
 
 
-SCAN = selective_scan                                                      # train.py puts its own C version here
+def causal_conv(a: Tensor, tail: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """a (W, L, D), tail (W, k - 1, D) before it, taps (k, D), bias (D) -> SiLU of the convolution (W, L, D)."""
+    padded = torch.cat([tail, a], 1)
+    return F.silu(bias + sum(padded[:, j:j + a.shape[1]] * tap for j, tap in enumerate(taps)))
+
+
+SCAN, CONV = selective_scan, causal_conv                                   # train.py puts its own C versions here
 
 
 class Mixer(nn.Module):
@@ -323,15 +329,12 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor, state):                                   # (W, L, E), state of these W windows
         S, tail = state                                                    # (W, D, n), last k - 1 values of a
-        l = x.shape[1]
         a, z = self.in_proj(x).chunk(2, -1)                                # (W, L, D) each
-        a = torch.cat([tail, a], 1)                                        # (W, k - 1 + L, D)
-        taps = self.conv1d.weight[:, 0].t()                                # (k, D)
-        b = self.conv1d.bias + sum(a[:, j:j + l] * taps[j] for j in range(self.k))
-        b = F.silu(b)
+        b = CONV(a, tail, self.conv1d.weight[:, 0].t(), self.conv1d.bias)
         d, B, C = self.x_proj(b).split((self.r, self.n, self.n), -1)
         y, S = SCAN(b, self.dt_proj(d), -torch.exp(self.A_log), B, C, self.D, z, S)
-        return self.out_proj(y), (S, a[:, l:])
+        tail = torch.cat([tail, a[:, 1 - self.k:]], 1)[:, 1 - self.k:].detach()
+        return self.out_proj(y), (S, tail)
 
 
 class RMSNorm(nn.Module):
