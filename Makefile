@@ -136,7 +136,11 @@ $(BUILD)/tests/test_media_%: $(BUILD)/obj/tests/unit/test_media_%.o $(LIB_MEDIA)
 $(BUILD)/tests/test_%: $(BUILD)/obj/tests/unit/test_%.o $(LIB_PROTO) $(LIB_ENGINE)
 	@mkdir -p $(@D)
 	@echo '  LD $@'
-	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(PROTO_LIBS) $(ENGINE_LIBS)
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) \
+	    -lcmocka $(PROTO_LIBS) $(ENGINE_LIBS)
+# What they test of tools/, which is in no archive.
+$(BUILD)/tests/test_metrics: $(BUILD)/obj/tools/metrics.o
+$(BUILD)/tests/test_npy: $(BUILD)/obj/tools/npy.o
 
 test: deps ## build and run every test
 	+@$(MAKE) --no-print-directory -j$(NPROC) all unit
