@@ -6,6 +6,7 @@
  * in the order of the numbers in their names. */
 #include "tools/labels.h"
 #include "tools/metrics.h"
+#include "tools/options.h"
 #include "tools/tool.h"
 
 #include <getopt.h>
@@ -13,7 +14,6 @@
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 static const char usage_text[] =
     "usage: tv3s eval PREDICTED GROUND_TRUTH --classes K [--ignore 255] [--reduce-zero-label]\n"
@@ -149,17 +149,6 @@ static void print_result(const struct metrics_result *r, const struct metrics *m
     printf("]\n}\n");
 }
 
-/* The whole of `text` as a number of lo..hi. */
-static bool parse_int(const char *text, int lo, int hi, int *out)
-{
-    char *end;
-    long v = strtol(text, &end, 10);
-    if (end == text || *end || v < lo || v > hi)
-        return false;
-    *out = (int)v;
-    return true;
-}
-
 /* Returns TOOL_OK to go on, -1 after --help, or the exit status. */
 static int parse(int argc, char **argv, struct eval *e)
 {
@@ -171,9 +160,9 @@ static int parse(int argc, char **argv, struct eval *e)
                                             {0}};
     e->config.ignore = 255;
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-        if (o == CLASSES && !parse_int(optarg, 1, METRICS_MAX_CLASSES, &e->config.classes))
+        if (o == CLASSES && !option_int(optarg, 1, METRICS_MAX_CLASSES, &e->config.classes))
             return tool_usage(argv[0], "--classes '%s' is not 1..%d", optarg, METRICS_MAX_CLASSES);
-        if (o == IGNORE && !parse_int(optarg, 0, UINT16_MAX, &e->config.ignore))
+        if (o == IGNORE && !option_int(optarg, 0, UINT16_MAX, &e->config.ignore))
             return tool_usage(argv[0], "--ignore '%s' is not 0..%d", optarg, UINT16_MAX);
         if (o == REDUCE)
             e->config.reduce_zero_label = true;
