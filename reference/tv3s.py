@@ -15,6 +15,7 @@ D = 2E inner channels, n states per channel, k taps of the causal convolution, R
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import math
 import os
@@ -327,14 +328,24 @@ class Mixer(nn.Module):
         d = len(self.D)
         return self.D.new_zeros(w, d, self.n), self.D.new_zeros(w, self.k - 1, d)
 
-    def forward(self, x: Tensor, state):                                   # (W, L, E), state of these W windows
-        S, tail = state                                                    # (W, D, n), last k - 1 values of a
-        a, z = self.in_proj(x).chunk(2, -1)                                # (W, L, D) each
-        b = CONV(a, tail, self.conv1d.weight[:, 0].t(), self.conv1d.bias)
-        d, B, C = self.x_proj(b).split((self.r, self.n, self.n), -1)
-        y, S = SCAN(b, self.dt_proj(d), -torch.exp(self.A_log), B, C, self.D, z, S)
-        tail = torch.cat([tail, a[:, 1 - self.k:]], 1)[:, 1 - self.k:].detach()
-        return self.out_proj(y), (S, tail)
+    def forward(self, x: Tensor, groups, state):
+        """x (M, E): the tokens of all windows, one window after another; groups [(W, L)] of windows of one length,
+        state [(S (W, D, n), tail (W, k - 1, D): the last values of a)] of each group or None -> u, state after."""
+        d, rows = len(self.D), [w * l for w, l in groups]
+        state = state or [self.zero(w) for w, _ in groups]
+        a, z = (F.linear(x, half) for half in self.in_proj.weight.split(d))                     # (M, D) each
+        parts = [part.view(w, l, d) for part, (w, l) in zip(a.split(rows), groups)]
+        taps = self.conv1d.weight[:, 0].t()                                # (k, D)
+        b = [CONV(part, tail, taps, self.conv1d.bias) for part, (_, tail) in zip(parts, state)]
+        step, B, C = self.x_proj(torch.cat([v.flatten(0, 1) for v in b])).split((self.r, self.n, self.n), -1)
+        step, A, y, after = self.dt_proj(step), -torch.exp(self.A_log), [], []
+        split = zip(*(t.split(rows) for t in (step, B, C, z)))             # by group again
+        for (w, l), (S, tail), part, b_g, four in zip(groups, state, parts, b, split):
+            dt, B_g, C_g, z_g = (t.view(w, l, -1) for t in four)
+            y_g, S = SCAN(b_g, dt, A, B_g, C_g, self.D, z_g, S)
+            y.append(y_g.flatten(0, 1))
+            after.append((S, torch.cat([tail, part[:, 1 - self.k:]], 1)[:, 1 - self.k:].detach()))
+        return self.out_proj(torch.cat(y)), after
 
 
 class RMSNorm(nn.Module):
@@ -358,40 +369,54 @@ def cuts(size: int, w: int, s: int) -> list[tuple[int, int, int]]:
     return [r for r in runs if r[1] and r[2]]
 
 
+@functools.lru_cache(64)
+def window_order(shape: tuple, w: int, s: int):
+    """The tokens (B, T, h, w) sorted by window, frames of a window one after another, windows of one shape
+    together: (permutation, its inverse, [(windows, tokens of each)])."""
+    b, t, height, width = shape
+    index = torch.arange(b * t * height * width).view(shape)
+    places: dict[tuple, list] = {}                                         # window shape -> tokens
+    for y0, wh, ny in cuts(height, w, s):
+        for x0, ww, nx in cuts(width, w, s):
+            rect = index[:, :, y0:y0 + ny * wh, x0:x0 + nx * ww].reshape(b, t, ny, wh, nx, ww)
+            places.setdefault((wh, ww), []).append(rect.permute(0, 2, 4, 1, 3, 5).reshape(-1, t * wh * ww))
+    groups = [torch.cat(v) for v in places.values()]
+    order = torch.cat([g.flatten() for g in groups])
+    return order, order.argsort(), [tuple(g.shape) for g in groups]
+
+
+class Permute(torch.autograd.Function):
+    """x[order] of rows; its gradient is a gather too."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+        ctx.inverse = inverse
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx, g: Tensor):
+        return g.index_select(0, ctx.inverse), None, None
+
+
 class StateSpace(nn.Module):
-    """L layers over a grid. state: one entry per layer, {window shape: (S, tail)}, or None for zero."""
+    """L layers over a grid. state: for each layer what its mixer returned, or None for zero."""
 
     def __init__(self, g: Config):
         super().__init__()
         self.w, self.s = g.window, g.shift
         self.layers, self.norm_f = nn.ModuleList(Layer(g) for _ in range(2 * g.blocks)), RMSNorm(g.embed)
 
-    def mix(self, mixer: Mixer, x: Tensor, s: int, state: dict):           # (B, T, h, w, E)
-        b, t, h, w, c = x.shape
-        places: dict[tuple, list] = {}                                     # window shape -> rectangles of such
-        for y0, wh, ny in cuts(h, self.w, s):
-            for x0, ww, nx in cuts(w, self.w, s):
-                places.setdefault((wh, ww), []).append((y0, x0, ny, nx))
-        u, after = torch.empty_like(x), {}
-        for (wh, ww), rects in places.items():
-            seqs = [x[:, :, y0:y0 + ny * wh, x0:x0 + nx * ww].reshape(b, t, ny, wh, nx, ww, c)
-                    .permute(0, 2, 4, 1, 3, 5, 6).reshape(b * ny * nx, t * wh * ww, c)
-                    for y0, x0, ny, nx in rects]                           # frames of a window one after another
-            v, after[wh, ww] = mixer(torch.cat(seqs), state.get((wh, ww)) or mixer.zero(sum(map(len, seqs))))
-            for (y0, x0, ny, nx), part in zip(rects, v.split([len(q) for q in seqs])):
-                part = part.view(b, ny, nx, t, wh, ww, c).permute(0, 3, 1, 4, 2, 5, 6)
-                u[:, :, y0:y0 + ny * wh, x0:x0 + nx * ww] = part.reshape(b, t, ny * wh, nx * ww, c)
-        return u, after
-
     def forward(self, x: Tensor, state=None, taps=None):                   # (B, T, h, w, E)
-        u, r, after = x, None, []
+        shape, u, r, after = x.shape, x.reshape(-1, x.shape[-1]), None, []
         for i, layer in enumerate(self.layers):
-            r = u if r is None else r + u
-            u, s = self.mix(layer.mixer, layer.norm(r), self.s if i % 2 else 0, state[i] if state else {})
+            r = u if r is None else r + u                                  # (B*T*h*w, E)
+            order, inverse, groups = window_order(tuple(shape[:4]), self.w, self.s if i % 2 else 0)
+            v, s = layer.mixer(Permute.apply(layer.norm(r), order, inverse), groups, state and state[i])
+            u = Permute.apply(v, inverse, order)
             after.append(s)
             if taps is not None:
-                taps[f"layer{i}_u"], taps[f"layer{i}_r"] = u, r
-        return self.norm_f(r + u), after
+                taps[f"layer{i}_u"], taps[f"layer{i}_r"] = u.view(shape), r.view(shape)
+        return self.norm_f(r + u).view(shape), after
 
 
 # ---------------------------------------------------------------------------------------------------- the head
