@@ -182,9 +182,9 @@ static enum err mlp(const struct stage_run *r, const struct mit_block *b, int hi
     const struct backend_ops *ops = r->be->ops;
     size_t elem = backend_elem(r->be), wide = (size_t)hidden * elem;
     struct arena_mark mark = arena_mark(r->arena);
-    void *a, *g;
+    void *a, *g; /* g: first LN2's output [rows][c], then GELU's [rows][hidden] */
     TRY(arena_get(r->arena, r->rows * wide, &a));
-    TRY(arena_get(r->arena, r->rows * wide, &g));
+    TRY(arena_get(r->arena, r->rows * (size_t)(hidden > r->c ? hidden : r->c) * elem, &g));
     ops->layernorm(r->be, r->x, true, r->rows, r->c, b->norm2.weight, b->norm2.bias, r->eps_block,
                    g, false);
     TRY(ops->linear(r->be, b->fc1, g, a, r->rows));

@@ -93,6 +93,8 @@ struct backend_ops {
     void (*free)(struct backend *be, void *p);
     /* Host floats to backend memory, converted to fp32 (plain copy). */
     enum err (*upload)(struct backend *be, const float *src, size_t count, float **out);
+    /* Backend memory to host memory, complete on return. */
+    enum err (*download)(struct backend *be, void *dst, const void *src, size_t bytes);
     void (*copy)(struct backend *be, void *dst, const void *src, size_t bytes);
     void (*zero)(struct backend *be, void *dst, size_t bytes);
     /* Waits for all work; returns the first asynchronous error. */

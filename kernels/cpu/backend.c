@@ -44,6 +44,13 @@ static enum err cpu_upload(struct backend *be, const float *src, size_t count, f
     return e;
 }
 
+static enum err cpu_download(struct backend *be, void *dst, const void *src, size_t bytes)
+{
+    (void)be;
+    memcpy(dst, src, bytes);
+    return ERR_OK;
+}
+
 static void cpu_copy(struct backend *be, void *dst, const void *src, size_t bytes)
 {
     (void)be;
@@ -241,6 +248,7 @@ static const struct backend_ops table = {
     .alloc = cpu_alloc,
     .free = cpu_free,
     .upload = cpu_upload,
+    .download = cpu_download,
     .copy = cpu_copy,
     .zero = cpu_zero,
     .sync = cpu_sync,

@@ -1,0 +1,142 @@
+#include "engine/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+bool engine_dtype_supported(enum device_kind device, enum dtype dtype)
+{
+    struct backend *be = NULL;
+    if (device != DEVICE_CPU)
+        return false;
+    enum err e = cpu_backend_open(dtype, 0, NULL, &be);
+    if (e == ERR_OK)
+        be->ops->close(be);
+    return e == ERR_OK;
+}
+
+enum err engine_open(const struct model *m, const struct engine_config *c, struct engine **out)
+{
+    *out = NULL;
+    if (c->device != DEVICE_CPU)
+        return err_set(ERR_UNSUPPORTED, "this build has no CUDA backend");
+    struct engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return err_set(ERR_NOMEM, "out of memory");
+    e->model = m;
+    enum err r = cpu_backend_open(c->dtype, c->threads, c->isa, &e->be);
+    if (r == ERR_OK) {
+        arena_open(&e->arena, e->be);
+        e->loader = (struct loader){m, e->be};
+        r = encoder_open(&e->loader, &e->encoder);
+    }
+    if (r == ERR_OK)
+        r = head_open(&e->loader, &e->head);
+    if (r != ERR_OK) {
+        engine_close(e);
+        return r;
+    }
+    *out = e;
+    return ERR_OK;
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    if (e->be) {
+        for (int i = 0; i < e->plans; i++)
+            plan_close(e->plan[i], e->be);
+        for (int i = 0; i < e->spares; i++)
+            e->be->ops->free(e->be, e->spare[i].data);
+        encoder_close(&e->loader, e->encoder);
+        head_close(&e->loader, e->head);
+        arena_close(&e->arena);
+        e->be->ops->close(e->be);
+    }
+    free(e->plan);
+    free(e);
+}
+
+const char *engine_description(const struct engine *e)
+{
+    return e->be->ops->name;
+}
+
+enum err engine_measure_peak(struct engine *e, double *gflops)
+{
+    return e->be->ops->peak(e->be, gflops);
+}
+
+enum err engine_take(struct engine *e, size_t bytes, void **out)
+{
+    for (int i = 0; i < e->spares; i++) {
+        if (e->spare[i].bytes != bytes)
+            continue;
+        *out = e->spare[i].data;
+        e->spare[i] = e->spare[--e->spares];
+        return ERR_OK;
+    }
+    return e->be->ops->alloc(e->be, bytes, out);
+}
+
+void engine_give(struct engine *e, void *data, size_t bytes)
+{
+    if (data && e->spares < ENGINE_SPARES)
+        e->spare[e->spares++] = (struct spare){data, bytes};
+    else
+        e->be->ops->free(e->be, data);
+}
+
+size_t engine_feature_bytes(const struct engine *e, const struct plan *p)
+{
+    const struct arch *a = &e->model->arch;
+    size_t elem = a->head == HEAD_TV3S ? sizeof(float) : backend_elem(e->be);
+    return (size_t)p->geo.grid_width * (size_t)p->geo.grid_height * (size_t)a->embed * elem;
+}
+
+/* Frees the least recently used plan that no stream holds, with the spare buffers (they were made
+ * for sizes that may be gone). */
+static void evict(struct engine *e)
+{
+    int oldest = -1;
+    for (int i = 0; i < e->plans; i++)
+        if (e->plan[i]->users == 0 && (oldest < 0 || e->plan[i]->age < e->plan[oldest]->age))
+            oldest = i;
+    if (oldest < 0)
+        return;
+    plan_close(e->plan[oldest], e->be);
+    e->plan[oldest] = e->plan[--e->plans];
+    while (e->spares > 0)
+        e->be->ops->free(e->be, e->spare[--e->spares].data);
+}
+
+enum err engine_plan(struct engine *e, const struct stream_config *c, int width, int height,
+                     struct plan **out)
+{
+    struct geometry geo;
+    enum err r = engine_geometry(&e->model->arch, width, height,
+                                 c->resize_override ? &c->resize : NULL, &geo);
+    if (r != ERR_OK)
+        return r;
+    for (int i = 0; i < e->plans; i++) {
+        const struct geometry *g = &e->plan[i]->geo;
+        if (g->width == width && g->height == height && g->net_width == geo.net_width &&
+            g->net_height == geo.net_height) {
+            e->plan[i]->age = ++e->clock;
+            *out = e->plan[i];
+            return ERR_OK;
+        }
+    }
+    if (e->plans >= ENGINE_PLANS)
+        evict(e);
+    struct plan **grown = realloc(e->plan, (size_t)(e->plans + 1) * sizeof *grown);
+    if (!grown)
+        return err_set(ERR_NOMEM, "out of memory for a plan");
+    e->plan = grown;
+    r = plan_open(&e->model->arch, &geo, e->be, out);
+    if (r != ERR_OK)
+        return r;
+    (*out)->age = ++e->clock;
+    e->plan[e->plans++] = *out;
+    return ERR_OK;
+}

@@ -1,0 +1,60 @@
+/* Inside of engine and stream, shared by engine.c, step.c and stream.c. */
+#ifndef TV3S_ENGINE_INTERNAL_H
+#define TV3S_ENGINE_INTERNAL_H
+
+#include "engine/arena.h"
+#include "engine/encoder.h"
+#include "engine/engine.h"
+#include "engine/head.h"
+#include "engine/plan.h"
+
+enum {
+    ENGINE_PLANS = 32,   /* cached; more only while streams hold them */
+    ENGINE_SPARES = 256, /* device buffers kept for reuse */
+    CLIP_HISTORY = 64,   /* largest clip offset + 1 */
+};
+
+/* A device buffer that came back; hidden states and clip features are the only users. */
+struct spare {
+    void *data;
+    size_t bytes;
+};
+
+struct engine {
+    const struct model *model;
+    struct backend *be;
+    struct loader loader;
+    struct encoder *encoder;
+    struct head *head;
+    struct arena arena;
+    struct plan **plan;
+    int plans;
+    uint64_t clock;
+    struct spare spare[ENGINE_SPARES];
+    int spares;
+};
+
+/* What a stream owns. `state` is NULL at the zero state. In clip mode `history` holds the features
+ * of the last frames instead: frame f's at [f % CLIP_HISTORY]. */
+struct stream {
+    struct engine *engine;
+    struct stream_config config;
+    struct plan *plan; /* of the last frame; NULL before the first */
+    float *state;
+    uint64_t frames;
+    void *history[CLIP_HISTORY];
+    bool in_batch; /* while engine_step runs */
+};
+
+/* A device buffer, from the spares when one of that size is there. */
+enum err engine_take(struct engine *e, size_t bytes, void **out);
+void engine_give(struct engine *e, void *data, size_t bytes); /* NULL is allowed */
+
+/* The cached plan for a frame size, made when new. The caller counts itself in plan->users. */
+enum err engine_plan(struct engine *e, const struct stream_config *c, int width, int height,
+                     struct plan **out);
+
+/* Bytes of one frame's features (head_fuse's output). */
+size_t engine_feature_bytes(const struct engine *e, const struct plan *p);
+
+#endif

@@ -1,0 +1,353 @@
+/* One batch: engine_step.
+ *
+ * The frames of all runs are laid out wave by wave (every run's first frame, every run's second,
+ * ...) and cut into passes that bound the memory. A pass encodes its frames, grouped by plan, then
+ * runs the head:
+ *   stream mode: one unit a frame on the run's working state, so later frames come in later waves;
+ *   frame mode:  one unit a frame on a zero state of its own, all in one wave;
+ *   clip mode:   a unit for each frame of the clip on a zero state of its own, output at the last.
+ * The working state is a copy that replaces the stream's own at the very end: until `commit`,
+ * nothing of any stream has changed. */
+#include "engine/internal.h"
+
+#include "base/try.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    PASS_ROWS = 16384,      /* grid tokens of a pass, or one frame */
+    ENCODER_ROWS = 26000,   /* stride-4 tokens that are encoded together, or one frame */
+    PASS_FRAMES = 64,
+    RUN_MAX = 65536,
+};
+
+/* A run while the batch is under way. */
+struct work {
+    const struct engine_run *run;
+    struct stream *stream;
+    struct plan *plan;
+    bool fresh;     /* starts from zero: no state yet, or another size */
+    float *state;   /* stream mode: the working state */
+    void **feature; /* clip mode: [count] the run's own features */
+};
+
+struct frame_ref {
+    struct work *work;
+    int index; /* in its run */
+};
+
+struct step {
+    struct engine *e;
+    struct work *work;
+    int runs;
+    struct frame_ref *frame; /* wave by wave */
+    int frames;
+};
+
+static bool wants_output(const struct frame_ref *f)
+{
+    const struct engine_run *r = f->work->run;
+    return (r->labels && r->labels[f->index]) || (r->logits && r->logits[f->index]);
+}
+
+static size_t state_bytes(const struct plan *p)
+{
+    return p->state_floats * sizeof(float);
+}
+
+static enum err check_run(const struct engine *e, const struct engine_run *r)
+{
+    if (!r->stream || r->stream->engine != e || r->count < 1 || r->count > RUN_MAX)
+        return err_set(ERR_ARG, "a run needs a stream of this engine and 1 to %d frames", RUN_MAX);
+    if (r->stream->in_batch)
+        return err_set(ERR_ARG, "a batch has two runs of one stream");
+    for (int i = 0; i < r->count; i++) {
+        const struct image *f = &r->frames[i];
+        if (!f->rgb || f->width != r->frames[0].width || f->height != r->frames[0].height ||
+            f->stride < 3 * (ptrdiff_t)f->width)
+            return err_set(ERR_ARG, "the frames of a run must have one size, and whole rows");
+    }
+    return ERR_OK;
+}
+
+/* Working state of a run: a copy, or zeros. */
+static enum err work_state(struct engine *e, struct work *w)
+{
+    void *p;
+    if (w->stream->config.mode != MODE_STREAM || e->model->arch.head != HEAD_TV3S)
+        return ERR_OK;
+    TRY(engine_take(e, state_bytes(w->plan), &p));
+    w->state = p;
+    if (w->fresh)
+        e->be->ops->zero(e->be, p, state_bytes(w->plan));
+    else
+        e->be->ops->copy(e->be, p, w->stream->state, state_bytes(w->plan));
+    return ERR_OK;
+}
+
+static enum err step_open(struct step *s, const struct engine_run *runs, int count)
+{
+    int most = 0;
+    s->work = calloc((size_t)count, sizeof *s->work);
+    if (!s->work)
+        return err_set(ERR_NOMEM, "out of memory for a batch");
+    for (int i = 0; i < count; i++) {
+        struct work *w = &s->work[i];
+        TRY(check_run(s->e, &runs[i]));
+        w->run = &runs[i];
+        w->stream = runs[i].stream;
+        w->stream->in_batch = true;
+        s->runs++;
+        s->frames += runs[i].count;
+        most = runs[i].count > most ? runs[i].count : most;
+        TRY(engine_plan(s->e, &w->stream->config, runs[i].frames[0].width,
+                        runs[i].frames[0].height, &w->plan));
+        w->plan->users++;
+        w->fresh = w->stream->plan != w->plan;
+        TRY(work_state(s->e, w));
+        if (w->stream->config.mode == MODE_CLIP) {
+            w->feature = calloc((size_t)runs[i].count, sizeof *w->feature);
+            if (!w->feature)
+                return err_set(ERR_NOMEM, "out of memory for a batch");
+        }
+    }
+    s->frame = malloc((size_t)s->frames * sizeof *s->frame);
+    if (!s->frame)
+        return err_set(ERR_NOMEM, "out of memory for a batch");
+    s->frames = 0;
+    for (int j = 0; j < most; j++)
+        for (int i = 0; i < count; i++)
+            if (j < runs[i].count)
+                s->frame[s->frames++] = (struct frame_ref){&s->work[i], j};
+    return ERR_OK;
+}
+
+/* Encodes frames[which[0..n)] of one plan; features[which[i]] is where each result goes. */
+static enum err encode(struct engine *e, const struct frame_ref *frames, const int *which, int n,
+                       void *const *features)
+{
+    const struct arch *a = &e->model->arch;
+    const struct plan *p = frames[which[0]].work->plan;
+    size_t elem = backend_elem(e->be);
+    size_t pixels = (size_t)p->geo.net_width * (size_t)p->geo.net_height;
+    struct arena_mark mark = arena_mark(&e->arena);
+    void *input, *c[ARCH_STAGES], *out[PASS_FRAMES];
+    for (int i = 0; i < ARCH_STAGES; i++)
+        TRY(arena_get(&e->arena,
+                      (size_t)n * (size_t)p->h[i] * (size_t)p->w[i] * (size_t)a->dims[i] * elem,
+                      &c[i]));
+    TRY(arena_get(&e->arena, (size_t)n * pixels * 3 * elem, &input));
+    for (int i = 0; i < n; i++) {
+        const struct frame_ref *f = &frames[which[i]];
+        const struct image *image = &f->work->run->frames[f->index];
+        e->be->ops->preprocess(e->be, image->rgb, image->stride, &p->input_rows, &p->input_cols,
+                               (char *)input + (size_t)i * pixels * 3 * elem);
+        out[i] = features[which[i]];
+    }
+    TRY(encoder_run(e->encoder, &e->arena, p, input, n, c));
+    TRY(head_fuse(e->head, &e->arena, p, n, c, out));
+    arena_release(&e->arena, mark);
+    return ERR_OK;
+}
+
+/* Encodes all frames of a pass that are needed, grouped by plan. */
+static enum err encode_pass(struct engine *e, const struct frame_ref *frames, int count,
+                            void *const *features)
+{
+    bool done[PASS_FRAMES] = {false};
+    for (int i = 0; i < count; i++) {
+        const struct plan *p = frames[i].work->plan;
+        int which[PASS_FRAMES], n = 0;
+        size_t tokens = (size_t)p->h[0] * (size_t)p->w[0];
+        for (int j = i; j < count; j++) {
+            if (done[j] || !features[j] || frames[j].work->plan != p)
+                continue;
+            if (n > 0 && (size_t)(n + 1) * tokens > ENCODER_ROWS)
+                break;
+            which[n++] = j;
+            done[j] = true;
+        }
+        if (n > 0)
+            TRY(encode(e, frames, which, n, features));
+    }
+    return ERR_OK;
+}
+
+/* Where a frame's features go: clip mode keeps them, the others use the arena. NULL: not needed. */
+static enum err place_features(struct engine *e, const struct frame_ref *f, void **out)
+{
+    size_t bytes = engine_feature_bytes(e, f->work->plan);
+    const struct stream *s = f->work->stream;
+    bool carried = s->config.mode == MODE_STREAM && e->model->arch.head == HEAD_TV3S;
+    *out = NULL;
+    if (s->config.mode == MODE_CLIP) {
+        TRY(engine_take(e, bytes, &f->work->feature[f->index]));
+        *out = f->work->feature[f->index];
+        return ERR_OK;
+    }
+    return carried || wants_output(f) ? arena_get(&e->arena, bytes, out) : ERR_OK;
+}
+
+static void set_output(const struct frame_ref *f, struct head_unit *u)
+{
+    const struct engine_run *r = f->work->run;
+    u->labels = r->labels ? r->labels[f->index] : NULL;
+    u->logits = r->logits ? r->logits[f->index] : NULL;
+}
+
+static enum err zero_state(struct engine *e, const struct plan *p, float **out)
+{
+    void *state;
+    *out = NULL;
+    if (e->model->arch.head != HEAD_TV3S)
+        return ERR_OK;
+    TRY(arena_get(&e->arena, state_bytes(p), &state));
+    e->be->ops->zero(e->be, state, state_bytes(p));
+    *out = state;
+    return ERR_OK;
+}
+
+/* Features of the frame `back` frames before frame f; the stream's first when there is none. */
+static const void *clip_feature(const struct frame_ref *f, int back)
+{
+    const struct work *w = f->work;
+    uint64_t first = w->fresh ? 0 : w->stream->frames, at = first + (uint64_t)f->index;
+    at = at < (uint64_t)back ? 0 : at - (uint64_t)back;
+    return at >= first ? w->feature[at - first] : w->stream->history[at % CLIP_HISTORY];
+}
+
+/* Units of one frame. Waves: stream mode, its index in the run; the others start at 0. */
+static enum err add_units(struct engine *e, const struct frame_ref *f, const void *features,
+                          struct head_unit *units, int *count)
+{
+    const struct stream_config *c = &f->work->stream->config;
+    struct head_unit u = {.plan = f->work->plan, .features = features};
+    if (!features || (c->mode == MODE_CLIP && !wants_output(f)))
+        return ERR_OK;
+    if (c->mode == MODE_STREAM) {
+        u.state = f->work->state;
+        u.wave = f->index;
+    } else {
+        TRY(zero_state(e, u.plan, &u.state));
+    }
+    for (int i = 0; c->mode == MODE_CLIP && i < c->clip_frames - 1; i++) {
+        u.features = clip_feature(f, c->clip_offsets[i]);
+        u.wave = i;
+        units[(*count)++] = u;
+    }
+    if (c->mode == MODE_CLIP)
+        u.wave = c->clip_frames - 1;
+    u.features = features;
+    set_output(f, &u);
+    units[(*count)++] = u;
+    return ERR_OK;
+}
+
+static void sort_by_wave(struct head_unit *u, int count)
+{
+    for (int i = 1; i < count; i++) {
+        struct head_unit x = u[i];
+        int j = i;
+        for (; j > 0 && u[j - 1].wave > x.wave; j--)
+            u[j] = u[j - 1];
+        u[j] = x;
+    }
+}
+
+static enum err run_pass(struct engine *e, const struct frame_ref *frames, int count)
+{
+    void *features[PASS_FRAMES];
+    struct head_unit units[PASS_FRAMES * CLIP_MAX_FRAMES];
+    int unit_count = 0;
+    for (int i = 0; i < count; i++)
+        TRY(place_features(e, &frames[i], &features[i]));
+    TRY(encode_pass(e, frames, count, features));
+    for (int i = 0; i < count; i++)
+        TRY(add_units(e, &frames[i], features[i], units, &unit_count));
+    sort_by_wave(units, unit_count);
+    return head_run(e->head, &e->arena, units, unit_count);
+}
+
+static enum err run_passes(struct step *s)
+{
+    struct engine *e = s->e;
+    for (int first = 0, n; first < s->frames; first += n) {
+        size_t rows = 0;
+        for (n = 0; first + n < s->frames && n < PASS_FRAMES; n++) {
+            const struct geometry *g = &s->frame[first + n].work->plan->geo;
+            rows += (size_t)g->grid_width * (size_t)g->grid_height;
+            if (n > 0 && rows > PASS_ROWS)
+                break;
+        }
+        struct arena_mark mark = arena_mark(&e->arena);
+        enum err r = run_pass(e, &s->frame[first], n);
+        arena_release(&e->arena, mark);
+        if (r == ERR_OK)
+            r = arena_settle(&e->arena);
+        if (r != ERR_OK)
+            return r;
+    }
+    return e->be->ops->sync(e->be);
+}
+
+/* The run's new features become the stream's history; older ones go back. */
+static void commit_history(struct engine *e, struct work *w)
+{
+    struct stream *s = w->stream;
+    size_t bytes = engine_feature_bytes(e, w->plan);
+    for (int i = 0; i < w->run->count; i++) {
+        void **slot = &s->history[(s->frames + (uint64_t)i) % CLIP_HISTORY];
+        engine_give(e, *slot, bytes);
+        *slot = w->feature[i];
+        w->feature[i] = NULL;
+    }
+}
+
+static void commit(struct engine *e, struct work *w)
+{
+    struct stream *s = w->stream;
+    if (w->fresh) {
+        stream_reset(s);
+        s->plan = w->plan;
+        s->plan->users++;
+    }
+    if (w->state) {
+        engine_give(e, s->state, state_bytes(w->plan));
+        s->state = w->state;
+        w->state = NULL;
+    }
+    if (w->feature)
+        commit_history(e, w);
+    s->frames += (uint64_t)w->run->count;
+}
+
+static void work_close(struct engine *e, struct work *w)
+{
+    if (w->plan) {
+        if (w->state)
+            engine_give(e, w->state, state_bytes(w->plan));
+        for (int i = 0; w->feature && i < w->run->count; i++)
+            engine_give(e, w->feature[i], engine_feature_bytes(e, w->plan));
+        w->plan->users--;
+    }
+    free(w->feature);
+    w->stream->in_batch = false;
+}
+
+enum err engine_step(struct engine *e, const struct engine_run *runs, int count)
+{
+    struct step s = {.e = e};
+    if (count < 1)
+        return ERR_OK;
+    enum err r = step_open(&s, runs, count);
+    if (r == ERR_OK)
+        r = run_passes(&s);
+    for (int i = 0; r == ERR_OK && i < s.runs; i++)
+        commit(e, &s.work[i]);
+    for (int i = 0; i < s.runs; i++)
+        work_close(e, &s.work[i]);
+    free(s.work);
+    free(s.frame);
+    return r;
+}
