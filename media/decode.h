@@ -1,0 +1,75 @@
+/* Frames in: any video or image FFmpeg opens, or a folder of images, as packed RGB24.
+ *
+ * A frame has the size a player shows: the codec's cropping and the container's rotation (by
+ * quarter turns, flips too) are applied; the sample aspect ratio is not, pixels stay pixels.
+ * YUV becomes RGB by the stream's own matrix and range; a stream that does not say gets BT.709
+ * above 1280x576 and BT.601 below. Alpha is dropped; fields are not deinterlaced.
+ *
+ * What cannot be decoded in the middle is counted and reported, and the rest goes on. A decoder
+ * belongs to one thread at a time. */
+#ifndef TV3S_MEDIA_DECODE_H
+#define TV3S_MEDIA_DECODE_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct decoder;
+
+struct decode_options {
+    bool local_file_only; /* no network, no playlist, no folder: for input from strangers */
+    const char *formats;  /* comma-separated FFmpeg demuxers allowed; NULL = decode_safe_formats
+                             where local_file_only, else all */
+    int64_t max_pixels;   /* of a frame; 0 = 64 Mi */
+    int64_t max_frames;   /* ERR_LIMIT beyond; 0 = no limit */
+    int threads;          /* of the codec; 0 = 1 */
+    /* Called with one line for each thing that went wrong and was survived; may be NULL. */
+    void (*report)(void *ctx, const char *text);
+    /* Polled while reading blocks: true gives ERR_CANCELLED. May be NULL. */
+    bool (*cancelled)(void *ctx);
+    void *ctx;
+};
+
+/* Demuxers of one self-contained file each. */
+extern const char decode_safe_formats[];
+
+struct decode_info {
+    bool still;         /* one image */
+    bool folder;        /* a folder of images: frames have names, 25 to the second */
+    int64_t frames;     /* expected; 0 = unknown */
+    int tb_num, tb_den; /* unit of pts, seconds */
+    double rate;        /* frames per second, 0 = unknown */
+};
+
+/* One frame; zero-initialise, reuse, and end with frame_free. */
+struct frame {
+    uint8_t *rgb; /* width * height * 3 bytes, owned */
+    size_t capacity;
+    int width, height;
+    int64_t number;   /* from 0, counts delivered frames */
+    int64_t pts;      /* in the decoder's time base, strictly ascending */
+    int64_t duration; /* the same unit; 0 = unknown */
+    double time;      /* pts in seconds */
+    char name[256];   /* folder: the file's name without extension; else "" */
+};
+
+void frame_free(struct frame *f);
+
+/* ERR_NOT_FOUND and ERR_IO for what cannot be read, ERR_FORMAT for what is neither video nor image
+ * or has no video stream, ERR_UNSUPPORTED for a codec that is not there, ERR_LIMIT. */
+enum err decoder_open(const char *input, const struct decode_options *o, struct decoder **out);
+void decoder_close(struct decoder *d); /* NULL is allowed */
+
+/* Valid while the decoder lives. */
+const struct decode_info *decoder_info(const struct decoder *d);
+
+/* The next frame into `f`, whose buffer grows as needed; *end at the end. An input that gives no
+ * frame at all is ERR_FORMAT. */
+enum err decoder_next(struct decoder *d, struct frame *f, bool *end);
+
+/* Frames, packets or files that could not be decoded, or only with visible damage, so far. */
+int64_t decoder_corrupt(const struct decoder *d);
+
+#endif

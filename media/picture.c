@@ -1,0 +1,164 @@
+/* From the codec's pixels to packed RGB24.
+ *
+ * swscale converts at equal size: chroma is interpolated, rounding is exact, and the matrix and
+ * range are the stream's own. A display matrix is one of eight: quarter turns with or without a
+ * mirror; anything else (a phone's 3 degrees) is left alone. The matrix maps source to display,
+ * x' = a x + c y, y' = b x + d y, so the signs of its four numbers say it all. */
+#include "media/picture.h"
+
+#include <libavutil/display.h>
+#include <libavutil/imgutils.h>
+#include <libavutil/pixdesc.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROW_SLACK = 128 }; /* swscale's vector code may write past the last pixel */
+
+static enum err reserve(uint8_t **buf, size_t *capacity, size_t need)
+{
+    if (need <= *capacity)
+        return ERR_OK;
+    free(*buf);
+    *capacity = 0;
+    *buf = malloc(need);
+    if (!*buf)
+        return err_set(ERR_NOMEM, "no memory for a picture of %zu bytes", need);
+    *capacity = need;
+    return ERR_OK;
+}
+
+/* swscale's number of the matrix. */
+static int matrix_of(const AVFrame *in)
+{
+    switch (in->colorspace) {
+    case AVCOL_SPC_BT709:
+        return SWS_CS_ITU709;
+    case AVCOL_SPC_FCC:
+        return SWS_CS_FCC;
+    case AVCOL_SPC_SMPTE240M:
+        return SWS_CS_SMPTE240M;
+    case AVCOL_SPC_BT2020_NCL:
+    case AVCOL_SPC_BT2020_CL:
+        return SWS_CS_BT2020;
+    case AVCOL_SPC_BT470BG:
+    case AVCOL_SPC_SMPTE170M:
+        return SWS_CS_ITU601;
+    default:
+        break;
+    }
+    bool full = in->color_range == AVCOL_RANGE_JPEG; /* JPEG is BT.601 by definition */
+    return !full && (in->width > 1280 || in->height > 576 || in->width * in->height > 1280 * 576)
+               ? SWS_CS_ITU709
+               : SWS_CS_ITU601;
+}
+
+/* The deprecated "J" formats mean full range; swscale wants the plain ones. */
+static enum AVPixelFormat plain_format(int format, bool *full)
+{
+    switch (format) {
+    case AV_PIX_FMT_YUVJ411P:
+        *full = true;
+        return AV_PIX_FMT_YUV411P;
+    case AV_PIX_FMT_YUVJ420P:
+        *full = true;
+        return AV_PIX_FMT_YUV420P;
+    case AV_PIX_FMT_YUVJ422P:
+        *full = true;
+        return AV_PIX_FMT_YUV422P;
+    case AV_PIX_FMT_YUVJ440P:
+        *full = true;
+        return AV_PIX_FMT_YUV440P;
+    case AV_PIX_FMT_YUVJ444P:
+        *full = true;
+        return AV_PIX_FMT_YUV444P;
+    default:
+        return format;
+    }
+}
+
+static enum err convert(struct picture *p, const AVFrame *in, uint8_t *rgb)
+{
+    bool full = in->color_range == AVCOL_RANGE_JPEG;
+    enum AVPixelFormat format = plain_format(in->format, &full);
+    const int flags = SWS_BILINEAR | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT;
+    p->sws = sws_getCachedContext(p->sws, in->width, in->height, format, in->width, in->height,
+                                  AV_PIX_FMT_RGB24, flags, NULL, NULL, NULL);
+    if (!p->sws) {
+        const char *name = av_get_pix_fmt_name(in->format);
+        return err_set(ERR_UNSUPPORTED, "cannot convert pixels of format %s",
+                       name ? name : "unknown");
+    }
+    /* Fails for formats that have no matrix (RGB), where nothing is to be said. */
+    sws_setColorspaceDetails(p->sws, sws_getCoefficients(matrix_of(in)), full,
+                             sws_getCoefficients(SWS_CS_DEFAULT), 1, 0, 1 << 16, 1 << 16);
+    uint8_t *planes[4] = {rgb};
+    int strides[4] = {in->width * 3};
+    int rows = sws_scale(p->sws, (const uint8_t *const *)in->data, in->linesize, 0, in->height,
+                         planes, strides);
+    return rows == in->height ? ERR_OK : err_set(ERR_INTERNAL, "pixel conversion failed");
+}
+
+struct turn {
+    bool swap, flip_x, flip_y; /* swap axes, then mirror in display coordinates */
+};
+
+static struct turn turn_of(const int32_t *m)
+{
+    struct turn t = {0};
+    if (!m)
+        return t;
+    int64_t a = m[0], b = m[1], c = m[3], d = m[4];
+    if (b == 0 && c == 0 && a != 0 && d != 0)
+        t = (struct turn){false, a < 0, d < 0};
+    else if (a == 0 && d == 0 && b != 0 && c != 0)
+        t = (struct turn){true, c < 0, b < 0};
+    return t;
+}
+
+/* Source (x, y) goes to display (x, y) or (y, x), mirrored as said. */
+static void turn_pixels(const uint8_t *in, int w, int h, struct turn t, uint8_t *out)
+{
+    ptrdiff_t out_w = t.swap ? h : w, out_h = t.swap ? w : h;
+    ptrdiff_t step_x = t.swap ? out_w * 3 : 3, step_y = t.swap ? 3 : out_w * 3;
+    uint8_t *origin =
+        out + (t.flip_x ? (out_w - 1) * 3 : 0) + (t.flip_y ? (out_h - 1) * out_w * 3 : 0);
+    if (t.swap ? t.flip_y : t.flip_x)
+        step_x = -step_x;
+    if (t.swap ? t.flip_x : t.flip_y)
+        step_y = -step_y;
+    for (int y = 0; y < h; y++) {
+        uint8_t *to = origin + y * step_y;
+        for (int x = 0; x < w; x++, in += 3, to += step_x)
+            memcpy(to, in, 3);
+    }
+}
+
+enum err picture_to_rgb(struct picture *p, const AVFrame *in, const int32_t *matrix,
+                        struct frame *f)
+{
+    const AVFrameSideData *own = av_frame_get_side_data(in, AV_FRAME_DATA_DISPLAYMATRIX);
+    if (own && own->size >= 9 * sizeof *matrix)
+        matrix = (const int32_t *)(const void *)own->data;
+    struct turn t = turn_of(matrix);
+    size_t need = (size_t)in->width * (size_t)in->height * 3 + ROW_SLACK;
+    enum err e = reserve(&f->rgb, &f->capacity, need);
+    if (e)
+        return e;
+    f->width = t.swap ? in->height : in->width;
+    f->height = t.swap ? in->width : in->height;
+    if (!t.swap && !t.flip_x && !t.flip_y)
+        return convert(p, in, f->rgb);
+    e = reserve(&p->turned, &p->turned_capacity, need);
+    if (!e)
+        e = convert(p, in, p->turned);
+    if (!e)
+        turn_pixels(p->turned, in->width, in->height, t, f->rgb);
+    return e;
+}
+
+void picture_free(struct picture *p)
+{
+    sws_freeContext(p->sws);
+    free(p->turned);
+    *p = (struct picture){0};
+}

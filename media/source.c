@@ -1,0 +1,298 @@
+/* One FFmpeg input.
+ *
+ * Reading alternates between the two halves of the codec: pictures are taken out while there are
+ * any, else the next packet of our stream goes in; after the last packet the codec is drained.
+ * Damage does not end a file: a packet that the codec refuses, a picture that it marks as
+ * concealed, a packet that the demuxer marks as cut are each reported and counted, and reading
+ * goes on. Only an input that gives no picture at all is an error, which the caller decides.
+ *
+ * Input from strangers (local_file_only): the protocol and demuxer allow-lists are the fence. A
+ * playlist demuxer could open other files and URLs, so none is on the list. */
+#include "media/source.h"
+
+#include <errno.h>
+#include <libavutil/avutil.h>
+#include <libavutil/imgutils.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+const char decode_safe_formats[] =
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,nut,mxf,ivf,"
+    "h264,hevc,m4v,av1,obu,mjpeg,yuv4mpegpipe,gif,apng,webp_pipe,png_pipe,jpeg_pipe,bmp_pipe,"
+    "tiff_pipe,ppm_pipe,pgm_pipe,pbm_pipe,pam_pipe,pnm_pipe";
+
+enum { MAX_ERRORS_IN_A_ROW = 1000 };
+
+struct source {
+    const struct decode_options *o;
+    AVFormatContext *format;
+    AVCodecContext *codec;
+    AVPacket *packet;
+    AVFrame *frame;
+    AVStream *stream;
+    int64_t packets, pictures;
+    bool draining;
+};
+
+enum err source_error(int result, const char *what)
+{
+    char text[AV_ERROR_MAX_STRING_SIZE] = "";
+    av_strerror(result, text, sizeof text);
+    enum err e = ERR_FORMAT;
+    if (result == AVERROR(ENOENT))
+        e = ERR_NOT_FOUND;
+    else if (result == AVERROR(ENOMEM))
+        e = ERR_NOMEM;
+    else if (result == AVERROR_EXIT)
+        e = ERR_CANCELLED;
+    else if (result == AVERROR(EACCES) || result == AVERROR(EIO) || result == AVERROR(EISDIR) ||
+             result == AVERROR(EPERM))
+        e = ERR_IO;
+    else if (result == AVERROR_PROTOCOL_NOT_FOUND || result == AVERROR_DECODER_NOT_FOUND ||
+             result == AVERROR_PATCHWELCOME)
+        e = ERR_UNSUPPORTED;
+    return err_set(e, "%s: %s", what, text);
+}
+
+static void report(const struct source *s, const char *text)
+{
+    if (s->o->report)
+        s->o->report(s->o->ctx, text);
+}
+
+static int is_cancelled(void *source)
+{
+    const struct source *s = source;
+    return s->o->cancelled && s->o->cancelled(s->o->ctx);
+}
+
+/* ---- opening ------------------------------------------------------------------------------------
+ */
+
+/* A file that exists is a file, whatever FFmpeg could read into its name. */
+static enum err make_url(const char *input, const struct decode_options *o, char **url, bool *file)
+{
+    struct stat st;
+    int found = stat(input, &st) == 0 ? 0 : errno;
+    *file = found == 0;
+    if (found == 0 && S_ISREG(st.st_mode) && st.st_size == 0)
+        return err_set(ERR_FORMAT, "%s: the file is empty", input);
+    if (o->local_file_only && found != 0)
+        return err_set(ERR_NOT_FOUND, "%s: %s", input, strerror(found));
+    const char *prefix = *file ? "file:" : "";
+    if (strcmp(input, "-") == 0 && !o->local_file_only)
+        input = "pipe:0";
+    if (asprintf(url, "%s%s", prefix, input) < 0)
+        return err_set(ERR_NOMEM, "no memory for a file name");
+    return ERR_OK;
+}
+
+static enum err open_format(struct source *s, const char *input)
+{
+    AVDictionary *options = NULL;
+    char *url = NULL;
+    bool file;
+    enum err e = make_url(input, s->o, &url, &file);
+    if (e)
+        return e;
+    const char *formats = s->o->formats           ? s->o->formats
+                          : s->o->local_file_only ? decode_safe_formats
+                                                  : NULL;
+    if (s->o->local_file_only)
+        av_dict_set(&options, "protocol_whitelist", "file", 0);
+    if (formats)
+        av_dict_set(&options, "format_whitelist", formats, 0);
+    if (file)
+        av_dict_set(&options, "pattern_type", "none", 0); /* '%' in a name is a '%' */
+    s->format = avformat_alloc_context();
+    if (!s->format) {
+        e = err_set(ERR_NOMEM, "no memory for a demuxer");
+        goto done;
+    }
+    s->format->interrupt_callback = (AVIOInterruptCB){is_cancelled, s};
+    int r = avformat_open_input(&s->format, url, NULL, &options); /* frees it on failure */
+    if (r >= 0)
+        r = avformat_find_stream_info(s->format, NULL);
+    if (r == AVERROR_INVALIDDATA)
+        e = err_set(ERR_FORMAT, "%s: neither a video nor an image", input);
+    else if (r < 0)
+        e = source_error(r, input);
+done:
+    av_dict_free(&options);
+    free(url);
+    return e;
+}
+
+static enum err open_codec(struct source *s, const char *input)
+{
+    const AVCodec *decoder = NULL;
+    int index = av_find_best_stream(s->format, AVMEDIA_TYPE_VIDEO, -1, -1, &decoder, 0);
+    if (index == AVERROR_DECODER_NOT_FOUND)
+        return err_set(ERR_UNSUPPORTED, "%s: no decoder for its video", input);
+    if (index < 0 || s->format->streams[index]->disposition & AV_DISPOSITION_ATTACHED_PIC)
+        return err_set(ERR_FORMAT, "%s: no video stream", input);
+    s->stream = s->format->streams[index];
+    for (unsigned i = 0; i < s->format->nb_streams; i++)
+        if ((int)i != index)
+            s->format->streams[i]->discard = AVDISCARD_ALL;
+    const AVCodecParameters *par = s->stream->codecpar;
+    int64_t most = s->o->max_pixels ? s->o->max_pixels : 1 << 26;
+    if ((int64_t)par->width * par->height > most)
+        return err_set(ERR_LIMIT, "%s: frames of %dx%d, more than %lld pixels", input, par->width,
+                       par->height, (long long)most);
+    s->codec = avcodec_alloc_context3(decoder);
+    s->packet = av_packet_alloc();
+    s->frame = av_frame_alloc();
+    if (!s->codec || !s->packet || !s->frame)
+        return err_set(ERR_NOMEM, "no memory for a decoder");
+    int r = avcodec_parameters_to_context(s->codec, par);
+    s->codec->pkt_timebase = s->stream->time_base;
+    s->codec->max_pixels = most;
+    s->codec->thread_count = s->o->threads > 0 ? s->o->threads : 1;
+    s->codec->flags |= AV_CODEC_FLAG_UNALIGNED; /* crop exactly */
+    if (r >= 0)
+        r = avcodec_open2(s->codec, decoder, NULL);
+    return r < 0 ? source_error(r, input) : ERR_OK;
+}
+
+enum err source_open(const char *input, const struct decode_options *o, struct source **out)
+{
+    *out = NULL;
+    struct source *s = calloc(1, sizeof *s);
+    if (!s)
+        return err_set(ERR_NOMEM, "no memory for a decoder");
+    s->o = o;
+    enum err e = open_format(s, input);
+    if (!e)
+        e = open_codec(s, input);
+    if (e) {
+        source_close(s);
+        return e;
+    }
+    *out = s;
+    return ERR_OK;
+}
+
+void source_close(struct source *s)
+{
+    if (!s)
+        return;
+    av_frame_free(&s->frame);
+    av_packet_free(&s->packet);
+    avcodec_free_context(&s->codec);
+    avformat_close_input(&s->format);
+    free(s);
+}
+
+const AVStream *source_stream(const struct source *s)
+{
+    return s->stream;
+}
+
+bool source_still(const struct source *s)
+{
+    const char *name = s->format->iformat->name;
+    size_t n = strlen(name);
+    if (strcmp(name, "image2") == 0)
+        return s->stream->nb_frames <= 1 && s->stream->duration <= 1;
+    return n > 5 && strcmp(name + n - 5, "_pipe") == 0;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------
+ */
+
+static void damaged(const struct source *s, int64_t *corrupt, const char *what, int result)
+{
+    char text[256], why[AV_ERROR_MAX_STRING_SIZE] = "damaged";
+    if (result < 0)
+        av_strerror(result, why, sizeof why);
+    snprintf(text, sizeof text, "%s %lld: %s", what,
+             (long long)(result < 0 ? s->packets - 1 : s->pictures - 1), why);
+    ++*corrupt;
+    report(s, text);
+}
+
+/* The end of what can be read. A file that promised more is cut off. */
+static void end_of_input(struct source *s, int result, int64_t *corrupt)
+{
+    char text[256], why[AV_ERROR_MAX_STRING_SIZE];
+    bool cut = s->stream->nb_frames > s->packets && !source_still(s);
+    if (result == AVERROR_EOF && !cut)
+        return;
+    av_strerror(result, why, sizeof why);
+    if (cut)
+        snprintf(text, sizeof text, "the file is cut off: %lld of %lld packets",
+                 (long long)s->packets, (long long)s->stream->nb_frames);
+    else
+        snprintf(text, sizeof text, "reading stops after packet %lld: %s",
+                 (long long)s->packets - 1, why);
+    ++*corrupt;
+    report(s, text);
+}
+
+/* Reads on to the next packet of our stream and gives it to the codec, or starts draining. */
+static enum err feed(struct source *s, int64_t *corrupt)
+{
+    int r, errors = 0;
+    for (;;) {
+        r = av_read_frame(s->format, s->packet);
+        if (r == AVERROR(EAGAIN) || (r == AVERROR_INVALIDDATA && ++errors < MAX_ERRORS_IN_A_ROW))
+            continue;
+        if (r < 0 || s->packet->stream_index == s->stream->index)
+            break;
+        av_packet_unref(s->packet);
+    }
+    if (r == AVERROR_EXIT)
+        return err_set(ERR_CANCELLED, "cancelled");
+    if (r == AVERROR(ENOMEM))
+        return source_error(r, "reading");
+    if (r < 0) {
+        end_of_input(s, r, corrupt);
+        s->draining = true;
+        avcodec_send_packet(s->codec, NULL);
+        return ERR_OK;
+    }
+    s->packets++;
+    bool cut = s->packet->flags & AV_PKT_FLAG_CORRUPT;
+    r = avcodec_send_packet(s->codec, s->packet);
+    av_packet_unref(s->packet);
+    if (r == AVERROR(ENOMEM))
+        return source_error(r, "decoding");
+    if (r < 0 && r != AVERROR(EAGAIN) && r != AVERROR_EOF)
+        damaged(s, corrupt, "packet", r);
+    else if (cut)
+        damaged(s, corrupt, "packet", AVERROR_INVALIDDATA);
+    return ERR_OK;
+}
+
+enum err source_next(struct source *s, AVFrame **out, int64_t *corrupt)
+{
+    *out = NULL;
+    for (;;) {
+        int r = avcodec_receive_frame(s->codec, s->frame);
+        if (r == 0)
+            break;
+        if (r == AVERROR_EOF)
+            return ERR_OK;
+        if (r == AVERROR(ENOMEM))
+            return source_error(r, "decoding");
+        if (is_cancelled(s))
+            return err_set(ERR_CANCELLED, "cancelled");
+        if (r != AVERROR(EAGAIN))
+            damaged(s, corrupt, "packet", r);
+        else if (s->draining)
+            return ERR_OK;
+        if (!s->draining) {
+            enum err e = feed(s, corrupt);
+            if (e)
+                return e;
+        }
+    }
+    s->pictures++;
+    if (s->frame->decode_error_flags || s->frame->flags & AV_FRAME_FLAG_CORRUPT)
+        damaged(s, corrupt, "frame", 0);
+    *out = s->frame;
+    return ERR_OK;
+}
