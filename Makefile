@@ -141,6 +141,7 @@ $(BUILD)/tests/test_%: $(BUILD)/obj/tests/unit/test_%.o $(LIB_PROTO) $(LIB_ENGIN
 # What they test of tools/, which is in no archive.
 $(BUILD)/tests/test_metrics: $(BUILD)/obj/tools/metrics.o
 $(BUILD)/tests/test_npy: $(BUILD)/obj/tools/npy.o
+$(BUILD)/tests/test_options: $(BUILD)/obj/tools/options.o
 
 test: deps ## build and run every test
 	+@$(MAKE) --no-print-directory -j$(NPROC) all unit
