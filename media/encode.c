@@ -24,7 +24,7 @@ struct encoder {
     struct encode_options o;
     struct outfile *file;
     int64_t position;
-    int64_t duration; /* of the last frame, codec's time base */
+    int64_t duration;  /* of the last frame, codec's time base */
     enum err io_error; /* of the last failed write */
     char io_text[512];
     AVFormatContext *format;
