@@ -29,7 +29,7 @@ PALETTE = [[128, 64, 128], [244, 35, 232], [70, 70, 70], [107, 142, 35], [70, 13
            [0, 0, 142], [250, 170, 30], [0, 60, 100], [0, 140, 140], [0, 80, 220],
            [220, 20, 60], [255, 0, 0], [119, 11, 190], [152, 251, 152]]
 ID = {name: i for i, name in enumerate(CLASSES)}
-DETAIL = 0.60                                  # chance that an object's details show in a frame
+DETAIL = 0.65                                  # chance that an object's details show in a frame
 FLICKER = 0.040                                # chance that a run of bad frames starts at a frame
 
 
@@ -142,16 +142,16 @@ THINGS = {
     "bus": (58, 66, 125, 150, lambda c, p, f, d: draw_big(c, p, f, d, "bus"), 1.0, 3.5, 0),
     "truck": (58, 66, 125, 150, lambda c, p, f, d: draw_big(c, p, f, d, "truck"), 1.0, 3.5, 0),
     "tram": (58, 66, 125, 150, lambda c, p, f, d: draw_big(c, p, f, d, "tram"), 1.0, 3.5, 0),
-    "pedestrian": (56, 66, 22, 26, draw_person, 0.2, 1.2, 1),
-    "cyclist": (56, 64, 48, 54, lambda c, p, f, d: draw_rider(c, p, f, d, False), 0.8, 2.6, 0),
-    "motorcyclist": (56, 64, 48, 54, lambda c, p, f, d: draw_rider(c, p, f, d, True), 1.2, 4.0, 0),
-    "dog": (30, 34, 44, 50, draw_dog, 0.2, 1.4, 1),
+    "pedestrian": (60, 68, 25, 29, draw_person, 0.2, 1.2, 1),
+    "cyclist": (58, 66, 52, 58, lambda c, p, f, d: draw_rider(c, p, f, d, False), 0.8, 2.6, 0),
+    "motorcyclist": (58, 66, 52, 58, lambda c, p, f, d: draw_rider(c, p, f, d, True), 1.2, 4.0, 0),
+    "dog": (34, 38, 50, 56, draw_dog, 0.2, 1.4, 1),
 }
 PAINTS = [(190, 40, 40), (40, 70, 170), (210, 210, 205), (60, 60, 66), (40, 120, 80), (200, 160, 40), (120, 150, 190), (150, 90, 60)]
 
 
 class Thing:
-    """One object: 4 walking phases x {details hidden, shown}, drawn once; its place is a function of time."""
+    """One object: its phases of walking x {details hidden, shown}, drawn once; its place is a function of time."""
 
     def __init__(self, rng: np.random.Generator, name: str, span: int):
         h0, h1, w0, w1, draw, v0, v1, where = THINGS[name]
@@ -163,7 +163,7 @@ class Thing:
         self.label, self.h, self.w = ID[name], h, w
         self.dir = 1 if rng.random() < 0.5 else -1
         self.sprites = []
-        for phase in range(4 if where or h0 == 56 else 1):
+        for phase in range(4 if where else 1):
             pair = []
             for detail in (False, True):
                 c = Canvas(h, w)
