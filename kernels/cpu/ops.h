@@ -15,6 +15,11 @@
 
 #include "kernels/backend.h" /* resize_axis, scan_window, scan_weights */
 
+enum {
+    SCAN_MAX_STATES = 256,   /* n and R of selective_scan, at most */
+    SOFTMAX_BIAS_MAX = 1024, /* n of softmax_bias_rows, at most: windows up to 32 x 32 */
+};
+
 struct cpu_ops {
     const char *name; /* "avx512", "avx2", "baseline" */
 
@@ -51,7 +56,8 @@ struct cpu_ops {
                          float *inv_sum, bool bf16);
 
     /* Swin: in place over [m][ld], normalised: softmax_j(scale * s + bias[m][j] + mask[m][j]);
-     * bias [m][n] fp32; mask [m][n] fp32 or NULL. Output fp32 or bf16 to p [m][ld_p]. One thread. */
+     * bias [m][n] fp32; mask [m][n] fp32 or NULL; n <= SOFTMAX_BIAS_MAX. Output fp32 or bf16 to
+     * p [m][ld_p]. One thread. */
     void (*softmax_bias_rows)(const float *s, int ld_s, int m, int n, float scale,
                               const float *bias, const float *mask, void *p, int ld_p, bool bf16);
 
@@ -107,7 +113,11 @@ const struct cpu_ops *cpu_ops_get(const char *isa);
 /* Whether the CPU multiplies bfloat16 natively (AVX512_BF16 or AMX; Arm: BF16). */
 bool cpu_has_bf16(void);
 
-/* Floats of scratch that `labels` needs for `threads` threads. */
+/* Floats of one position's classes in the scratch of `labels`: whole vectors of any set. */
+#define CPU_LABELS_LD(classes) (((size_t)(classes) + 15) / 16 * 16)
+
+/* Floats of scratch that `labels` needs for `threads` threads: the most that OpenMP may use when it
+ * is called. */
 size_t cpu_labels_scratch(int threads, int classes, const struct resize_axis *rows,
                           const struct resize_axis *cols);
 

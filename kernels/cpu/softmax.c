@@ -1,0 +1,118 @@
+/* Softmax of attention scores by rows, and the scaling of rows afterwards. All run inside one
+ * thread: attention calls them from its own parallel region on a block that is in cache.
+ *
+ *   softmax_rows:       p = exp(scale * (s - max s)), 1 / sum p apart, so that the division falls on
+ *                       the narrower product p V (scale_rows)
+ *   softmax_bias_rows:  softmax(scale * s + bias + mask), normalised
+ *
+ * A row is read for its maximum and again for the exponentials, from cache. Where p is bf16 the
+ * polynomial of degree 3 is exact enough, and the sum is that of the rounded values: weights that
+ * sum to one after the product. */
+#include "kernels/cpu/simd.h"
+
+#define LOG2E 0x1.715476p+0f
+
+INLINE vf row_max(const float *s, size_t n)
+{
+    vf max = vf_set(-__builtin_inff());
+    FOR_VECTORS(j, l, n) {
+        vf v = vf_load_n(s + j, l);
+        if (l < VL)
+            v = vf_first(v, l, max);
+        max = vf_max(v, max);
+    }
+    return vf_max_lanes(max);
+}
+
+/* p = exp2(k * (s - max)) with columns n..ld_p - 1 zero; the sum of p as stored. */
+INLINE float exp_row(const float *s, size_t n, vf max, vf k, void *p, size_t at, size_t ld_p,
+                     bool bf16)
+{
+    vf sum[2] = {{0}};
+    int half = 0;
+    FOR_VECTORS(j, l, n) {
+        vf e = vf_exp2_degree((vf_load_n(s + j, l) - max) * k, bf16 ? 3 : 5);
+        if (bf16)
+            e = vf_from_bf16(vf_to_bf16(e));
+        act_store(p, at + j, e, l, bf16);
+        sum[half] += l < VL ? vf_first(e, l, vf_set(0.0f)) : e;
+        half ^= 1;
+    }
+    for (size_t j = n; j < ld_p; j += VL)
+        act_store(p, at + j, vf_set(0.0f), (size_t)lanes(ld_p - j), bf16);
+    return vf_sum(sum[0] + sum[1]);
+}
+
+INLINE void softmax(const float *s, int ld_s, int m, int n, float scale, void *p, int ld_p,
+                    float *inv_sum, bool bf16)
+{
+    for (int i = 0; i < m; i++, s += ld_s) {
+        float sum = exp_row(s, (size_t)n, row_max(s, (size_t)n), vf_set(scale * LOG2E), p,
+                            (size_t)i * (size_t)ld_p, (size_t)ld_p, bf16);
+        inv_sum[i] = 1.0f / sum;
+    }
+}
+
+void KERNEL(softmax_rows)(const float *s, int ld_s, int m, int n, float scale, void *p, int ld_p,
+                          float *inv_sum, bool bf16)
+{
+    if (bf16)
+        softmax(s, ld_s, m, n, scale, p, ld_p, inv_sum, true);
+    else
+        softmax(s, ld_s, m, n, scale, p, ld_p, inv_sum, false);
+}
+
+/* One row of softmax_bias_rows; its exponentials stay in fp32 until they are normalised. */
+INLINE void softmax_bias_row(const float *s, size_t n, float scale, const float *bias,
+                             const float *mask, void *p, size_t at, bool bf16)
+{
+    vf t[SOFTMAX_BIAS_MAX / VL], max = vf_set(-__builtin_inff()), sum = vf_set(0.0f);
+    FOR_VECTORS(j, l, n) {
+        vf v = vf_fma(vf_load_n(s + j, l), vf_set(scale), vf_load_n(bias + j, l));
+        if (mask)
+            v += vf_load_n(mask + j, l);
+        v = l < VL ? vf_first(v, l, vf_set(-__builtin_inff())) : v;
+        t[j / VL] = v;
+        max = vf_max(v, max);
+    }
+    max = vf_max_lanes(max);
+    for (size_t i = 0; i * VL < n; i++) {
+        t[i] = vf_exp2((t[i] - max) * vf_set(LOG2E));
+        sum += t[i];
+    }
+    vf factor = vf_set(1.0f / vf_sum(sum));
+    FOR_VECTORS(j, l, n)
+        act_store(p, at + j, t[j / VL] * factor, l, bf16);
+}
+
+void KERNEL(softmax_bias_rows)(const float *s, int ld_s, int m, int n, float scale,
+                               const float *bias, const float *mask, void *p, int ld_p, bool bf16)
+{
+    for (int i = 0; i < m; i++) {
+        size_t at = (size_t)i * (size_t)ld_p;
+        if (bf16)
+            softmax_bias_row(s, (size_t)n, scale, bias, mask, p, at, true);
+        else
+            softmax_bias_row(s, (size_t)n, scale, bias, mask, p, at, false);
+        s += ld_s;
+        bias += n;
+        mask = mask ? mask + n : NULL;
+    }
+}
+
+INLINE void scale_row(const float *x, size_t n, float factor, void *out, size_t at, bool bf16)
+{
+    FOR_VECTORS(j, l, n)
+        act_store(out, at + j, vf_load_n(x + j, l) * vf_set(factor), l, bf16);
+}
+
+void KERNEL(scale_rows)(const float *x, int ld_x, int m, int n, const float *factor, void *out,
+                        int ld_out, bool bf16)
+{
+    for (int i = 0; i < m; i++, x += ld_x) {
+        if (bf16)
+            scale_row(x, (size_t)n, factor[i], out, (size_t)i * (size_t)ld_out, true);
+        else
+            scale_row(x, (size_t)n, factor[i], out, (size_t)i * (size_t)ld_out, false);
+    }
+}
