@@ -257,7 +257,7 @@ enum err outdir_write(struct outdir *d, const char *name, const void *data, size
 {
     enum err e = ERR_OK;
     const char *p = data;
-    int fd = openat(d->fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int fd = openat(d->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0)
         return io_error("create a file in", d->path);
     while (len > 0) {

@@ -43,7 +43,7 @@ struct outdir;
  * exists. */
 enum err outdir_open(const char *path, struct outdir **out);
 
-/* Writes one whole file; `name` has no slash. */
+/* Writes one whole file; `name` has no slash and was not written before. */
 enum err outdir_write(struct outdir *d, const char *name, const void *data, size_t len);
 
 enum err outdir_commit(struct outdir *d);

@@ -1,0 +1,236 @@
+#include "media/sink.h"
+
+#include "base/outfile.h"
+#include "base/zipfile.h"
+#include "media/encode.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+struct sink {
+    struct sink_options o;
+    struct outfile *file;  /* all but SINK_FOLDER */
+    struct outdir *folder; /* SINK_FOLDER */
+    struct zipfile *zip;   /* SINK_ZIP */
+    struct encoder *video; /* SINK_VIDEO, from the first frame on */
+    struct buf bytes;      /* the frame being written */
+    uint8_t *blend;        /* overlay video: the picture being encoded */
+    int width, height;     /* of the first frame */
+    int64_t frames;
+};
+
+/* ---- choosing -----------------------------------------------------------------------------------
+ */
+
+/* What a name's end says, where the user says nothing. */
+static const struct {
+    const char *ending;
+    enum mask_format format;
+} endings[] = {
+    {".zip", MASK_PNG},   {".png", MASK_PNG},     {".raw", MASK_RAW},    {".json", MASK_RLE},
+    {".jsonl", MASK_RLE}, {".mp4", MASK_OVERLAY}, {".mkv", MASK_LABELS},
+};
+enum { ENDINGS = sizeof endings / sizeof *endings };
+
+static bool ends_with(const char *path, const char *ending)
+{
+    size_t n = strlen(path), m = strlen(ending);
+    return n >= m && strcasecmp(path + n - m, ending) == 0;
+}
+
+static bool is_folder(const char *path)
+{
+    struct stat st;
+    return ends_with(path, "/") || (stat(path, &st) == 0 && S_ISDIR(st.st_mode));
+}
+
+static enum sink_kind kind_of(const char *path, enum mask_format f, bool still)
+{
+    if (is_folder(path))
+        return SINK_FOLDER;
+    if (ends_with(path, ".zip"))
+        return SINK_ZIP;
+    switch (f) {
+    case MASK_PNG:
+        return still ? SINK_IMAGE : SINK_ZIP;
+    case MASK_OVERLAY:
+        return still && !ends_with(path, ".mp4") ? SINK_IMAGE : SINK_VIDEO;
+    case MASK_LABELS:
+        return still && !ends_with(path, ".mkv") ? SINK_IMAGE : SINK_VIDEO;
+    default:
+        return SINK_CONCAT;
+    }
+}
+
+enum err sink_choose(const char *path, const enum mask_format *format, const struct decode_info *in,
+                     struct sink_options *out)
+{
+    int end = 0;
+    *out = (struct sink_options){.path = path, .input = *in};
+    if (path[0] == 0)
+        return err_set(ERR_ARG, "the output has no name");
+    while (end < ENDINGS && !ends_with(path, endings[end].ending))
+        end++;
+    if (format)
+        out->format = *format;
+    else if (is_folder(path))
+        out->format = MASK_PNG;
+    else if (end == ENDINGS)
+        return err_set(ERR_ARG, "'%s' does not tell the format; say it with --format", path);
+    else
+        out->format = endings[end].format;
+    out->kind = kind_of(path, out->format, in->still);
+    if (!format && out->kind == SINK_ZIP && ends_with(path, ".png"))
+        return err_set(ERR_ARG, "'%s' holds one image; a video's masks go to a .zip or a folder",
+                       path);
+    return ERR_OK;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------
+ */
+
+enum err sink_open(const struct sink_options *o, struct sink **out)
+{
+    *out = NULL;
+    struct sink *s = calloc(1, sizeof *s);
+    if (!s)
+        return err_set(ERR_NOMEM, "no memory for an output");
+    s->o = *o;
+    enum err e =
+        o->kind == SINK_FOLDER ? outdir_open(o->path, &s->folder) : outfile_open(o->path, &s->file);
+    if (!e && o->kind == SINK_ZIP)
+        e = zipfile_open(s->file, &s->zip);
+    if (e) {
+        sink_abort(s);
+        return e;
+    }
+    *out = s;
+    return ERR_OK;
+}
+
+static enum err open_video(struct sink *s)
+{
+    bool overlay = s->o.format == MASK_OVERLAY;
+    struct encode_options o = {
+        .kind = overlay ? ENCODE_OVERLAY : ENCODE_LABELS,
+        .width = s->width,
+        .height = s->height,
+        .tb_num = s->o.input.tb_num,
+        .tb_den = s->o.input.tb_den,
+        .rate = s->o.input.rate,
+        .threads = s->o.threads,
+    };
+    if (overlay) {
+        s->blend = malloc((size_t)s->width * (size_t)s->height * 3);
+        if (!s->blend)
+            return err_set(ERR_NOMEM, "no memory for a %dx%d overlay", s->width, s->height);
+    }
+    return encoder_open(s->file, &o, &s->video);
+}
+
+/* ---- frames -------------------------------------------------------------------------------------
+ */
+
+static enum err put_video(struct sink *s, const struct frame *f, const struct mask *m)
+{
+    enum err e = s->video ? ERR_OK : open_video(s);
+    if (e)
+        return e;
+    if (f->width != s->width || f->height != s->height)
+        return err_set(ERR_UNSUPPORTED,
+                       "frame %lld is %dx%d, the video %dx%d: it keeps one size; --format png "
+                       "takes any",
+                       (long long)f->number, f->width, f->height, s->width, s->height);
+    const uint8_t *pixels = m->labels;
+    if (s->blend) {
+        mask_blend(m, s->blend);
+        pixels = s->blend;
+    }
+    return encoder_frame(s->video, pixels, f->pts, f->duration);
+}
+
+static enum err put_bytes(struct sink *s, const struct frame *f, const struct mask *m)
+{
+    char name[300];
+    bool lines = s->o.kind == SINK_CONCAT && s->o.format != MASK_RAW;
+    s->bytes.len = 0;
+    enum err e = mask_encode(s->o.format, m, &s->bytes);
+    if (!e && lines)
+        e = buf_text(&s->bytes, "\n");
+    if (e)
+        return e;
+    snprintf(name, sizeof name, "%06lld.%s", (long long)f->number,
+             mask_format_extension(s->o.format));
+    if (s->o.kind == SINK_ZIP)
+        return zipfile_add(s->zip, name, s->bytes.data, s->bytes.len);
+    if (s->o.kind != SINK_FOLDER)
+        return outfile_write(s->file, s->bytes.data, s->bytes.len);
+    if (f->name[0])
+        snprintf(name, sizeof name, "%s.%s", f->name, mask_format_extension(s->o.format));
+    return outdir_write(s->folder, name, s->bytes.data, s->bytes.len);
+}
+
+enum err sink_put(struct sink *s, const struct frame *f, const uint8_t *labels)
+{
+    bool stamped = !s->o.input.still;
+    struct mask m = {
+        .width = f->width,
+        .height = f->height,
+        .labels = labels,
+        .palette = s->o.palette,
+        .colours = s->o.colours,
+        .rgb = f->rgb,
+        .frame = stamped ? f->number : -1,
+        .time = stamped && !s->o.input.folder ? f->time : NAN,
+    };
+    if (s->frames++ == 0) {
+        s->width = f->width;
+        s->height = f->height;
+    } else if (s->o.kind == SINK_IMAGE) {
+        return err_set(ERR_ARG, "'%s' holds one image, the input has more", s->o.path);
+    }
+    return s->o.kind == SINK_VIDEO ? put_video(s, f, &m) : put_bytes(s, f, &m);
+}
+
+/* ---- the end ------------------------------------------------------------------------------------
+ */
+
+static void free_parts(struct sink *s)
+{
+    encoder_close(s->video);
+    zipfile_close(s->zip);
+    buf_free(&s->bytes);
+    free(s->blend);
+    free(s);
+}
+
+enum err sink_commit(struct sink *s)
+{
+    enum err e = ERR_OK;
+    if (s->video)
+        e = encoder_finish(s->video);
+    if (s->zip)
+        e = zipfile_finish(s->zip);
+    if (e) {
+        sink_abort(s);
+        return e;
+    }
+    e = s->folder ? outdir_commit(s->folder) : outfile_commit(s->file);
+    free_parts(s);
+    return e;
+}
+
+void sink_abort(struct sink *s)
+{
+    if (!s)
+        return;
+    encoder_close(s->video);
+    s->video = NULL;
+    outfile_abort(s->file);
+    outdir_abort(s->folder);
+    free_parts(s);
+}
