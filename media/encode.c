@@ -20,7 +20,7 @@
 
 enum { IO_BUFFER = 1 << 16 };
 
-struct encoder {
+struct video_encoder {
     struct encode_options o;
     struct outfile *file;
     int64_t position;
@@ -42,7 +42,7 @@ struct encoder {
 
 static int write_bytes(void *encoder, uint8_t *data, int len)
 {
-    struct encoder *e = encoder;
+    struct video_encoder *e = encoder;
     if (!e->io_error)
         e->io_error = outfile_write_at(e->file, (uint64_t)e->position, data, (size_t)len);
     if (e->io_error) {
@@ -55,7 +55,7 @@ static int write_bytes(void *encoder, uint8_t *data, int len)
 
 static int64_t seek_bytes(void *encoder, int64_t offset, int whence)
 {
-    struct encoder *e = encoder;
+    struct video_encoder *e = encoder;
     int64_t size = (int64_t)outfile_size(e->file);
     if (whence & AVSEEK_SIZE)
         return size;
@@ -67,7 +67,7 @@ static int64_t seek_bytes(void *encoder, int64_t offset, int whence)
 }
 
 /* The file's own error goes before FFmpeg's "Input/output error". */
-static enum err fail(const struct encoder *e, int result, const char *what)
+static enum err fail(const struct video_encoder *e, int result, const char *what)
 {
     return e->io_error ? err_set(e->io_error, "%s", e->io_text) : source_error(result, what);
 }
@@ -75,7 +75,7 @@ static enum err fail(const struct encoder *e, int result, const char *what)
 /* ---- opening ------------------------------------------------------------------------------------
  */
 
-static enum err find_codec(const struct encoder *e, const AVCodec **out)
+static enum err find_codec(const struct video_encoder *e, const AVCodec **out)
 {
     static const char *const overlay[] = {"libx264", "libopenh264", "mpeg4", NULL};
     static const char *const labels[] = {"ffv1", NULL};
@@ -85,7 +85,7 @@ static enum err find_codec(const struct encoder *e, const AVCodec **out)
     return *out ? ERR_OK : err_set(ERR_UNSUPPORTED, "this FFmpeg has no encoder for the video");
 }
 
-static enum err open_codec(struct encoder *e)
+static enum err open_codec(struct video_encoder *e)
 {
     const AVCodec *codec;
     enum err err = find_codec(e, &codec);
@@ -126,7 +126,7 @@ static enum err open_codec(struct encoder *e)
     return r < 0 ? source_error(r, codec->name) : ERR_OK;
 }
 
-static enum err open_muxer(struct encoder *e)
+static enum err open_muxer(struct video_encoder *e)
 {
     bool overlay = e->o.kind == ENCODE_OVERLAY;
     int r = avformat_alloc_output_context2(&e->format, NULL, overlay ? "mp4" : "matroska",
@@ -146,7 +146,7 @@ static enum err open_muxer(struct encoder *e)
     return ERR_OK;
 }
 
-static enum err start(struct encoder *e)
+static enum err start(struct video_encoder *e)
 {
     AVDictionary *options = NULL;
     bool overlay = e->o.kind == ENCODE_OVERLAY;
@@ -185,11 +185,12 @@ static enum err start(struct encoder *e)
     return ERR_OK;
 }
 
-enum err encoder_open(struct outfile *file, const struct encode_options *o, struct encoder **out)
+enum err encode_open(struct outfile *file, const struct encode_options *o,
+                     struct video_encoder **out)
 {
     *out = NULL;
     av_log_set_level(AV_LOG_QUIET);
-    struct encoder *e = calloc(1, sizeof *e);
+    struct video_encoder *e = calloc(1, sizeof *e);
     if (!e)
         return err_set(ERR_NOMEM, "no memory for an encoder");
     e->o = *o;
@@ -200,14 +201,14 @@ enum err encoder_open(struct outfile *file, const struct encode_options *o, stru
     if (!err)
         err = start(e);
     if (err) {
-        encoder_close(e);
+        encode_close(e);
         return err;
     }
     *out = e;
     return ERR_OK;
 }
 
-void encoder_close(struct encoder *e)
+void encode_close(struct video_encoder *e)
 {
     if (!e)
         return;
@@ -227,7 +228,7 @@ void encoder_close(struct encoder *e)
  */
 
 /* Doubles the last column and row of an odd picture. */
-static void pad_to_even(const struct encoder *e, const uint8_t *rgb)
+static void pad_to_even(const struct video_encoder *e, const uint8_t *rgb)
 {
     size_t row = (size_t)e->o.width * 3, wide = (size_t)e->codec->width * 3;
     for (int y = 0; y < e->codec->height; y++) {
@@ -239,7 +240,7 @@ static void pad_to_even(const struct encoder *e, const uint8_t *rgb)
     }
 }
 
-static enum err fill(struct encoder *e, const uint8_t *pixels)
+static enum err fill(struct video_encoder *e, const uint8_t *pixels)
 {
     int r = av_frame_make_writable(e->frame);
     if (r < 0)
@@ -260,7 +261,7 @@ static enum err fill(struct encoder *e, const uint8_t *pixels)
 }
 
 /* Sends a frame (NULL: the end) and writes what comes out. */
-static enum err encode(struct encoder *e, AVFrame *frame)
+static enum err encode(struct video_encoder *e, AVFrame *frame)
 {
     int r = avcodec_send_frame(e->codec, frame);
     if (r < 0)
@@ -277,7 +278,7 @@ static enum err encode(struct encoder *e, AVFrame *frame)
     return r == AVERROR(EAGAIN) || r == AVERROR_EOF ? ERR_OK : source_error(r, "video encoder");
 }
 
-enum err encoder_frame(struct encoder *e, const uint8_t *pixels, int64_t pts, int64_t duration)
+enum err encode_frame(struct video_encoder *e, const uint8_t *pixels, int64_t pts, int64_t duration)
 {
     AVRational from = {e->o.tb_num, e->o.tb_den};
     enum err err = fill(e, pixels);
@@ -288,7 +289,7 @@ enum err encoder_frame(struct encoder *e, const uint8_t *pixels, int64_t pts, in
     return encode(e, e->frame);
 }
 
-enum err encoder_finish(struct encoder *e)
+enum err encode_finish(struct video_encoder *e)
 {
     enum err err = encode(e, NULL);
     if (err)

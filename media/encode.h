@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-struct encoder;
+struct video_encoder;
 
 enum encode_kind {
     ENCODE_OVERLAY, /* frames are packed RGB24 */
@@ -25,16 +25,18 @@ struct encode_options {
     int threads;        /* of the codec; 0 = 1 */
 };
 
-/* Starts a video in `file`, which stays the caller's: commit it after encoder_finish, abort it
+/* Starts a video in `file`, which stays the caller's: commit it after encode_finish, abort it
  * otherwise. ERR_UNSUPPORTED without a codec for it. */
-enum err encoder_open(struct outfile *file, const struct encode_options *o, struct encoder **out);
+enum err encode_open(struct outfile *file, const struct encode_options *o,
+                     struct video_encoder **out);
 
 /* One frame of the size given; pts ascends strictly; duration 0 = until the next. ERR_IO when the
  * disk is full. */
-enum err encoder_frame(struct encoder *e, const uint8_t *pixels, int64_t pts, int64_t duration);
+enum err encode_frame(struct video_encoder *e, const uint8_t *pixels, int64_t pts,
+                      int64_t duration);
 
 /* Writes what the codec still holds, and the end of the file. */
-enum err encoder_finish(struct encoder *e);
-void encoder_close(struct encoder *e); /* NULL is allowed */
+enum err encode_finish(struct video_encoder *e);
+void encode_close(struct video_encoder *e); /* NULL is allowed */
 
 #endif

@@ -13,13 +13,13 @@
 
 struct sink {
     struct sink_options o;
-    struct outfile *file;  /* all but SINK_FOLDER */
-    struct outdir *folder; /* SINK_FOLDER */
-    struct zipfile *zip;   /* SINK_ZIP */
-    struct encoder *video; /* SINK_VIDEO, from the first frame on */
-    struct buf bytes;      /* the frame being written */
-    uint8_t *blend;        /* overlay video: the picture being encoded */
-    int width, height;     /* of the first frame */
+    struct outfile *file;        /* all but SINK_FOLDER */
+    struct outdir *folder;       /* SINK_FOLDER */
+    struct zipfile *zip;         /* SINK_ZIP */
+    struct video_encoder *video; /* SINK_VIDEO, from the first frame on */
+    struct buf bytes;            /* the frame being written */
+    uint8_t *blend;              /* overlay video: the picture being encoded */
+    int width, height;           /* of the first frame */
     int64_t frames;
 };
 
@@ -129,7 +129,7 @@ static enum err open_video(struct sink *s)
         if (!s->blend)
             return err_set(ERR_NOMEM, "no memory for a %dx%d overlay", s->width, s->height);
     }
-    return encoder_open(s->file, &o, &s->video);
+    return encode_open(s->file, &o, &s->video);
 }
 
 /* ---- frames -------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ static enum err put_video(struct sink *s, const struct frame *f, const struct ma
         mask_blend(m, s->blend);
         pixels = s->blend;
     }
-    return encoder_frame(s->video, pixels, f->pts, f->duration);
+    return encode_frame(s->video, pixels, f->pts, f->duration);
 }
 
 static enum err put_bytes(struct sink *s, const struct frame *f, const struct mask *m)
@@ -201,7 +201,7 @@ enum err sink_put(struct sink *s, const struct frame *f, const uint8_t *labels)
 
 static void free_parts(struct sink *s)
 {
-    encoder_close(s->video);
+    encode_close(s->video);
     zipfile_close(s->zip);
     buf_free(&s->bytes);
     free(s->blend);
@@ -212,7 +212,7 @@ enum err sink_commit(struct sink *s)
 {
     enum err e = ERR_OK;
     if (s->video)
-        e = encoder_finish(s->video);
+        e = encode_finish(s->video);
     if (s->zip)
         e = zipfile_finish(s->zip);
     if (e) {
@@ -228,7 +228,7 @@ void sink_abort(struct sink *s)
 {
     if (!s)
         return;
-    encoder_close(s->video);
+    encode_close(s->video);
     s->video = NULL;
     outfile_abort(s->file);
     outdir_abort(s->folder);
