@@ -15,19 +15,16 @@ INLINE void row_vector(const void *in, int h, int w, size_t c_all, int y, size_t
                        const float *weight, const float *bias, void *out, bool bf16)
 {
     size_t line = (size_t)w * c_all, at = (size_t)y * line + c;
+    bool up = y > 0, down = y < h - 1;
     vf k[9], b = vf_load_n(bias + c, n), zero = vf_set(0.0f);
     for (int i = 0; i < 9; i++)
         k[i] = vf_load_n(weight + (size_t)i * c_all + c, n);
-    if (y == 0) /* rows outside count as zero: read the centre row instead, times zero */
-        k[0] = k[1] = k[2] = zero;
-    if (y == h - 1)
-        k[6] = k[7] = k[8] = zero;
-    size_t up = y == 0 ? at : at - line, down = y == h - 1 ? at : at + line;
 
     vf left = b, centre = b; /* outputs x - 1 and x, so far */
-    for (int x = 0; x < w; x++, at += c_all, up += c_all, down += c_all) {
-        vf i0 = act_load(in, up, n, bf16), i1 = act_load(in, at, n, bf16);
-        vf i2 = act_load(in, down, n, bf16);
+    for (int x = 0; x < w; x++, at += c_all) {
+        vf i0 = up ? act_load(in, at - line, n, bf16) : zero;
+        vf i1 = act_load(in, at, n, bf16);
+        vf i2 = down ? act_load(in, at + line, n, bf16) : zero;
         vf done = vf_fma(k[8], i2, vf_fma(k[5], i1, vf_fma(k[2], i0, left)));
         left = vf_fma(k[7], i2, vf_fma(k[4], i1, vf_fma(k[1], i0, centre)));
         centre = vf_fma(k[6], i2, vf_fma(k[3], i1, vf_fma(k[0], i0, b)));

@@ -119,17 +119,19 @@ INLINE void fuse_row(const struct fuse *k, int y, size_t c, size_t count, bool b
     if (k->grid_rows) {
         const struct resize_axis *col = k->grid_cols;
         for (int begin = 0, end; begin < col->dst; begin = end) {
-            for (end = begin + 1; end < col->dst && tile_fits(k, col->index[begin],
-                                                             col->index[end] + col->taps); end++)
-                ;
+            end = begin + 1;
+            while (end < col->dst && end - begin < TILE &&
+                   tile_fits(k, col->index[begin], col->index[end] + col->taps))
+                end++;
             grid_tile(k, &t, y, begin, end, c, count, bf16, out_bf16);
         }
         return;
     }
     int width = k->cols[0]->dst;
     for (int begin = 0, end; begin < width; begin = end) {
-        for (end = begin + 1; end < width && tile_fits(k, begin, end + 1); end++)
-            ;
+        end = begin + 1;
+        while (end < width && tile_fits(k, begin, end + 1))
+            end++;
         f_row(k, &t, y, begin, end, c, count, bf16);
         for (int x = begin; x < end; x++)
             FOR_VECTORS(j, n, count)
