@@ -1,0 +1,86 @@
+"""The published model's own outputs (tests/parity): the engine must reproduce them from the checkpoint on."""
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+import arithmetic
+from arithmetic import check, convert, run
+
+import cases
+
+SWIN_WINDOW = 7
+
+
+def relative_position_index() -> torch.Tensor:
+    """index = (dy + 6) * 13 + (dx + 6) with d = query - key, tokens of a 7x7 window row by row."""
+    y, x = np.divmod(np.arange(SWIN_WINDOW ** 2), SWIN_WINDOW)
+    far = SWIN_WINDOW - 1
+    return torch.from_numpy((y[:, None] - y + far) * (2 * far + 1) + x[:, None] - x + far)
+
+
+def save_checkpoint(name: str, path) -> None:
+    """In the layout of the published files."""
+    case, shapes = cases.CASES[name], cases.shapes(name)
+    weights = cases.weights(shapes, case["seed"])
+    state = OrderedDict()
+    for key in shapes:
+        if key in weights:
+            state[key] = torch.from_numpy(weights[key])
+        elif "relative_position_index" in key:
+            state[key] = relative_position_index()
+        else:
+            state[key] = torch.zeros(shapes[key], dtype=torch.int64)       # num_batches_tracked
+    meta = {"mmseg_version": "0.11.0", "CLASSES": tuple(f"thing {i}" for i in range(case["classes"])),
+            "PALETTE": [[i, 2 * i % 256, 3 * i % 256] for i in range(case["classes"])]}
+    torch.save({"meta": meta, "state_dict": state}, path)
+
+
+class Case:
+    def __init__(self, name: str, folder):
+        case = cases.CASES[name]
+        self.folder = folder
+        save_checkpoint(name, folder / "checkpoint.pth")
+        self.model = convert(folder / "checkpoint.pth", folder / "model.safetensors")
+        self.rgb = folder / "frames.rgb"
+        cases.frames(case["hw"], case["T"], case["seed"]).tofile(self.rgb)
+        self.size = "{1}x{0}".format(*case["hw"])
+        self.mode = "clip" if "clip" in name else "stream"
+        gold = cases.golden(name)
+        self.gold = gold["logits"], gold["masks"]
+
+    def run(self, *options):
+        return run(self.model, self.rgb, self.size, self.folder, "--mode", self.mode, *options)
+
+
+@pytest.fixture(scope="module", params=list(cases.CASES))
+def case(request, tmp_path_factory):
+    return Case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def test_fp32_equals_the_published_outputs(case):
+    check(*case.run(), *case.gold)
+
+
+@pytest.mark.parametrize("isa", arithmetic.instruction_sets())
+def test_every_instruction_set_does(case, isa):
+    check(*case.run("--isa", isa), *case.gold)
+
+
+@pytest.mark.skipif(not arithmetic.has_bf16(), reason="this CPU has no bfloat16 products (AVX512_BF16 or AMX)")
+def test_bf16_is_near(case):
+    check(*case.run("--dtype", "bf16"), *case.gold, dtype="bf16")
+
+
+@pytest.mark.parametrize("batch", [2, 3])
+def test_the_batch_does_not_matter(case, batch):
+    one, many = case.run("--batch", 1), case.run("--batch", batch)
+    assert np.array_equal(one[0], many[0]) and np.array_equal(one[1], many[1])
+
+
+def test_one_thread_gives_the_same(case):
+    one, all_threads = case.run("--threads", 1), case.run()
+    assert np.array_equal(one[0], all_threads[0])
