@@ -1,4 +1,5 @@
 /* tv3s: the tool without a server. A table of commands; each lives in cmd_NAME.c. */
+#include "base/openmp.h"
 #include "base/version.h"
 #include "tools/tool.h"
 
@@ -49,6 +50,7 @@ static int usage(FILE *to, int status)
 
 int main(int argc, char **argv)
 {
+    openmp_spin_less(argv);
     if (argc < 2)
         return usage(stderr, TOOL_USAGE);
     if (strcmp(argv[1], "--version") == 0)
