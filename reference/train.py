@@ -47,7 +47,7 @@ LAMBDA = 0.5
 
 # --------------------------------------------------------------------------------------------------------- data
 class Feed:
-    """Batches of clips from a pool of scenes; one scene is replaced at every step."""
+    """Batches of clips from a pool of scenes; one scene is replaced at every second step."""
 
     def __init__(self, seed: int, pool: int = 24):
         self.rng = np.random.Generator(np.random.PCG64(seed))
@@ -58,7 +58,8 @@ class Feed:
 
     def batch(self, clips: int, offsets: list[int]) -> tuple[Tensor, Tensor]:
         """rgb (clips, T, 3, H, W) float 0..255, labels (clips, T, H, W) int64."""
-        self.pool[self.rng.integers(len(self.pool))] = self.scene()
+        if self.rng.random() < 0.5:                                        # a new scene costs as much as 50 frames
+            self.pool[self.rng.integers(len(self.pool))] = self.scene()
         rgb, lab = [], []
         for i in self.rng.integers(0, len(self.pool), clips):
             t = int(self.rng.integers(max(offsets), 4000))
@@ -128,6 +129,16 @@ def show(r: dict, stage: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------- training
+def pause_with_parent() -> None:
+    """SIGSTOP to the command that was started stops its processes too (Linux)."""
+    def stopped() -> bool:
+        with open(f"/proc/{os.getppid()}/stat") as f:
+            return f.read().rsplit(")", 1)[1].split()[0] == "T"
+
+    while os.path.exists("/proc") and stopped():
+        time.sleep(1)
+
+
 def save(path: str, model: tv3s.TV3S, **more) -> None:
     """The published kind of file; what else resuming needs lies beside the state dict."""
     state = OrderedDict((k, v.detach().clone()) for k, v in model.state_dict().items())
@@ -161,6 +172,7 @@ def work(rank: int, model: tv3s.TV3S, args, clock, total) -> None:
     path = os.path.join(args.out, f"{args.name}.pth")
     mean, last_save, last_eval, last_log = None, time.time(), time.time(), 0.0
     while float(clock) < 60 * args.minutes:
+        pause_with_parent()
         begin = time.time()
         model.train(args.stage == "a")                                     # stage b: BatchNorm as it is
         progress = float(clock) / (60 * args.minutes)
@@ -170,7 +182,10 @@ def work(rank: int, model: tv3s.TV3S, args, clock, total) -> None:
         offsets = clips[int(feed.rng.integers(len(clips)))]
         rgb, labels = feed.batch(max(1, args.frames // len(offsets)), offsets)
         aux, out = losses(model, rgb, labels, args, weight, feed.rng.integers(0, 2, 2))
-        loss = aux if args.stage == "a" else out + (0 if args.freeze else LAMBDA * args.aux * aux)
+        if args.stage == "a":
+            loss = aux
+        else:                                                              # Eq. 3; --loss all: over T, its first term too
+            loss = out + LAMBDA * (len(offsets) if args.loss == "last" else 1) * (0 if args.freeze else aux)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], 1.0)
@@ -208,7 +223,6 @@ def main() -> None:
     a.add_argument("--frames", type=int, default=16, help="frames in a batch")
     a.add_argument("--clip", action="append", help="9,6,3,0 or run:N; several are chosen from at random")
     a.add_argument("--loss", choices=("last", "all"), default="last")
-    a.add_argument("--aux", type=float, default=1.0, help="scale of lambda")
     a.add_argument("--lr", type=float, default=1e-3)
     a.add_argument("--encoder-lr", type=float, default=0.1, help="stage b: the encoder's rate, relative")
     a.add_argument("--freeze", action="store_true", help="stage b: leave the encoder as it is")
