@@ -16,7 +16,7 @@
  *   vf_exp       e^x, 3e-7; saturates at e^-87 and e^88
  *   vf_softplus  log(1 + e^x), 4e-7; at least e^-87
  *   vf_silu      x / (1 + e^-x), 4e-7; below -87 it stays at the value there, which is -1e-36
- *   vf_gelu      x (1 + erf(x / sqrt 2)) / 2, error below 2e-7 |x|; below -5.6 it stays at -1e-7 or so
+ *   vf_gelu      x (1 + erf(x / sqrt 2)) / 2, error below 3e-7 |x|; below -5.6 it stays at -1e-7 or so
  * NaN in gives NaN out; infinities give the limits. */
 #ifndef TV3S_KERNELS_CPU_SIMD_H
 #define TV3S_KERNELS_CPU_SIMD_H
