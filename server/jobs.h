@@ -1,0 +1,55 @@
+/* Uploaded videos: from the first byte of the body to the deletion of the masks.
+ *
+ * A job is a folder of the spool: the body as it arrives, the result, and per-frame masks'
+ * offsets. `jobs_running` jobs run at once, each with a thread that demuxes and decodes (from the
+ * growing file where the container allows it) and keeps `job_window` frames in flight; encode
+ * workers append masks in order. The rest wait, first come first served. */
+#ifndef TV3S_SERVER_JOBS_H
+#define TV3S_SERVER_JOBS_H
+
+#include "server/session.h"
+
+#include <jansson.h>
+
+struct jobs;
+struct job;
+struct server;
+
+enum job_state { JOB_QUEUED, JOB_RUNNING, JOB_SUCCEEDED, JOB_FAILED, JOB_CANCELLED };
+
+enum err jobs_open(const struct server *s, struct jobs **out);
+/* Cancels what runs and waits for it. */
+void jobs_close(struct jobs *j);
+
+/* ---- uploading: HTTP thread ------------------------------------------------------------------ */
+/* A new job whose body begins to arrive. ERR_BUSY too many jobs, ERR_IO. The caller's reference. */
+enum err job_begin(struct jobs *j, const struct session_params *p, struct job **out);
+/* Appends body bytes. ERR_LIMIT beyond max_upload, ERR_IO disk full: the caller aborts. */
+enum err job_append(struct job *job, const void *data, size_t len);
+/* The body is whole. (The job may be running already.) */
+enum err job_complete(struct job *job);
+/* The upload broke off: the job and its files go. */
+void job_abort(struct job *job);
+
+/* ---- asking: any thread ---------------------------------------------------------------------- */
+enum err jobs_find(struct jobs *j, const char *id, struct job **out); /* a reference */
+void job_unref(struct job *job); /* NULL is allowed */
+const char *job_id(const struct job *job);
+enum job_state job_state(struct job *job);
+json_t *job_json(struct job *job); /* as PROTOCOL.md; a new reference */
+json_t *jobs_json(struct jobs *j);
+/* Changes with every event; job_json between two equal values is the same. */
+uint64_t job_version(struct job *job);
+/* The result file, opened for reading, and its MIME type and suggested name. ERR_EXISTS before. */
+enum err job_result(struct job *job, int *fd, uint64_t *size, const char **mime, char name[64]);
+/* One frame's mask as malloc'd bytes. ERR_NOT_FOUND before it is done. */
+enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, const char **mime);
+/* Cancels when not ended, takes it out of the list, deletes its files when the last user is gone. */
+void job_delete(struct jobs *j, struct job *job);
+
+/* Called (any thread) after every change of any job, at most 20 a second per job. */
+void jobs_listen(struct jobs *j, void (*changed)(void *ctx), void *ctx);
+/* Finished jobs older than `job_keep` seconds go. Housekeeping thread. */
+void jobs_expire(struct jobs *j);
+
+#endif

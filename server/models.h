@@ -1,0 +1,28 @@
+/* The models that are served, by name: each with its mapped weights and its engine.
+ *
+ * Engines belong to the engine thread; everything else here is constant after models_open. */
+#ifndef TV3S_SERVER_MODELS_H
+#define TV3S_SERVER_MODELS_H
+
+#include "engine/engine.h"
+
+struct config;
+
+struct served_model {
+    char name[64];
+    const struct model *model;
+    struct engine *engine; /* engine thread only */
+};
+
+struct models;
+
+/* Loads the configured models (NAME=PATH, or PATH with the file's stem as its name). */
+enum err models_open(const struct config *c, struct models **out);
+void models_close(struct models *m); /* after the engine thread has ended */
+
+int models_count(const struct models *m);
+struct served_model *models_at(struct models *m, int i);
+/* NULL or "": the first. ERR_NOT_FOUND. */
+enum err models_find(struct models *m, const char *name, struct served_model **out);
+
+#endif

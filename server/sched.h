@@ -1,0 +1,60 @@
+/* The scheduler and the engine thread: continuous batching.
+ *
+ * Decoded frames come in by sched_submit; the engine thread files them under their session, and
+ * whenever the engine is free makes the next batch of one model: at most one frame of each live
+ * stream, those first that waited longest since they were served, then runs of frames of uploads
+ * in what room is left. An idle engine starts at once; a busy one collects while it computes, and
+ * `batch_delay_ms` bounds how long a batch that is not full may wait for others. After the batch
+ * each item goes to its encode worker. A batch that fails is run again frame by frame, so that a
+ * failing frame fails alone.
+ *
+ * The engine thread is the only caller of every engine and stream. What others want of a stream
+ * (reset, export, import, close) they post as a command; commands of a session run in order with
+ * its frames: after those submitted before, before those submitted later. */
+#ifndef TV3S_SERVER_SCHED_H
+#define TV3S_SERVER_SCHED_H
+
+#include "server/item.h"
+#include "server/session.h"
+
+struct sched;
+struct workers;
+struct metrics;
+struct config;
+
+/* Starts the engine thread. The models' engines are in place already. */
+enum err sched_open(const struct config *c, struct metrics *m, struct models *models,
+                    struct workers *workers, struct sched **out);
+/* Stops after the batch under way; items left are delivered with ERR_CANCELLED. */
+void sched_close(struct sched *s);
+
+/* Any thread; takes the item. Never blocks: past `queue_max` frames of live streams the item is
+ * delivered with ERR_BUSY. (Uploads limit themselves: jobs.c keeps few frames in flight.) */
+void sched_submit(struct sched *s, struct item *item);
+
+enum command_kind { COMMAND_RESET, COMMAND_EXPORT, COMMAND_IMPORT, COMMAND_RELEASE };
+
+struct command {
+    struct command *next;
+    enum command_kind kind;
+    struct session *session; /* a reference, dropped after `done` (RELEASE: the last is gone) */
+    void *data;              /* IMPORT: in, malloc'd. EXPORT: out, malloc'd, the caller's then */
+    size_t len;
+    enum err error;
+    char error_text[256];
+    void (*done)(struct command *c); /* engine thread; takes the command over */
+    void *owner;
+};
+
+/* Any thread; takes the command. */
+void sched_command(struct sched *s, struct command *c);
+
+/* A probe frame went through every engine within `max_age` seconds, or goes through now: called by
+ * /readyz's handler with a done callback (engine thread). */
+void sched_probe(struct sched *s, void (*done)(void *owner, enum err e, const char *text),
+                 void *owner);
+
+/* clock_ns of the engine thread's last sign of life: for the watchdog. */
+uint64_t sched_alive(const struct sched *s);
+
+#endif

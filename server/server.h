@@ -1,0 +1,30 @@
+/* What main wires together: plain pointers, each owned by main. Handed to the front ends. */
+#ifndef TV3S_SERVER_SERVER_H
+#define TV3S_SERVER_SERVER_H
+
+#include <stdatomic.h>
+
+struct config;
+struct metrics;
+struct models;
+struct workers;
+struct sched;
+struct sessions;
+struct jobs;
+struct http;
+struct ws;
+
+struct server {
+    const struct config *config;
+    struct metrics *metrics;
+    struct models *models;
+    struct workers *workers;
+    struct sched *sched;
+    struct sessions *sessions;
+    struct jobs *jobs;
+    struct http *http;
+    struct ws *ws;
+    atomic_bool draining; /* /readyz fails, nothing new is accepted */
+};
+
+#endif

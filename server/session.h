@@ -1,0 +1,111 @@
+/* Sessions: who owns a hidden state. A live stream (by ID), an upload, or a single image.
+ *
+ * The table maps IDs to live streams. A session is reference counted: the table, every item in
+ * flight, an attached connection hold one each. When the last goes, the engine thread closes what
+ * the session has on the device (sched_release), then its memory is freed.
+ *
+ * Fields: `const` ones are set at birth. Engine-thread fields are touched by that thread alone.
+ * The rest is guarded by the table's lock and reached through these functions. */
+#ifndef TV3S_SERVER_SESSION_H
+#define TV3S_SERVER_SESSION_H
+
+#include "engine/engine.h"
+#include "server/item.h"
+#include "server/models.h"
+
+#include <stdatomic.h>
+
+enum session_kind { SESSION_LIVE, SESSION_UPLOAD, SESSION_SINGLE };
+
+enum { SESSION_ID = 129 };
+
+struct session_params {
+    struct served_model *model;
+    struct stream_config stream; /* mode, resize */
+    enum mask_format format;
+};
+
+struct sessions; /* the table */
+
+struct session {
+    /* const */
+    char id[SESSION_ID];
+    enum session_kind kind;
+    struct session_params params;
+    unsigned worker; /* its decode and encode worker, by hash of the ID */
+    double created;  /* wall clock */
+
+    /* engine thread */
+    struct stream *stream;
+    struct item *pending_head, *pending_tail; /* decoded, waiting for a batch */
+    int pending;
+    bool queued; /* on the scheduler's list */
+    struct session *sched_next;
+    uint64_t served; /* scheduler's clock at its last frame: fairness */
+
+    /* decode worker */
+    struct packet_decoder *decoder; /* media/packet.h; NULL before the first packet */
+
+    /* any thread */
+    atomic_int refs;
+    atomic_llong last_seq; /* of the last frame applied, -1 none */
+    atomic_ullong frames;
+    atomic_ullong state_bytes; /* device */
+    atomic_bool spilled;
+    atomic_bool dead;        /* deleted: frames still on their way fail with ERR_NOT_FOUND */
+    atomic_int frame_width, frame_height; /* of the last frame */
+    atomic_ullong touched;   /* clock_ns of the last use */
+    atomic_int in_flight;    /* items that are not delivered yet */
+
+    /* the table's lock */
+    void *attached; /* the WebSocket connection that owns it, or NULL */
+    int64_t next_seq; /* for frames without a number */
+    struct sessions *table;
+    struct session *hash_next;
+};
+
+/* ---- the table; all functions from any thread ------------------------------------------------ */
+struct config;
+struct metrics;
+enum err sessions_open(const struct config *c, struct metrics *m, struct sessions **out);
+void sessions_close(struct sessions *t);
+
+/* Whether the text is a stream ID: 1 to 128 of A-Z a-z 0-9 . _ ~ - */
+bool session_id_valid(const char *id);
+
+/* Makes a live stream, or finds it: *created says which. `id` NULL: a random one of 22 characters.
+ * ERR_ARG bad ID; ERR_EXISTS there with other parameters; ERR_BUSY too many streams.
+ * The caller gets a reference. */
+enum err session_make(struct sessions *t, const char *id, const struct session_params *p,
+                      bool *created, struct session **out);
+/* A session outside the table, for an upload or a single image. The caller's reference. */
+enum err session_new(struct sessions *t, enum session_kind kind, const char *id,
+                     const struct session_params *p, struct session **out);
+enum err session_find(struct sessions *t, const char *id, struct session **out); /* ERR_NOT_FOUND */
+
+struct session *session_ref(struct session *s);
+void session_unref(struct session *s); /* NULL is allowed */
+
+/* Takes it out of the table and marks it dead. The caller's reference stays. */
+void session_delete(struct sessions *t, struct session *s);
+
+/* A connection claims the stream. ERR_EXISTS when another has it and `takeover` is not set; else
+ * *previous is the connection that lost it, or NULL. */
+enum err session_attach(struct session *s, void *connection, bool takeover, void **previous);
+void session_detach(struct session *s, void *connection); /* only if it is still its */
+bool session_attached(struct session *s);
+
+/* The next number for a frame without one; a frame with a number passes it and gets it back, or
+ * -1 when it does not ascend. */
+int64_t session_number(struct session *s, int64_t seq);
+
+/* Calls visit for each live stream, with the lock held: quick, no calls back into the table. */
+void sessions_each(struct sessions *t, void (*visit)(void *ctx, struct session *s), void *ctx);
+
+/* Deletes live streams that were idle too long (linger, when nobody is attached) and, oldest
+ * first, those beyond the limit on state bytes. Called once a second by the housekeeping thread. */
+void sessions_expire(struct sessions *t);
+
+size_t sessions_count(struct sessions *t);
+
+#endif
