@@ -30,7 +30,7 @@ PALETTE = [[128, 64, 128], [244, 35, 232], [70, 70, 70], [107, 142, 35], [70, 13
            [220, 20, 60], [255, 0, 0], [119, 11, 190], [152, 251, 152]]
 ID = {name: i for i, name in enumerate(CLASSES)}
 DETAIL = 0.65                                  # chance that an object's details show in a frame
-FLICKER = 0.040                                # chance that a run of bad frames starts at a frame
+FLICKER = 0.035                                # chance that a run of bad frames starts at a frame
 
 
 # ---------------------------------------------------------------------------------------------------- sprites
@@ -103,8 +103,8 @@ def draw_big(c: Canvas, paint, phase: int, detail: bool, kind: str) -> None:
 
 def draw_person(c: Canvas, paint, phase: int, detail: bool) -> None:
     s = (0.22, 0.10, -0.05, 0.10)[phase]
-    c.line(0.5, 0.55, 0.5 - s, 0.98, 0.13, (50, 55, 90))
-    c.line(0.5, 0.55, 0.5 + s, 0.98, 0.13, (40, 45, 75))
+    c.line(0.5, 0.55, 0.5 - s, 0.98, 0.15, (50, 55, 90))
+    c.line(0.5, 0.55, 0.5 + s, 0.98, 0.15, (40, 45, 75))
     c.oval(0.5, 0.40, 0.34, 0.24, paint)
     c.oval(0.5, 0.10, 0.22, 0.10, SKIN)
 
@@ -129,23 +129,23 @@ def draw_rider(c: Canvas, paint, phase: int, detail: bool, motor: bool) -> None:
 def draw_dog(c: Canvas, paint, phase: int, detail: bool) -> None:
     s = (0.06, 0.0, -0.06, 0.0)[phase]
     for x, d in ((0.22, s), (0.32, -s), (0.62, s), (0.72, -s)):
-        c.line(x, 0.55, x + d, 0.97, 0.14, np.multiply(paint, 0.8))
+        c.line(x, 0.55, x + d, 0.97, 0.18, np.multiply(paint, 0.8))
     c.oval(0.47, 0.48, 0.34, 0.24, paint)
     c.oval(0.84, 0.26, 0.15, 0.20, paint)
-    c.line(0.16, 0.42, 0.03, 0.12, 0.12, paint)
+    c.line(0.17, 0.42, 0.06, 0.14, 0.17, paint)
 
 
 # class: height and width range at the nearest depth (pixels), draw, speed range (pixels a frame), where (0 road, 1 sidewalk)
 THINGS = {
-    "car": (36, 40, 72, 84, lambda c, p, f, d: draw_car(c, p, f, d, False), 1.0, 4.5, 0),
-    "taxi": (36, 40, 72, 84, lambda c, p, f, d: draw_car(c, p, f, d, True), 1.0, 4.5, 0),
+    "car": (40, 44, 78, 90, lambda c, p, f, d: draw_car(c, p, f, d, False), 1.0, 4.5, 0),
+    "taxi": (40, 44, 78, 90, lambda c, p, f, d: draw_car(c, p, f, d, True), 1.0, 4.5, 0),
     "bus": (58, 66, 125, 150, lambda c, p, f, d: draw_big(c, p, f, d, "bus"), 1.0, 3.5, 0),
     "truck": (58, 66, 125, 150, lambda c, p, f, d: draw_big(c, p, f, d, "truck"), 1.0, 3.5, 0),
     "tram": (58, 66, 125, 150, lambda c, p, f, d: draw_big(c, p, f, d, "tram"), 1.0, 3.5, 0),
-    "pedestrian": (60, 68, 25, 29, draw_person, 0.2, 1.2, 1),
+    "pedestrian": (64, 72, 30, 34, draw_person, 0.2, 1.2, 1),
     "cyclist": (58, 66, 52, 58, lambda c, p, f, d: draw_rider(c, p, f, d, False), 0.8, 2.6, 0),
     "motorcyclist": (58, 66, 52, 58, lambda c, p, f, d: draw_rider(c, p, f, d, True), 1.2, 4.0, 0),
-    "dog": (34, 38, 50, 56, draw_dog, 0.2, 1.4, 1),
+    "dog": (40, 44, 58, 64, draw_dog, 0.2, 1.4, 1),
 }
 PAINTS = [(190, 40, 40), (40, 70, 170), (210, 210, 205), (60, 60, 66), (40, 120, 80), (200, 160, 40), (120, 150, 190), (150, 90, 60)]
 
@@ -155,7 +155,8 @@ class Thing:
 
     def __init__(self, rng: np.random.Generator, name: str, span: int):
         h0, h1, w0, w1, draw, v0, v1, where = THINGS[name]
-        near = rng.uniform(0.72, 1.0) if where == 0 else rng.uniform(0.68, 0.95)       # 1: close to the camera
+        depth = rng.uniform(0, 1)                                          # 1: close to the camera
+        near = 0.84 + 0.16 * depth
         h, w = int(rng.uniform(h0, h1) * near), int(rng.uniform(w0, w1) * near)
         paint = np.clip(np.array(PAINTS[rng.integers(len(PAINTS))]) + rng.normal(0, 12, 3), 20, 240)
         if name == "dog":
@@ -176,7 +177,7 @@ class Thing:
         self.x0 = rng.uniform(-40, span + 40)
         self.wrap = span + 260                                             # leaves, and comes back later
         road, walk = 104, 92                                               # y of their far edges
-        self.foot = int(road + (near - 0.72) / 0.28 * 46 + 8) if where == 0 else int(walk + near * 20)
+        self.foot = int(road + 8 + 46 * depth if where == 0 else walk + 13 + 6 * depth)
         if where == 1 and rng.random() < 0.45:                             # crosses the road in front
             self.foot = int(rng.uniform(125, 156))
         self.bob = rng.uniform(0, 6.28)
@@ -266,8 +267,8 @@ class Scene:
         names = list(THINGS) + ["pedestrian", "pedestrian", "pedestrian", "dog", "dog", "car", "taxi", "cyclist", "motorcyclist"]
         self.things = [Thing(rng, name, self.span) for name in names]
         self.things.sort(key=lambda o: o.foot)
-        self.poles = [(int(p), int(rng.integers(7, 11)), rng.uniform(1.0, 1.25)) for p in
-                      np.arange(rng.uniform(20, 120), self.span * 1.3, rng.uniform(110, 190))]
+        self.poles = [(int(p), int(rng.integers(10, 15)), rng.uniform(1.0, 1.25)) for p in
+                      np.arange(rng.uniform(20, 120), self.span * 1.3, rng.uniform(140, 220))]
         grey = rng.uniform(60, 150)
         self.pole_rgb = np.array([grey, grey, grey * 1.05], np.float32)
 
@@ -316,7 +317,7 @@ class Scene:
         kind, r = self.bad(t)
         rgb *= cast.astype(np.float32)
         if kind == 1:
-            rgb *= np.float32(r.uniform(0.06, 0.16))
+            rgb *= np.float32(r.uniform(0.08, 0.18))
             sigma = 9
         elif kind == 2:
             rgb *= np.float32(0.22)
