@@ -54,7 +54,10 @@ struct item {
 
     enum err error; /* ERR_OK, or why there is no mask */
     char error_text[256];
-    bool dropped; /* by the drop policy: neither mask nor error */
+    bool dropped; /* by the drop policy, set by the network thread: neither mask nor error. Only a
+                     packet comes so far: it is decoded for those after it and then delivered */
+    bool empty;   /* a packet without a picture (PACKET_EMPTY): neither mask nor error. A packet
+                     item without input ends its sequence: see media/packet.h */
 
     /* monotonic nanoseconds: when the stage was done with it */
     uint64_t received, decoded, batched, labelled, encoded;
