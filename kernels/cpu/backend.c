@@ -4,7 +4,10 @@
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
+
+enum { HUGE_PAGE = 2 << 20 };
 
 enum err cpu_scratch(struct cpu_backend *c, size_t bytes, void **out)
 {
@@ -21,11 +24,20 @@ enum err cpu_scratch(struct cpu_backend *c, size_t bytes, void **out)
     return ERR_OK;
 }
 
+/* Large buffers ask for huge pages: activations of tens of megabytes are streamed through by every
+ * operation, and a 4 KiB page is one row of in_proj's output. */
 static enum err cpu_alloc(struct backend *be, size_t bytes, void **out)
 {
+    size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
     (void)be;
-    *out = aligned_alloc(64, (bytes + 64) / 64 * 64);
-    return *out ? ERR_OK : err_set(ERR_NOMEM, "out of memory for %zu bytes", bytes);
+    *out = aligned_alloc(align, (bytes + align) / align * align);
+    if (!*out)
+        return err_set(ERR_NOMEM, "out of memory for %zu bytes", bytes);
+#ifdef MADV_HUGEPAGE
+    if (align == HUGE_PAGE)
+        madvise(*out, (bytes + align) / align * align, MADV_HUGEPAGE); /* a hint: may fail */
+#endif
+    return ERR_OK;
 }
 
 static void cpu_free(struct backend *be, void *p)
@@ -112,16 +124,14 @@ static void cpu_scatter_add(struct backend *be, const float *in, const int *inde
 }
 
 static void cpu_layernorm(struct backend *be, const void *x, bool x_f32, size_t rows, int c,
-                          const float *gamma, const float *beta, float eps, void *out,
-                          bool out_f32)
+                          const float *gamma, const float *beta, float eps, void *out, bool out_f32)
 {
     bool bf16 = cpu_is_bf16(be);
-    cpu_of(be)->ops->layernorm(x, bf16 && !x_f32, rows, c, gamma, beta, eps, out,
-                               bf16 && !out_f32);
+    cpu_of(be)->ops->layernorm(x, bf16 && !x_f32, rows, c, gamma, beta, eps, out, bf16 && !out_f32);
 }
 
-static void cpu_rmsnorm(struct backend *be, const float *x, size_t rows, int c,
-                        const float *weight, float eps, void *out)
+static void cpu_rmsnorm(struct backend *be, const float *x, size_t rows, int c, const float *weight,
+                        float eps, void *out)
 {
     cpu_of(be)->ops->rmsnorm(x, rows, c, weight, eps, out, cpu_is_bf16(be));
 }
@@ -163,9 +173,8 @@ static void cpu_selective_scan(struct backend *be, const struct scan_weights *w,
 {
     size_t inner = (size_t)w->inner;
     const void *z = (const char *)xz + inner * backend_elem(be);
-    cpu_of(be)->ops->selective_scan(w, windows, count, b, dbc,
-                                    (size_t)(w->dt_rank + 2 * w->state), z, 2 * inner, y,
-                                    cpu_is_bf16(be));
+    cpu_of(be)->ops->selective_scan(w, windows, count, b, dbc, (size_t)(w->dt_rank + 2 * w->state),
+                                    z, 2 * inner, y, cpu_is_bf16(be));
 }
 
 static enum err cpu_labels(struct backend *be, const float *logits, int classes,
@@ -200,12 +209,12 @@ static enum err cpu_peak(struct backend *be, double *gflops)
     dnnl_primitive_t p = NULL;
     dnnl_memory_t mem[3] = {NULL};
     double best = 0;
-    bool ok = dnnl_memory_desc_init_by_tag(&plain, 2, dims, cpu_act_type(be), dnnl_ab) == 0 &&
-              dnnl_memory_desc_init_by_tag(&any, 2, dims, cpu_act_type(be),
-                                           dnnl_format_tag_any) == 0 &&
-              dnnl_matmul_desc_init(&md, &plain, &any, NULL, &plain) == 0 &&
-              dnnl_primitive_desc_create(&pd, &md, NULL, c->engine, NULL) == 0 &&
-              dnnl_primitive_create(&p, pd) == 0;
+    bool ok =
+        dnnl_memory_desc_init_by_tag(&plain, 2, dims, cpu_act_type(be), dnnl_ab) == 0 &&
+        dnnl_memory_desc_init_by_tag(&any, 2, dims, cpu_act_type(be), dnnl_format_tag_any) == 0 &&
+        dnnl_matmul_desc_init(&md, &plain, &any, NULL, &plain) == 0 &&
+        dnnl_primitive_desc_create(&pd, &md, NULL, c->engine, NULL) == 0 &&
+        dnnl_primitive_create(&p, pd) == 0;
     const dnnl_memory_desc_t *weights =
         ok ? dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0) : NULL;
     for (int i = 0; ok && i < 3; i++) {
