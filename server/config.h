@@ -1,9 +1,14 @@
-/* The daemon's configuration: one table (config.def) makes everything here. */
+/* The daemon's configuration: one table (config.def) makes everything here.
+ *
+ * Numbers are atomic, so a reload needs no lock: readers read the field, now and then. Strings and
+ * lists stay as they are for the life of the process (log_level alone changes, and is read by the
+ * thread that reloads). */
 #ifndef TV3S_SERVER_CONFIG_H
 #define TV3S_SERVER_CONFIG_H
 
 #include "base/err.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,12 +19,12 @@ struct config_list {
 };
 
 struct config {
-#define CONFIG_STRING(name, value, help)          char *name;
-#define CONFIG_LIST(name, value, help)            struct config_list name;
-#define CONFIG_INT(name, value, min, max, help)   int name;
-#define CONFIG_SIZE(name, value, min, max, help)  uint64_t name;
-#define CONFIG_SECONDS(name, value, min, max, help) double name;
-#define CONFIG_BOOL(name, value, help)            bool name;
+#define CONFIG_STRING(name, value, help)             char *name;
+#define CONFIG_LIST(name, value, help)               struct config_list name;
+#define CONFIG_INT(name, value, min, max, help)      atomic_int name;
+#define CONFIG_SIZE(name, value, min, max, help)     _Atomic uint64_t name;
+#define CONFIG_SECONDS(name, value, min, max, help)  _Atomic double name;
+#define CONFIG_BOOL(name, value, help)               atomic_bool name;
 #define CONFIG_RELOAD(...)
 #include "server/config.def"
 #undef CONFIG_STRING
@@ -29,24 +34,27 @@ struct config {
 #undef CONFIG_SECONDS
 #undef CONFIG_BOOL
 #undef CONFIG_RELOAD
-    char *file; /* where it was read from, or NULL */
+    char *file;  /* where it was read from, or NULL */
+    int argc;    /* borrowed: a reload reads them again */
+    char **argv;
 };
 
 /* What the command line asks for beside settings. */
 enum config_action { CONFIG_RUN, CONFIG_CHECK, CONFIG_DUMP, CONFIG_HELP, CONFIG_VERSION };
 
 /* Defaults, then the file (--config or TV3SD_CONFIG), the environment, the flags: later wins.
- * Unknown names, wrong types and values out of range are ERR_ARG, naming the setting and where it
- * came from. `c` is zeroed by the caller; config_free also after an error. */
+ * `--model FILE` adds to the models, the first one in place of those that were there. Unknown
+ * names, wrong types and values out of range are ERR_ARG, naming the setting and where it came
+ * from. `c` is zeroed by the caller; config_free also after an error. */
 enum err config_load(struct config *c, int argc, char **argv, enum config_action *action);
 void config_free(struct config *c);
 
-/* SIGHUP: reads file and environment again and takes over the settings of CONFIG_RELOAD; *ignored
- * names others that differ (malloc'd, or NULL). On error nothing changes. Readers see the numbers
- * change atomically, one by one. */
+/* SIGHUP: reads file, environment and flags again and takes over the settings of CONFIG_RELOAD;
+ * *ignored names others that differ (malloc'd, or NULL). On error nothing changes. Readers see the
+ * numbers change atomically, one by one. */
 enum err config_reload(struct config *c, char **ignored);
 
-enum err config_dump(const struct config *c, FILE *to);        /* JSON, what --dump-config prints */
+enum err config_dump(const struct config *c, FILE *to); /* JSON, what --dump-config prints */
 void config_help(FILE *to);
 enum err config_sample(FILE *to); /* config/tv3sd.json: all settings, defaults, help as "//name" */
 

@@ -19,8 +19,9 @@ enum item_kind {
     ITEM_IMAGE = 1, /* an image file: JPEG, PNG, WebP, ... */
     ITEM_RGB24,
     ITEM_NV12,
-    ITEM_PACKET, /* one packet of a video codec; may give no frame, or several */
-    ITEM_DECODED /* rgb is there already: a job's frame */
+    ITEM_PACKET,  /* one packet of a video codec; input.len 0 gives up what is in the decoder */
+    ITEM_DECODED, /* rgb is there already: a job's frame */
+    ITEM_COMMAND  /* no frame: a struct command among the frames (sched.c) */
 };
 
 enum item_codec { CODEC_NONE, CODEC_H264, CODEC_HEVC, CODEC_VP8, CODEC_VP9, CODEC_AV1 };
@@ -28,7 +29,7 @@ enum item_codec { CODEC_NONE, CODEC_H264, CODEC_HEVC, CODEC_VP8, CODEC_VP9, CODE
 #define ITEM_NO_PTS INT64_MIN
 
 struct item {
-    struct item *next; /* of whatever list holds it */
+    struct item *next;       /* of whatever list holds it */
     struct session *session; /* a reference, dropped by item_free */
 
     /* the network thread */
@@ -45,9 +46,9 @@ struct item {
     uint8_t *rgb; /* width * height * 3 */
 
     /* engine thread */
-    uint8_t *labels;  /* width * height */
-    bool from_zero;   /* the state was zero before this frame */
-    bool restarted;   /* ... because the size changed */
+    uint8_t *labels; /* width * height */
+    bool from_zero;  /* the state was zero before this frame */
+    bool restarted;  /* ... because the size changed */
 
     /* encode worker */
     struct buf output;
@@ -67,12 +68,17 @@ struct item {
     void *owner; /* deliver's */
 };
 
-/* A zeroed item with a reference on `session` (NULL allowed), `received` stamped. NULL: no memory. */
+/* A zeroed item with a reference on `session` (NULL allowed), `received` stamped, the session's
+ * format. It counts in session->in_flight until it is freed. NULL: no memory. */
 struct item *item_new(struct session *session, enum item_kind kind);
 void item_free(struct item *item); /* NULL is allowed */
 
 /* Sets error and text from the calling thread's err_text(). Returns e. */
 enum err item_fail(struct item *item, enum err e);
+
+/* The end of an item's way, in every path: counts its outcome and calls item->deliver. */
+struct metrics;
+void item_deliver(struct item *item, struct metrics *m);
 
 uint64_t clock_ns(void); /* CLOCK_MONOTONIC */
 
