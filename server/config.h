@@ -19,12 +19,12 @@ struct config_list {
 };
 
 struct config {
-#define CONFIG_STRING(name, value, help)             char *name;
-#define CONFIG_LIST(name, value, help)               struct config_list name;
-#define CONFIG_INT(name, value, min, max, help)      atomic_int name;
-#define CONFIG_SIZE(name, value, min, max, help)     _Atomic uint64_t name;
-#define CONFIG_SECONDS(name, value, min, max, help)  _Atomic double name;
-#define CONFIG_BOOL(name, value, help)               atomic_bool name;
+#define CONFIG_STRING(name, value, help)            char *name;
+#define CONFIG_LIST(name, value, help)              struct config_list name;
+#define CONFIG_INT(name, value, min, max, help)     atomic_int name;
+#define CONFIG_SIZE(name, value, min, max, help)    _Atomic uint64_t name;
+#define CONFIG_SECONDS(name, value, min, max, help) _Atomic double name;
+#define CONFIG_BOOL(name, value, help)              atomic_bool name;
 #define CONFIG_RELOAD(...)
 #include "server/config.def"
 #undef CONFIG_STRING
@@ -34,13 +34,20 @@ struct config {
 #undef CONFIG_SECONDS
 #undef CONFIG_BOOL
 #undef CONFIG_RELOAD
-    char *file;  /* where it was read from, or NULL */
-    int argc;    /* borrowed: a reload reads them again */
+    char *file; /* where it was read from, or NULL */
+    int argc;   /* borrowed: a reload reads them again */
     char **argv;
 };
 
 /* What the command line asks for beside settings. */
-enum config_action { CONFIG_RUN, CONFIG_CHECK, CONFIG_DUMP, CONFIG_HELP, CONFIG_VERSION };
+enum config_action {
+    CONFIG_RUN,
+    CONFIG_CHECK,
+    CONFIG_DUMP,
+    CONFIG_SAMPLE,
+    CONFIG_HELP,
+    CONFIG_VERSION
+};
 
 /* Defaults, then the file (--config or TV3SD_CONFIG), the environment, the flags: later wins.
  * `--model FILE` adds to the models, the first one in place of those that were there. Unknown
