@@ -96,7 +96,8 @@ static enum err infer_swin(const struct st_file *f, struct arch *a)
     if (!err && a->swin_window > ARCH_MAX_SWIN_WINDOW)
         err = err_set(ERR_FORMAT,
                       "tensor backbone.layers.0.blocks.0.attn.relative_position_bias_table has %d "
-                      "rows, which no attention window makes", table);
+                      "rows, which no attention window makes",
+                      table);
     a->eps_block = a->eps_embed = 1e-5f;
     return err;
 }

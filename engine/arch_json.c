@@ -256,8 +256,8 @@ json_t *arch_json(const struct arch *a, const char *part)
     bool names = strcmp(part, "classes") == 0;
     for (int i = 0; i < a->classes; i++)
         json_array_append_new(list, names ? json_string(a->class_names[i])
-                                          : json_pack("[i,i,i]", a->palette[i][0],
-                                                      a->palette[i][1], a->palette[i][2]));
+                                          : json_pack("[i,i,i]", a->palette[i][0], a->palette[i][1],
+                                                      a->palette[i][2]));
     return list;
 }
 

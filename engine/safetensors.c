@@ -24,9 +24,9 @@
 struct st_file {
     void *map; /* ours to unmap, or NULL */
     size_t map_len;
-    json_t *root;     /* owns the names of a parsed file */
-    json_t *metadata; /* borrowed from root, or NULL */
-    char *names;      /* owns the names of an assembled one */
+    json_t *root;              /* owns the names of a parsed file */
+    json_t *metadata;          /* borrowed from root, or NULL */
+    char *names;               /* owns the names of an assembled one */
     struct st_tensor *tensors; /* sorted by name */
     size_t count;
 };
@@ -68,8 +68,8 @@ static bool dtype_parse(const char *name, enum dtype *out)
 }
 
 /* One header entry {dtype, shape, data_offsets}; `data` is the section of `len` bytes. */
-static enum err parse_tensor(const char *name, const json_t *entry, const uint8_t *data,
-                             size_t len, struct st_tensor *t)
+static enum err parse_tensor(const char *name, const json_t *entry, const uint8_t *data, size_t len,
+                             struct st_tensor *t)
 {
     const char *dtype = json_string_value(json_object_get(entry, "dtype"));
     const json_t *shape = json_object_get(entry, "shape");
@@ -150,9 +150,8 @@ static enum err parse_metadata(struct st_file *f, json_t *meta)
     json_t *value;
     if (!json_is_object(meta))
         return err_set(ERR_FORMAT, "__metadata__ is not an object");
-    json_object_foreach(meta, key, value)
-        if (!json_is_string(value))
-            return err_set(ERR_FORMAT, "__metadata__ '%.60s' is not a string", key);
+    json_object_foreach(meta, key, value) if (!json_is_string(value)) return err_set(
+        ERR_FORMAT, "__metadata__ '%.60s' is not a string", key);
     f->metadata = meta;
     return ERR_OK;
 }
@@ -190,8 +189,10 @@ enum err st_parse(const void *buf, size_t len, struct st_file **out)
     for (int i = 7; i >= 0; i--)
         header = header << 8 | bytes[i];
     if (header > len - 8)
-        return err_set(ERR_FORMAT, "not a safetensors file, or cut off: a header of %" PRIu64
-                       " bytes in a file of %zu", header, len);
+        return err_set(ERR_FORMAT,
+                       "not a safetensors file, or cut off: a header of %" PRIu64
+                       " bytes in a file of %zu",
+                       header, len);
     if (header > ST_MAX_HEADER)
         return err_set(ERR_LIMIT, "a header of %" PRIu64 " bytes, more than %d", header,
                        ST_MAX_HEADER);

@@ -33,9 +33,9 @@ enum err st_parse(const void *buf, size_t len, struct st_file **out);
 void st_close(struct st_file *f); /* NULL is allowed */
 
 size_t st_count(const struct st_file *f);
-const struct st_tensor *st_at(const struct st_file *f, size_t i);              /* sorted by name */
-const struct st_tensor *st_find(const struct st_file *f, const char *name);    /* NULL: none */
-const char *st_metadata(const struct st_file *f, const char *key);             /* NULL: none */
+const struct st_tensor *st_at(const struct st_file *f, size_t i);           /* sorted by name */
+const struct st_tensor *st_find(const struct st_file *f, const char *name); /* NULL: none */
+const char *st_metadata(const struct st_file *f, const char *key);          /* NULL: none */
 
 /* Number of elements (1 for a scalar). */
 size_t st_elements(const struct st_tensor *t);

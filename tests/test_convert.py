@@ -23,12 +23,13 @@ import torch
 from conftest import CLASSES, PALETTE, TV3S, tiny_shapes
 import cases
 
+ENV = {**os.environ, "GOMP_SPINCOUNT": "1000"}                            # or tv3s starts itself twice
 SMALL = tiny_shapes(dims=(8, 16, 24, 32), embed=16, layers=2, classes=5)
 AUXILIARY = ("linear_pred.weight", "linear_pred.bias", "conv_seg.weight", "conv_seg.bias", "num_batches_tracked")
 
 
 def tv3s(*args, **more) -> subprocess.CompletedProcess:
-    return subprocess.run([TV3S, *map(str, args)], capture_output=True, text=True, timeout=120, **more)
+    return subprocess.run([TV3S, *map(str, args)], capture_output=True, text=True, timeout=300, env=ENV, **more)
 
 
 def convert(path, *args) -> str:

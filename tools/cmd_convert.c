@@ -88,9 +88,12 @@ static int parse_option(const char *name, int option, const char *text, struct a
 static int parse(int argc, char **argv, struct arguments *a)
 {
     static const struct option options[] = {
-        {"out", required_argument, NULL, 'o'},    {"window", required_argument, NULL, 'w'},
-        {"shift", required_argument, NULL, 's'},  {"resize", required_argument, NULL, 'r'},
-        {"output", required_argument, NULL, 'p'}, {"help", no_argument, NULL, 'h'},
+        {"out", required_argument, NULL, 'o'},
+        {"window", required_argument, NULL, 'w'},
+        {"shift", required_argument, NULL, 's'},
+        {"resize", required_argument, NULL, 'r'},
+        {"output", required_argument, NULL, 'p'},
+        {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     int status = TOOL_OK;
@@ -99,7 +102,8 @@ static int parse(int argc, char **argv, struct arguments *a)
     if (status || a->help)
         return status;
     if (optind + 1 != argc)
-        return tool_usage(argv[0], optind == argc ? "which checkpoint?" : "one checkpoint at a time");
+        return tool_usage(argv[0],
+                          optind == argc ? "which checkpoint?" : "one checkpoint at a time");
     a->in = argv[optind];
     return a->out[0] ? TOOL_OK : default_output(argv[0], a);
 }

@@ -12,7 +12,8 @@
 static const char usage[] =
     "usage: tv3s info MODEL [--size WxH]\n"
     "\n"
-    "Prints the architecture, classes, parameters, and the work and the hidden state of one stream\n"
+    "Prints the architecture, classes, parameters, and the work and the hidden state of one "
+    "stream\n"
     "as JSON. --size is the size of the frames that the latter are for; default: that of the\n"
     "model's data set.\n";
 
@@ -71,9 +72,9 @@ static enum err add_geometry(json_t *o, const struct arch *a, struct size s)
     json_object_set_new(o, "gflop_per_frame", json_real(g.gflop));
     json_object_set_new(o, "frame",
                         json_pack("{s:[ii], s:[ii], s:[ii], s:[ii], s:i}", "size", g.width,
-                                  g.height, "network_input", g.net_width, g.net_height,
-                                  "stride4", g.c1_width, g.c1_height, "grid", g.grid_width,
-                                  g.grid_height, "windows", g.windows));
+                                  g.height, "network_input", g.net_width, g.net_height, "stride4",
+                                  g.c1_width, g.c1_height, "grid", g.grid_width, g.grid_height,
+                                  "windows", g.windows));
     return ERR_OK;
 }
 

@@ -134,8 +134,10 @@ static enum err apply_options(struct import *im, const struct import_options *o)
     if (windows && a->head != HEAD_TV3S)
         return err_set(ERR_ARG, "a SegFormer has no window, shift or output to set");
     if (o->set_output && a->output == OUTPUT_CONCAT)
-        return err_set(ERR_ARG, "the classifier takes %d channels: its output is concat and cannot "
-                                "be another", 2 * a->embed);
+        return err_set(ERR_ARG,
+                       "the classifier takes %d channels: its output is concat and cannot "
+                       "be another",
+                       2 * a->embed);
     if (o->window) {
         a->window = o->window;
         a->shift = o->window / 2;
@@ -269,8 +271,8 @@ static enum err check_index(struct import *im, size_t i)
             int64_t have, want = (q / w - k / w + w - 1) * (2 * w - 1) + q % w - k % w + w - 1;
             memcpy(&have, (const char *)data + 8 * (q * tokens + k), sizeof have);
             if (have != want)
-                err = err_set(ERR_UNSUPPORTED, "tensor %s is not Swin's order of positions",
-                              t->name);
+                err =
+                    err_set(ERR_UNSUPPORTED, "tensor %s is not Swin's order of positions", t->name);
         }
     free(owned);
     return err;
@@ -281,8 +283,8 @@ static enum err check_rest(struct import *im)
 {
     for (size_t i = 0; i < im->count; i++) {
         const struct source *s = &im->sources[i];
-        bool auxiliary = im->arch.head == HEAD_TV3S &&
-                         strncmp(s->name, "decode_head.linear_pred.", 24) == 0;
+        bool auxiliary =
+            im->arch.head == HEAD_TV3S && strncmp(s->name, "decode_head.linear_pred.", 24) == 0;
         char shape[160];
         const struct st_tensor *t = &im->tensors[i];
         enum err err = ERR_OK;

@@ -6,8 +6,8 @@
 
 /* What no tensor's shape tells. Zero-initialised: everything as the checkpoint has it. */
 struct import_options {
-    int window;      /* 0: keep */
-    bool set_shift;  /* else half the window where the window is set */
+    int window;     /* 0: keep */
+    bool set_shift; /* else half the window where the window is set */
     int shift;
     bool set_resize;
     struct resize_spec resize;

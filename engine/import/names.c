@@ -59,8 +59,7 @@ static void expand(const char *to, const int n[2], const char *rest, char *out, 
     size_t used = 0;
     for (; *to && used < size; to++) {
         if (*to == '%' || *to == '#')
-            used += (size_t)snprintf(out + used, size - used, "%d",
-                                     *to == '%' ? n[0] + 1 : n[1]);
+            used += (size_t)snprintf(out + used, size - used, "%d", *to == '%' ? n[0] + 1 : n[1]);
         else
             used += (size_t)snprintf(out + used, size - used, "%c", *to);
     }

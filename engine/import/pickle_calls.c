@@ -118,8 +118,8 @@ enum err pk_persistent(struct pickle *p, const struct pk_value *id, struct pk_va
         return err_set(ERR_UNSUPPORTED, "pickle refers to something that is no tensor storage");
     const struct pk_value *class = arg(id, 1), *key = arg(id, 2), *numel = arg(id, 4);
     if (class->type != PK_CALLABLE || class->callable->storage == DT_COUNT ||
-        key->type != PK_STRING || key->text.len != strlen(key->text.at) ||
-        numel->type != PK_INT || numel->integer < 0)
+        key->type != PK_STRING || key->text.len != strlen(key->text.at) || numel->type != PK_INT ||
+        numel->integer < 0)
         return bad_call("a storage");
     struct pk_value *v = pk_new(p, PK_STORAGE);
     struct pk_storage *s = v ? pk_alloc(p, sizeof *s) : NULL;

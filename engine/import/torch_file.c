@@ -139,7 +139,8 @@ static enum err explain(const char *path)
     if (pickle || tar)
         return err_set(ERR_UNSUPPORTED,
                        "%s: a checkpoint in the old format of torch; load it with torch.load and "
-                       "save it again with torch.save", path);
+                       "save it again with torch.save",
+                       path);
     if (len > 4 && memcmp(head, "PK\3\4", 4) == 0)
         return err_set(ERR_FORMAT, "%s: a zip archive that is broken or cut off", path);
     return err_set(ERR_FORMAT, "%s: neither a checkpoint of torch.save nor safetensors", path);

@@ -355,8 +355,8 @@ static void class_names_are_cut_at_a_character(void **state)
     memcpy(text + 61, "\xe2\x82\xac", 3); /* a euro sign across the limit */
     assert_true(arch_set_class_name(&a, 0, text, 99));
     assert_int_equal(strlen(a.class_names[0]), 61);
-    static const char *const bad[] = {"", "\x80", "\xc0\xaf", "\xe2\x82", "a\x01", "\xed\xa0\x80",
-                                      "\xf4\x90\x80\x80", "\xc2\x85"};
+    static const char *const bad[] = {"",      "\x80",         "\xc0\xaf",         "\xe2\x82",
+                                      "a\x01", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xc2\x85"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_false(arch_set_class_name(&a, 0, bad[i], strlen(bad[i])));
 }
@@ -368,12 +368,12 @@ static void resize_presets_have_the_published_sizes(void **state)
         const char *preset;
         int w, h, net_w, net_h;
     } cases[] = {
-        {"vspw", 853, 480, 864, 480},        {"vspw", 854, 480, 864, 480},
-        {"vspw", 1280, 720, 864, 480},       {"vspw", 1920, 1080, 864, 480},
-        {"vspw", 480, 853, 480, 864},        {"vspw", 640, 480, 640, 480},
-        {"vspw", 100, 100, 480, 480},        {"cityscapes", 2048, 1024, 1024, 512},
+        {"vspw", 853, 480, 864, 480},         {"vspw", 854, 480, 864, 480},
+        {"vspw", 1280, 720, 864, 480},        {"vspw", 1920, 1080, 864, 480},
+        {"vspw", 480, 853, 480, 864},         {"vspw", 640, 480, 640, 480},
+        {"vspw", 100, 100, 480, 480},         {"cityscapes", 2048, 1024, 1024, 512},
         {"cityscapes", 1000, 1000, 512, 512}, {"native", 33, 47, 33, 47},
-        {"320x200", 5000, 3000, 320, 200},   {"vspw", 16384, 1, 864, 32},
+        {"320x200", 5000, 3000, 320, 200},    {"vspw", 16384, 1, 864, 32},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct resize_spec r;
@@ -391,8 +391,9 @@ static void resize_presets_have_the_published_sizes(void **state)
 static void impossible_resizes_are_refused(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"", "x", "31x32", "32x16385", "32x", "32x32x", "+32x32",
-                                      "32 x32", "VSPW", "99999999999x32", "32x32 "};
+    static const char *const bad[] = {"",       "x",      "31x32",  "32x16385", "32x",
+                                      "32x32x", "+32x32", "32 x32", "VSPW",     "99999999999x32",
+                                      "32x32 "};
     struct resize_spec r;
     int w, h;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)

@@ -17,16 +17,19 @@
     "(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0"                                             \
     "0X\3\0\0\0cpuK\6tQ"
 #define REBUILD "ctorch._utils\n_rebuild_tensor_v2\n("
-#define TAIL "\x89" "ccollections\nOrderedDict\n)RtR"
+#define TAIL                                                                                       \
+    "\x89"                                                                                         \
+    "ccollections\nOrderedDict\n)RtR"
 
 static void plain_values_are_built(void **state)
 {
     (void)state;
     struct pickle *p;
-    assert_int_equal(OPEN("\x80\2(K\5J\xfe\xff\xff\xffM\1\2\x8a\2\xff\xff\x8a\0N"
-                          "G\x3f\xf8\0\0\0\0\0\0\x88\x89X\2\0\0\0hiU\1x]K\1a}X\1\0\0\0kK\2s)K\1\x85t.",
-                          &p),
-                     ERR_OK);
+    assert_int_equal(
+        OPEN("\x80\2(K\5J\xfe\xff\xff\xffM\1\2\x8a\2\xff\xff\x8a\0N"
+             "G\x3f\xf8\0\0\0\0\0\0\x88\x89X\2\0\0\0hiU\1x]K\1a}X\1\0\0\0kK\2s)K\1\x85t.",
+             &p),
+        ERR_OK);
     const struct pk_value *v = pickle_root(p);
     assert_int_equal(v->type, PK_TUPLE);
     assert_int_equal(v->items.count, 15);
@@ -55,7 +58,8 @@ static void later_protocols_are_read(void **state)
     (void)state;
     struct pickle *p;
     assert_int_equal(OPEN("\x80\4\x95\x14\0\0\0\0\0\0\0}\x94\x8c\1a\x94"
-                          "\x8e\1\0\0\0\0\0\0\0zsh\1.", &p),
+                          "\x8e\1\0\0\0\0\0\0\0zsh\1.",
+                          &p),
                      ERR_OK);
     assert_string_equal(pickle_root(p)->text.at, "a");
     pickle_close(p);
@@ -95,7 +99,9 @@ static void tensors_outside_their_storage_are_refused(void **state)
     assert_int_equal(OPEN("\x80\2" REBUILD STORAGE "K\0K\2\x85J\xff\xff\xff\xff\x85" TAIL ".", &p),
                      ERR_FORMAT);
     assert_int_equal(OPEN("\x80\2" REBUILD STORAGE "K\0\x8a\x08\1\0\0\0\0\0\0\x40\x85"
-                          "\x8a\x08\0\0\0\0\0\0\0\x40\x85" TAIL ".", &p), ERR_FORMAT);
+                          "\x8a\x08\0\0\0\0\0\0\0\x40\x85" TAIL ".",
+                          &p),
+                     ERR_FORMAT);
     assert_int_equal(OPEN("\x80\2" REBUILD STORAGE "K\0K\1\x85)" TAIL ".", &p), ERR_FORMAT);
     assert_int_equal(OPEN("\x80\2" REBUILD "K\0K\0K\1\x85K\1\x85" TAIL ".", &p), ERR_FORMAT);
 }
@@ -142,14 +148,35 @@ static void broken_pickles_are_refused(void **state)
         size_t len;
     } bad[] = {
 #define CUT(bytes) {bytes, sizeof(bytes) - 1}
-        CUT(""), CUT("\x80"), CUT("\x80\2"), CUT("\x80\2."), CUT("hello"), CUT("(lp0\n."),
-        CUT("\x80\2K"), CUT("\x80\2X\xff\xff\xff\xff."), CUT("\x80\2X\5\0\0\0abc."),
-        CUT("\x80\2\x8d\xff\xff\xff\xff\xff\xff\xff\xff."), CUT("\x80\2cos"), CUT("\x80\2h\0."),
-        CUT("\x80\2q\0."), CUT("\x80\2K\1r\xff\xff\xff\xff."), CUT("\x80\2t."), CUT("\x80\2\x86."),
-        CUT("\x80\2K\1K\2s."), CUT("\x80\2K\1(K\2e."), CUT("\x80\2(K\1d."), CUT("\x80\2}(K\1u."),
-        CUT("\x80\2K\1)R."), CUT("\x80\2(0."), CUT("\x80\2(K\1."), CUT("\x80\2K\1(\x85."),
-        CUT("\x80\2K\1K\2\x93."), CUT("\x80\2\x8a\xff."), CUT("\x80\2\x8b\xff\xff\xff\xff."),
-        CUT("\x80\2G\0\0."), CUT("\x80\2}b."),
+        CUT(""),
+        CUT("\x80"),
+        CUT("\x80\2"),
+        CUT("\x80\2."),
+        CUT("hello"),
+        CUT("(lp0\n."),
+        CUT("\x80\2K"),
+        CUT("\x80\2X\xff\xff\xff\xff."),
+        CUT("\x80\2X\5\0\0\0abc."),
+        CUT("\x80\2\x8d\xff\xff\xff\xff\xff\xff\xff\xff."),
+        CUT("\x80\2cos"),
+        CUT("\x80\2h\0."),
+        CUT("\x80\2q\0."),
+        CUT("\x80\2K\1r\xff\xff\xff\xff."),
+        CUT("\x80\2t."),
+        CUT("\x80\2\x86."),
+        CUT("\x80\2K\1K\2s."),
+        CUT("\x80\2K\1(K\2e."),
+        CUT("\x80\2(K\1d."),
+        CUT("\x80\2}(K\1u."),
+        CUT("\x80\2K\1)R."),
+        CUT("\x80\2(0."),
+        CUT("\x80\2(K\1."),
+        CUT("\x80\2K\1(\x85."),
+        CUT("\x80\2K\1K\2\x93."),
+        CUT("\x80\2\x8a\xff."),
+        CUT("\x80\2\x8b\xff\xff\xff\xff."),
+        CUT("\x80\2G\0\0."),
+        CUT("\x80\2}b."),
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct pickle *p = NULL;
@@ -208,8 +235,12 @@ static void labels_come_from_meta(void **state)
     assert_int_equal(OPEN("\x80\2}X\4\0\0\0meta}(X\7\0\0\0CLASSES"
                           "X\3\0\0\0catX\3\0\0\0dog\x86X\7\0\0\0PALETTE"
                           "cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85"
-                          "C\1b\x87R(K\1K\2K\3\x86" "cnumpy\ndtype\nX\2\0\0\0u1K\0K\1\x87R"
-                          "\x89" "C\6\1\2\3\4\5\6tbus.", &p), ERR_OK);
+                          "C\1b\x87R(K\1K\2K\3\x86"
+                          "cnumpy\ndtype\nX\2\0\0\0u1K\0K\1\x87R"
+                          "\x89"
+                          "C\6\1\2\3\4\5\6tbus.",
+                          &p),
+                     ERR_OK);
     assert_true(labels_from_pickle(pickle_root(p), &a, &note));
     assert_null(note);
     assert_string_equal(a.class_names[1], "dog");

@@ -41,7 +41,12 @@ static void broken_headers_are_refused(void **state)
 {
     (void)state;
     static const char *const bad[] = {
-        "[]", "{", "", "1", "{\"a\":1}", "{\"a\":{}}",
+        "[]",
+        "{",
+        "",
+        "1",
+        "{\"a\":1}",
+        "{\"a\":{}}",
         /* unknown type, shape not a list, negative, fractional, too many sides */
         "{\"a\":{\"dtype\":\"F8\",\"shape\":[4],\"data_offsets\":[0,4]}}",
         "{\"a\":{\"dtype\":\"U8\",\"shape\":4,\"data_offsets\":[0,4]}}",
@@ -66,7 +71,8 @@ static void broken_headers_are_refused(void **state)
         "{\"a\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]}}",
         "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},"
         "\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}",
-        "{\"__metadata__\":[]}", "{\"__metadata__\":{\"a\":1}}",
+        "{\"__metadata__\":[]}",
+        "{\"__metadata__\":{\"a\":1}}",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         err_set(ERR_OK, "%s", "");
