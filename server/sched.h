@@ -25,29 +25,36 @@ struct config;
 /* Starts the engine thread. The models' engines are in place already. */
 enum err sched_open(const struct config *c, struct metrics *m, struct models *models,
                     struct workers *workers, struct sched **out);
-/* Stops after the batch under way; items left are delivered with ERR_CANCELLED. */
+/* Ends the engine thread after the batch under way; items left are delivered with ERR_CANCELLED,
+ * commands end so too. What comes later ends at once, in the caller's thread. */
+void sched_stop(struct sched *s);
+/* After sched_stop, and after the last session is gone. NULL is allowed. */
 void sched_close(struct sched *s);
 
 /* Any thread; takes the item. Never blocks: past `queue_max` frames of live streams the item is
  * delivered with ERR_BUSY. (Uploads limit themselves: jobs.c keeps few frames in flight.) */
 void sched_submit(struct sched *s, struct item *item);
 
-enum command_kind { COMMAND_RESET, COMMAND_EXPORT, COMMAND_IMPORT, COMMAND_RELEASE };
+enum command_kind { COMMAND_RESET, COMMAND_EXPORT, COMMAND_IMPORT };
 
 struct command {
-    struct command *next;
     enum command_kind kind;
-    struct session *session; /* a reference, dropped after `done` (RELEASE: the last is gone) */
-    void *data;              /* IMPORT: in, malloc'd. EXPORT: out, malloc'd, the caller's then */
+    struct session *session; /* a reference, dropped after `done` */
+    void *data; /* malloc'd. IMPORT: in; EXPORT: out. What is there at `done` is done's */
     size_t len;
     enum err error;
     char error_text[256];
     void (*done)(struct command *c); /* engine thread; takes the command over */
     void *owner;
+    struct item carrier; /* the scheduler's: it queues among the frames in it */
 };
 
-/* Any thread; takes the command. */
+/* Any thread; takes the command, which the caller zeroed and filled. Front ends call
+ * workers_command instead, so that frames that are still being decoded go first. */
 void sched_command(struct sched *s, struct command *c);
+
+/* The last reference is gone: closes its stream on the engine thread, then frees it. Any thread. */
+void sched_release(struct sched *s, struct session *session);
 
 /* A probe frame went through every engine within `max_age` seconds, or goes through now: called by
  * /readyz's handler with a done callback (engine thread). */

@@ -2,7 +2,7 @@
  *
  * The table maps IDs to live streams. A session is reference counted: the table, every item in
  * flight, an attached connection hold one each. When the last goes, the engine thread closes what
- * the session has on the device (sched_release), then its memory is freed.
+ * the session has on the device, then it is freed (sched_release).
  *
  * Fields: `const` ones are set at birth. Engine-thread fields are touched by that thread alone.
  * The rest is guarded by the table's lock and reached through these functions. */
@@ -42,6 +42,7 @@ struct session {
     bool queued; /* on the scheduler's list */
     struct session *sched_next;
     uint64_t served; /* scheduler's clock at its last frame: fairness */
+    double gflop;    /* of a frame of the last size */
 
     /* decode worker */
     struct packet_decoder *decoder; /* media/packet.h; NULL before the first packet */
@@ -52,13 +53,13 @@ struct session {
     atomic_ullong frames;
     atomic_ullong state_bytes; /* device */
     atomic_bool spilled;
-    atomic_bool dead;        /* deleted: frames still on their way fail with ERR_NOT_FOUND */
+    atomic_bool dead; /* deleted: frames still on their way fail with ERR_NOT_FOUND */
     atomic_int frame_width, frame_height; /* of the last frame */
-    atomic_ullong touched;   /* clock_ns of the last use */
-    atomic_int in_flight;    /* items that are not delivered yet */
+    atomic_ullong touched;                /* clock_ns of the last use */
+    atomic_int in_flight;                 /* items that are not delivered yet */
 
     /* the table's lock */
-    void *attached; /* the WebSocket connection that owns it, or NULL */
+    void *attached;   /* the WebSocket connection that owns it, or NULL */
     int64_t next_seq; /* for frames without a number */
     struct sessions *table;
     struct session *hash_next;
@@ -67,7 +68,11 @@ struct session {
 /* ---- the table; all functions from any thread ------------------------------------------------ */
 struct config;
 struct metrics;
+struct sched;
 enum err sessions_open(const struct config *c, struct metrics *m, struct sessions **out);
+/* Before the first session: where those without references go. */
+void sessions_connect(struct sessions *t, struct sched *s);
+/* Deletes all live streams. Who still has a reference to a session may use it no more. */
 void sessions_close(struct sessions *t);
 
 /* Whether the text is a stream ID: 1 to 128 of A-Z a-z 0-9 . _ ~ - */
@@ -85,6 +90,8 @@ enum err session_find(struct sessions *t, const char *id, struct session **out);
 
 struct session *session_ref(struct session *s);
 void session_unref(struct session *s); /* NULL is allowed */
+/* Frees it; stream and decoder are closed. For sched_release alone. */
+void session_free(struct session *s);
 
 /* Takes it out of the table and marks it dead. The caller's reference stays. */
 void session_delete(struct sessions *t, struct session *s);
@@ -95,15 +102,16 @@ enum err session_attach(struct session *s, void *connection, bool takeover, void
 void session_detach(struct session *s, void *connection); /* only if it is still its */
 bool session_attached(struct session *s);
 
-/* The next number for a frame without one; a frame with a number passes it and gets it back, or
- * -1 when it does not ascend. */
+/* The next number for a frame without one (`seq` -1); a frame with a number passes it and gets it
+ * back, or -1 when it does not ascend. */
 int64_t session_number(struct session *s, int64_t seq);
 
 /* Calls visit for each live stream, with the lock held: quick, no calls back into the table. */
 void sessions_each(struct sessions *t, void (*visit)(void *ctx, struct session *s), void *ctx);
 
-/* Deletes live streams that were idle too long (linger, when nobody is attached) and, oldest
- * first, those beyond the limit on state bytes. Called once a second by the housekeeping thread. */
+/* Deletes live streams that were idle (nobody attached, no frame in flight) too long, and, oldest
+ * first, idle ones while hidden states take more than nine tenths of their limit. Sets the gauges
+ * of streams. Called once a second by the housekeeping thread. */
 void sessions_expire(struct sessions *t);
 
 size_t sessions_count(struct sessions *t);

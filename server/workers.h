@@ -7,6 +7,7 @@
 
 #include "server/item.h"
 
+struct command;
 struct workers;
 struct sched;
 struct config;
@@ -15,16 +16,21 @@ struct metrics;
 enum err workers_open(const struct config *c, struct metrics *m, struct workers **out);
 /* Before the first item: the two need each other. */
 void workers_connect(struct workers *w, struct sched *s);
-void workers_close(struct workers *w); /* items inside are delivered with ERR_CANCELLED */
+/* Ends the threads; items inside are delivered with ERR_CANCELLED, and what comes later too, in the
+ * caller's thread. */
+void workers_stop(struct workers *w);
+void workers_close(struct workers *w); /* after workers_stop and sched_stop. NULL is allowed */
 
-/* Any thread; takes the item. Never blocks. ERR_BUSY (the item stays the caller's) when the
- * worker's queue is full. */
+/* Any thread; takes the item, whose deliver is set. Never blocks. ERR_BUSY (the item stays the
+ * caller's) when the worker's queue is full. A packet of a session's decoder: see media/packet.h;
+ * one with `input.len` 0 gives up what is inside, and every packet item in the decoder holds a
+ * reference on the session, so who ends a stream of packets sends one. */
 enum err workers_decode(struct workers *w, struct item *item);
 /* Engine thread; takes the item. The queue has room for every item that a decode let in. */
 void workers_encode(struct workers *w, struct item *item);
 
-/* Runs `fn(arg)` on the worker of `session` in order with its items: to close a packet decoder. */
-void workers_call(struct workers *w, unsigned worker, void (*fn)(void *arg), void *arg);
+/* Any thread; takes the command: sched_command after the session's frames that are here already. */
+void workers_command(struct workers *w, struct command *c);
 
 unsigned workers_count(const struct workers *w);
 

@@ -1,0 +1,138 @@
+#include "server/models.h"
+
+#include "server/config.h"
+#include "server/log.h"
+
+#include "base/try.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct models {
+    int count;
+    struct served_model of[];
+};
+
+/* ---- the settings -------------------------------------------------------------------------------
+ */
+
+/* "cpu", "cuda", "cuda:N" */
+static enum err parse_device(const char *text, struct engine_config *c)
+{
+    char tail = 0;
+    c->device = strcmp(text, "cpu") == 0 ? DEVICE_CPU : DEVICE_CUDA;
+    if (c->device == DEVICE_CPU || strcmp(text, "cuda") == 0)
+        return ERR_OK;
+    if (sscanf(text, "cuda:%3d%c", &c->device_index, &tail) == 1 && c->device_index >= 0)
+        return ERR_OK;
+    return err_set(ERR_ARG, "device '%.40s': cpu, cuda or cuda:N is wanted", text);
+}
+
+static enum err parse_dtype(const char *text, struct engine_config *c)
+{
+    c->dtype = strcmp(text, "bf16") == 0 ? DT_BF16 : DT_F32;
+    if (c->dtype == DT_BF16 || strcmp(text, "f32") == 0)
+        return ERR_OK;
+    return err_set(ERR_ARG, "dtype '%.40s': f32 or bf16 is wanted", text);
+}
+
+/* Splits NAME=PATH; a PATH alone is named by its file's stem. */
+static enum err split(const char *text, char name[64], const char **path)
+{
+    const char *equals = strchr(text, '='), *slash = strrchr(text, '/');
+    size_t n;
+    *path = equals ? equals + 1 : text;
+    if (equals) {
+        n = (size_t)(equals - text);
+    } else {
+        text = slash ? slash + 1 : text;
+        n = strcspn(text, ".");
+    }
+    if (n < 1 || n > 63)
+        return err_set(ERR_ARG, "model '%.200s': a name of 1 to 63 characters is wanted", text);
+    memcpy(name, text, n);
+    name[n] = '\0';
+    if (strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-") != n)
+        return err_set(ERR_ARG, "model name '%s': only A-Z a-z 0-9 . _ ~ - are allowed", name);
+    return ERR_OK;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------
+ */
+
+static enum err open_one(struct models *m, const struct engine_config *c, const char *text)
+{
+    struct served_model *s = &m->of[m->count];
+    struct model *model = NULL;
+    struct served_model *other;
+    const char *path;
+    TRY(split(text, s->name, &path));
+    if (m->count > 0 && models_find(m, s->name, &other) == ERR_OK)
+        return err_set(ERR_ARG, "two models are called '%s'", s->name);
+    TRY(model_open(path, &model));
+    s->model = model;
+    m->count++; /* from here on models_close closes it */
+    enum err e = engine_open(model, c, &s->engine);
+    if (e)
+        return err_context(e, "model '%s'", s->name);
+    log_event(LOG_INFO, "model_opened", "model=%s arch=%s classes=%d parameters=%zu engine=%s",
+              s->name, model->arch.name, model->arch.classes, model_parameters(model),
+              log_text(engine_description(s->engine)));
+    return ERR_OK;
+}
+
+enum err models_open(const struct config *c, struct models **out)
+{
+    struct engine_config engine = {.threads = c->threads, .isa = *c->isa ? c->isa : NULL};
+    *out = NULL;
+    TRY(parse_device(c->device, &engine));
+    TRY(parse_dtype(c->dtype, &engine));
+    if (c->models.count < 1)
+        return err_set(ERR_ARG, "no model is configured");
+    struct models *m = calloc(1, sizeof *m + (size_t)c->models.count * sizeof m->of[0]);
+    if (!m)
+        return err_set(ERR_NOMEM, "no memory for the models");
+    for (int i = 0; i < c->models.count; i++) {
+        enum err e = open_one(m, &engine, c->models.item[i]);
+        if (e) {
+            models_close(m);
+            return e;
+        }
+    }
+    *out = m;
+    return ERR_OK;
+}
+
+void models_close(struct models *m)
+{
+    for (int i = 0; m && i < m->count; i++) {
+        engine_close(m->of[i].engine);
+        model_close((struct model *)m->of[i].model);
+    }
+    free(m);
+}
+
+int models_count(const struct models *m)
+{
+    return m->count;
+}
+
+struct served_model *models_at(struct models *m, int i)
+{
+    return &m->of[i];
+}
+
+enum err models_find(struct models *m, const char *name, struct served_model **out)
+{
+    *out = &m->of[0];
+    if (!name || !*name)
+        return ERR_OK;
+    for (int i = 0; i < m->count; i++) {
+        *out = &m->of[i];
+        if (strcmp(m->of[i].name, name) == 0)
+            return ERR_OK;
+    }
+    *out = NULL;
+    return err_set(ERR_NOT_FOUND, "there is no model '%.63s'", name);
+}

@@ -1,0 +1,410 @@
+/* A session's life: made here, found and claimed here, given up in sched_release.
+ *
+ * One lock guards the table's chains and what the header says is the lock's; nothing is called
+ * with it held but `visit` of sessions_each. A listed session has the table's reference, so what
+ * is found under the lock has at least one and may be given another. */
+#include "server/session.h"
+
+#include "server/config.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/sched.h"
+
+#include "base/try.h"
+#include "media/packet.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+enum { BUCKETS = 1 << 14, RANDOM_ID = 22 };
+
+struct sessions {
+    const struct config *config;
+    struct metrics *metrics;
+    struct sched *sched;
+    pthread_mutex_t lock;
+    size_t count;
+    struct session *bucket[BUCKETS];
+};
+
+static const char id_letters[] =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~";
+
+bool session_id_valid(const char *id)
+{
+    size_t n = strspn(id, id_letters);
+    return n >= 1 && n < SESSION_ID && id[n] == '\0';
+}
+
+/* 22 letters of 64: 132 random bits. */
+static enum err random_id(char id[SESSION_ID])
+{
+    uint8_t bytes[RANDOM_ID];
+    if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes)
+        return err_set(ERR_IO, "no random numbers for an ID");
+    for (int i = 0; i < RANDOM_ID; i++)
+        id[i] = id_letters[bytes[i] % 64];
+    id[RANDOM_ID] = '\0';
+    return ERR_OK;
+}
+
+/* FNV-1a */
+static uint32_t hash(const char *id)
+{
+    uint32_t h = 2166136261u;
+    for (; *id; id++)
+        h = (h ^ (uint8_t)*id) * 16777619u;
+    return h;
+}
+
+/* ---- the table ----------------------------------------------------------------------------------
+ */
+
+enum err sessions_open(const struct config *c, struct metrics *m, struct sessions **out)
+{
+    struct sessions *t = calloc(1, sizeof *t);
+    *out = t;
+    if (!t)
+        return err_set(ERR_NOMEM, "no memory for the table of streams");
+    t->config = c;
+    t->metrics = m;
+    pthread_mutex_init(&t->lock, NULL);
+    return ERR_OK;
+}
+
+void sessions_connect(struct sessions *t, struct sched *s)
+{
+    t->sched = s;
+}
+
+/* With the lock held: out of its chain; the table's reference is the caller's now. */
+static void unlist(struct sessions *t, struct session *s)
+{
+    struct session **at = &t->bucket[hash(s->id) % BUCKETS];
+    while (*at != s)
+        at = &(*at)->hash_next;
+    *at = s->hash_next;
+    s->hash_next = NULL;
+    s->listed = false;
+    t->count--;
+    atomic_store(&s->dead, true);
+}
+
+void sessions_close(struct sessions *t)
+{
+    for (int i = 0; t && i < BUCKETS; i++) {
+        while (t->bucket[i]) {
+            struct session *s = t->bucket[i];
+            unlist(t, s);
+            session_unref(s);
+        }
+    }
+    if (t)
+        pthread_mutex_destroy(&t->lock);
+    free(t);
+}
+
+size_t sessions_count(struct sessions *t)
+{
+    pthread_mutex_lock(&t->lock);
+    size_t n = t->count;
+    pthread_mutex_unlock(&t->lock);
+    return n;
+}
+
+void sessions_each(struct sessions *t, void (*visit)(void *ctx, struct session *s), void *ctx)
+{
+    pthread_mutex_lock(&t->lock);
+    for (int i = 0; i < BUCKETS; i++)
+        for (struct session *s = t->bucket[i]; s; s = s->hash_next)
+            visit(ctx, s);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* ---- birth and death ----------------------------------------------------------------------------
+ */
+
+enum err session_new(struct sessions *t, enum session_kind kind, const char *id,
+                     const struct session_params *p, struct session **out)
+{
+    struct session *s = calloc(1, sizeof *s);
+    struct timespec now;
+    *out = NULL;
+    if (!s)
+        return err_set(ERR_NOMEM, "no memory for a stream");
+    snprintf(s->id, sizeof s->id, "%s", id);
+    clock_gettime(CLOCK_REALTIME, &now);
+    s->created = (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+    s->kind = kind;
+    s->params = *p;
+    s->worker = hash(s->id);
+    s->table = t;
+    s->refs = 1;
+    s->last_seq = -1;
+    s->touched = clock_ns();
+    *out = s;
+    return ERR_OK;
+}
+
+void session_free(struct session *s)
+{
+    packet_decoder_close(s->decoder, NULL); /* its packets held references: there are none */
+    free(s);
+}
+
+struct session *session_ref(struct session *s)
+{
+    atomic_fetch_add(&s->refs, 1);
+    return s;
+}
+
+void session_unref(struct session *s)
+{
+    if (!s || atomic_fetch_sub(&s->refs, 1) != 1)
+        return;
+    if (s->table->sched)
+        sched_release(s->table->sched, s);
+    else
+        session_free(s);
+}
+
+static bool same_resize(const struct stream_config *a, const struct stream_config *b)
+{
+    if (!a->resize_override || !b->resize_override)
+        return a->resize_override == b->resize_override;
+    return a->resize.kind == b->resize.kind && a->resize.width == b->resize.width &&
+           a->resize.height == b->resize.height;
+}
+
+static bool same_state(const struct session_params *a, const struct session_params *b)
+{
+    return a->model == b->model && a->stream.mode == b->stream.mode &&
+           same_resize(&a->stream, &b->stream);
+}
+
+/* With the lock held; NULL: none. */
+static struct session *lookup(struct sessions *t, const char *id)
+{
+    struct session *s = t->bucket[hash(id) % BUCKETS];
+    while (s && strcmp(s->id, id) != 0)
+        s = s->hash_next;
+    return s;
+}
+
+/* With the lock held. */
+static enum err make(struct sessions *t, const char *id, const struct session_params *p,
+                     struct session **out)
+{
+    if (t->count >= (size_t)t->config->max_streams)
+        return err_set(ERR_BUSY, "%zu streams are open, which is the limit", t->count);
+    TRY(session_new(t, SESSION_LIVE, id, p, out));
+    struct session **bucket = &t->bucket[hash(id) % BUCKETS];
+    (*out)->hash_next = *bucket;
+    (*out)->listed = true;
+    *bucket = *out;
+    t->count++;
+    return ERR_OK;
+}
+
+enum err session_make(struct sessions *t, const char *id, const struct session_params *p,
+                      bool *created, struct session **out)
+{
+    char own[SESSION_ID];
+    enum err e = ERR_OK;
+    *out = NULL;
+    *created = false;
+    if (id && !session_id_valid(id))
+        return err_set(ERR_ARG, "a stream ID is 1 to 128 of A-Z a-z 0-9 . _ ~ -");
+    if (!id)
+        TRY(random_id(own));
+    id = id ? id : own;
+    pthread_mutex_lock(&t->lock);
+    struct session *s = lookup(t, id);
+    *created = s == NULL;
+    if (!s)
+        e = make(t, id, p, &s);
+    else if (!same_state(&s->params, p))
+        e = err_set(ERR_EXISTS, "stream '%s' is there with another model, mode or resize", id);
+    if (!e)
+        *out = session_ref(s);
+    pthread_mutex_unlock(&t->lock);
+    if (!e && *created)
+        log_event(LOG_INFO, "stream_opened", "stream=%s model=%s", id, p->model->name);
+    return e;
+}
+
+enum err session_find(struct sessions *t, const char *id, struct session **out)
+{
+    pthread_mutex_lock(&t->lock);
+    struct session *s = lookup(t, id);
+    *out = s ? session_ref(s) : NULL;
+    pthread_mutex_unlock(&t->lock);
+    return s ? ERR_OK : err_set(ERR_NOT_FOUND, "there is no stream '%.128s'", id);
+}
+
+void session_delete(struct sessions *t, struct session *s)
+{
+    pthread_mutex_lock(&t->lock);
+    bool listed = s->listed;
+    if (listed)
+        unlist(t, s);
+    pthread_mutex_unlock(&t->lock);
+    atomic_store(&s->dead, true);
+    if (!listed)
+        return;
+    log_event(LOG_INFO, "stream_deleted", "stream=%s frames=%llu", s->id,
+              (unsigned long long)atomic_load(&s->frames));
+    session_unref(s);
+}
+
+/* ---- connections and numbers --------------------------------------------------------------------
+ */
+
+enum err session_attach(struct session *s, void *connection, bool takeover, void **previous)
+{
+    enum err e = ERR_OK;
+    *previous = NULL;
+    pthread_mutex_lock(&s->table->lock);
+    if (!s->listed) {
+        e = err_set(ERR_NOT_FOUND, "stream '%s' was deleted", s->id);
+    } else if (s->attached && s->attached != connection && !takeover) {
+        e = err_set(ERR_EXISTS, "stream '%s' has a connection already", s->id);
+    } else {
+        *previous = s->attached == connection ? NULL : s->attached;
+        s->attached = connection;
+    }
+    pthread_mutex_unlock(&s->table->lock);
+    atomic_store(&s->touched, clock_ns());
+    return e;
+}
+
+void session_detach(struct session *s, void *connection)
+{
+    pthread_mutex_lock(&s->table->lock);
+    if (s->attached == connection)
+        s->attached = NULL;
+    pthread_mutex_unlock(&s->table->lock);
+    atomic_store(&s->touched, clock_ns());
+}
+
+bool session_attached(struct session *s)
+{
+    pthread_mutex_lock(&s->table->lock);
+    bool attached = s->attached != NULL;
+    pthread_mutex_unlock(&s->table->lock);
+    return attached;
+}
+
+int64_t session_number(struct session *s, int64_t seq)
+{
+    pthread_mutex_lock(&s->table->lock);
+    if (seq < 0)
+        seq = s->next_seq;
+    if (seq >= s->next_seq && seq < INT64_MAX)
+        s->next_seq = seq + 1;
+    else
+        seq = -1;
+    pthread_mutex_unlock(&s->table->lock);
+    return seq;
+}
+
+/* ---- expiry -------------------------------------------------------------------------------------
+ */
+
+struct census {
+    uint64_t now, linger; /* nanoseconds */
+    size_t active, spilled, idle;
+    uint64_t bytes;          /* of listed streams that stay */
+    struct session *expired; /* unlisted, linked by hash_next */
+    size_t expired_count;
+    struct session **idle_one; /* [idle], room for all */
+};
+
+/* With the lock held. */
+static void expire(struct sessions *t, struct census *c, struct session *s)
+{
+    unlist(t, s);
+    s->hash_next = c->expired;
+    c->expired = s;
+    c->expired_count++;
+}
+
+/* With the lock held. */
+static void census_session(struct sessions *t, struct census *c, struct session *s)
+{
+    bool idle = !s->attached && atomic_load(&s->in_flight) == 0;
+    uint64_t touched = atomic_load(&s->touched);
+    if (idle && c->now > touched && c->now - touched > c->linger) {
+        expire(t, c, s);
+        return;
+    }
+    c->bytes += atomic_load(&s->state_bytes);
+    c->spilled += atomic_load(&s->spilled);
+    if (idle)
+        c->idle_one[c->idle++] = s;
+    else
+        c->active++;
+}
+
+static int by_touched(const void *a, const void *b)
+{
+    uint64_t x = atomic_load(&(*(struct session *const *)a)->touched);
+    uint64_t y = atomic_load(&(*(struct session *const *)b)->touched);
+    return x < y ? -1 : x > y;
+}
+
+/* With the lock held. The engine refuses new states at the limit; below it there is room again. */
+static void expire_bytes(struct sessions *t, struct census *c)
+{
+    uint64_t most = t->config->max_state_bytes / 10 * 9;
+    size_t idle = c->idle;
+    if (c->bytes <= most)
+        return;
+    qsort(c->idle_one, idle, sizeof *c->idle_one, by_touched);
+    for (size_t i = 0; i < idle && c->bytes > most; i++) {
+        uint64_t bytes = atomic_load(&c->idle_one[i]->state_bytes);
+        if (bytes == 0)
+            continue;
+        c->bytes -= bytes;
+        c->idle--;
+        expire(t, c, c->idle_one[i]);
+    }
+}
+
+static void take_census(struct sessions *t, struct census *c)
+{
+    pthread_mutex_lock(&t->lock);
+    c->idle_one = malloc((t->count + 1) * sizeof *c->idle_one);
+    for (int i = 0; c->idle_one && i < BUCKETS; i++) {
+        struct session *next;
+        for (struct session *s = t->bucket[i]; s; s = next) {
+            next = s->hash_next;
+            census_session(t, c, s);
+        }
+    }
+    if (c->idle_one)
+        expire_bytes(t, c);
+    pthread_mutex_unlock(&t->lock);
+    free(c->idle_one);
+}
+
+void sessions_expire(struct sessions *t)
+{
+    struct census c = {.now = clock_ns(), .linger = (uint64_t)(t->config->stream_linger * 1e9)};
+    take_census(t, &c);
+    while (c.expired) {
+        struct session *s = c.expired;
+        c.expired = s->hash_next;
+        log_event(LOG_INFO, "stream_expired", "stream=%s idle=%.1f", s->id,
+                  (double)(c.now - atomic_load(&s->touched)) * 1e-9);
+        session_unref(s);
+    }
+    metric_add(t->metrics, METRIC_STREAMS_EXPIRED, (int64_t)c.expired_count);
+    metric_set(t->metrics, METRIC_STREAMS_ACTIVE, (double)c.active);
+    metric_set(t->metrics, METRIC_STREAMS_IDLE, (double)c.idle);
+    metric_set(t->metrics, METRIC_STREAMS_SPILLED, (double)c.spilled);
+}
