@@ -59,6 +59,7 @@ struct session {
     atomic_int in_flight;                 /* items that are not delivered yet */
 
     /* the table's lock */
+    bool listed;      /* in the table: a live stream that was not deleted */
     void *attached;   /* the WebSocket connection that owns it, or NULL */
     int64_t next_seq; /* for frames without a number */
     struct sessions *table;
