@@ -14,7 +14,7 @@ struct arena {
     void *block[ARENA_BLOCKS];
     size_t size[ARENA_BLOCKS];
     int blocks, current;
-    size_t used; /* of the current block */
+    size_t used;   /* of the current block */
     size_t before; /* bytes used in the blocks before it */
     size_t high;
 };

@@ -140,13 +140,12 @@ static enum err reduce(const struct stage_run *r, const struct mit_block *b, int
     void *cols;
     TRY(arena_get(r->arena, (size_t)r->images * keys * (size_t)ld * elem, &cols));
     for (int i = 0; i < r->images; i++)
-        ops->im2col(r->be, (const char *)y + (size_t)i * r->tokens * c * elem, r->h, r->w, r->c,
-                    sr, sr, 0, kh, kw, ld,
-                    (char *)cols + (size_t)i * keys * (size_t)ld * elem);
+        ops->im2col(r->be, (const char *)y + (size_t)i * r->tokens * c * elem, r->h, r->w, r->c, sr,
+                    sr, 0, kh, kw, ld, (char *)cols + (size_t)i * keys * (size_t)ld * elem);
     size_t rows = (size_t)r->images * keys;
     TRY(ops->linear(r->be, b->sr, cols, out, rows));
-    ops->layernorm(r->be, out, false, rows, r->c, b->sr_norm.weight, b->sr_norm.bias,
-                   r->eps_embed, out, false);
+    ops->layernorm(r->be, out, false, rows, r->c, b->sr_norm.weight, b->sr_norm.bias, r->eps_embed,
+                   out, false);
     arena_release(r->arena, mark);
     return ERR_OK;
 }
@@ -210,8 +209,8 @@ static enum err embed(const struct stage_run *r, const struct mit_stage *s, cons
     TRY(arena_get(r->arena, r->rows * (size_t)ld * elem, &cols));
     for (int i = 0; i < r->images; i++)
         ops->im2col(r->be,
-                    (const char *)in + (size_t)i * (size_t)in_h * (size_t)in_w *
-                                           (size_t)channels * elem,
+                    (const char *)in +
+                        (size_t)i * (size_t)in_h * (size_t)in_w * (size_t)channels * elem,
                     in_h, in_w, channels, k, r->stage == 0 ? 4 : 2, k / 2, r->h, r->w, ld,
                     (char *)cols + (size_t)i * r->tokens * (size_t)ld * elem);
     TRY(ops->linear(r->be, s->embed, cols, r->x, r->rows));
@@ -230,9 +229,18 @@ enum err mit_run(const struct mit *m, struct arena *arena, const struct plan *p,
         const struct mit_stage *s = &m->stage[i];
         struct arena_mark mark = arena_mark(arena);
         size_t tokens = (size_t)p->h[i] * (size_t)p->w[i], rows = tokens * (size_t)images;
-        struct stage_run r = {.be = be, .arena = arena, .plan = p, .stage = i, .images = images,
-                              .h = p->h[i], .w = p->w[i], .c = a->dims[i], .tokens = tokens,
-                              .rows = rows, .eps_block = a->eps_block, .eps_embed = a->eps_embed};
+        struct stage_run r = {.be = be,
+                              .arena = arena,
+                              .plan = p,
+                              .stage = i,
+                              .images = images,
+                              .h = p->h[i],
+                              .w = p->w[i],
+                              .c = a->dims[i],
+                              .tokens = tokens,
+                              .rows = rows,
+                              .eps_block = a->eps_block,
+                              .eps_embed = a->eps_embed};
         void *x;
         TRY(arena_get(arena, rows * (size_t)r.c * sizeof(float), &x));
         r.x = x;

@@ -190,8 +190,11 @@ static enum err attend(const struct stage_run *r, const struct swin_block *b, co
                     (int)backend_elem(r->be), (char *)in + (size_t)i * one * row);
     TRY(ops->linear(r->be, b->qkv, in, qkv, all));
     out = in;
-    struct window_attention a = {.channels = r->c, .heads = r->arch->heads[r->stage], .window = n,
-                                 .windows = r->cut->windows, .bias = b->bias,
+    struct window_attention a = {.channels = r->c,
+                                 .heads = r->arch->heads[r->stage],
+                                 .window = n,
+                                 .windows = r->cut->windows,
+                                 .bias = b->bias,
                                  .mask = odd ? mask : NULL,
                                  .mask_of = odd ? r->cut->mask_of : NULL};
     TRY(ops->window_attention(r->be, &a, qkv, out, r->images));
@@ -253,8 +256,8 @@ static enum err embed(const struct swin *s, struct arena *arena, const struct pl
                         w, 3, PATCH, PATCH, 0, p->h[0], p->w[0], ld,
                         (char *)cols + (size_t)i * tokens * (size_t)ld * elem);
     TRY(be->ops->linear(be, s->embed, cols, x, tokens * (size_t)images));
-    be->ops->layernorm(be, x, true, tokens * (size_t)images, s->arch->dims[0],
-                       s->embed_norm.weight, s->embed_norm.bias, s->arch->eps_embed, x, true);
+    be->ops->layernorm(be, x, true, tokens * (size_t)images, s->arch->dims[0], s->embed_norm.weight,
+                       s->embed_norm.bias, s->arch->eps_embed, x, true);
     arena_release(arena, mark);
     return ERR_OK;
 }
@@ -274,9 +277,16 @@ enum err swin_run(const struct swin *s, struct arena *arena, const struct plan *
     for (int i = 0; i < ARCH_STAGES; i++) {
         const struct swin_stage *g = &s->stage[i];
         size_t tokens = (size_t)p->h[i] * (size_t)p->w[i];
-        struct stage_run r = {.be = be, .arena = arena, .arch = a, .cut = &p->swin[i], .stage = i,
-                              .images = images, .c = a->dims[i], .tokens = tokens,
-                              .rows = tokens * (size_t)images, .x = x};
+        struct stage_run r = {.be = be,
+                              .arena = arena,
+                              .arch = a,
+                              .cut = &p->swin[i],
+                              .stage = i,
+                              .images = images,
+                              .c = a->dims[i],
+                              .tokens = tokens,
+                              .rows = tokens * (size_t)images,
+                              .x = x};
         for (int j = 0; j < a->depths[i]; j++) {
             TRY(attend(&r, &g->block[j], s->mask, j % 2));
             TRY(mlp(&r, &g->block[j]));

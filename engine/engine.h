@@ -34,7 +34,7 @@ struct stream_config {
     enum stream_mode mode;
     bool resize_override; /* else the model's preset */
     struct resize_spec resize;
-    int clip_frames;                  /* MODE_CLIP; 0 = the default four */
+    int clip_frames;                   /* MODE_CLIP; 0 = the default four */
     int clip_offsets[CLIP_MAX_FRAMES]; /* frames back, descending, last 0: {9, 6, 3, 0}. A frame
                                           before the stream's first is its first. */
 };
@@ -60,13 +60,13 @@ struct engine_run {
 
 /* What a frame of this size means for this model. */
 struct geometry {
-    int width, height;         /* the frame */
-    int net_width, net_height; /* the network's input */
-    int c1_width, c1_height;   /* stride-4 features */
+    int width, height;           /* the frame */
+    int net_width, net_height;   /* the network's input */
+    int c1_width, c1_height;     /* stride-4 features */
     int grid_width, grid_height; /* logits; TV3S: multiples of the window; SegFormer: c1's size */
-    int windows;               /* all layers' windows, 0 for SegFormer */
-    size_t state_bytes;        /* one stream's hidden state */
-    double gflop;              /* 2 * multiply-adds of one frame, as the engine computes it */
+    int windows;                 /* all layers' windows, 0 for SegFormer */
+    size_t state_bytes;          /* one stream's hidden state */
+    double gflop;                /* 2 * multiply-adds of one frame, as the engine computes it */
 };
 
 /* "cpu avx512 bf16, 2 threads": for humans and logs. Valid while the engine lives. */
@@ -88,7 +88,8 @@ enum err engine_geometry(const struct arch *a, int width, int height,
 /* Labels one batch. Errors leave every stream as it was. */
 enum err engine_step(struct engine *e, const struct engine_run *runs, int count);
 
-/* Large-matrix-product rate of the device in this engine's dtype, GFLOP/s, measured now (~0.5 s). */
+/* Large-matrix-product rate of the device in this engine's dtype, GFLOP/s, measured now (~0.5 s).
+ */
 enum err engine_measure_peak(struct engine *e, double *gflops);
 
 enum err stream_open(struct engine *e, const struct stream_config *c, struct stream **out);

@@ -29,10 +29,10 @@ static double mit_macs(const struct arch *a, int stage, double tokens, double ke
 {
     double c = a->dims[stage], hidden = a->mlp[stage], sr = a->sr[stage];
     int kernel = stage == 0 ? 7 : 3, before = stage == 0 ? 3 : a->dims[stage - 1];
-    double block = 2 * tokens * c * c                /* q, proj */
-                   + 2 * keys * c * c                /* kv */
-                   + (sr > 1 ? keys * c * c * sr * sr : 0)
-                   + 2 * tokens * keys * c           /* scores, values */
+    double block = 2 * tokens * c * c /* q, proj */
+                   + 2 * keys * c * c /* kv */
+                   + (sr > 1 ? keys * c * c * sr * sr : 0) +
+                   2 * tokens * keys * c /* scores, values */
                    + 2 * tokens * c * hidden + 9 * tokens * hidden;
     return tokens * c * before * kernel * kernel + a->depths[stage] * block;
 }
@@ -62,7 +62,7 @@ static double frame_macs(const struct arch *a, const struct geometry *g)
         macs += t * a->dims[i] * a->embed; /* fuse */
     }
     if (a->head == HEAD_TV3S) {
-        double d = a->inner, mixer = 3.0 * a->embed * d               /* in, out */
+        double d = a->inner, mixer = 3.0 * a->embed * d                /* in, out */
                                      + d * (a->dt_rank + 2 * a->state) /* x */
                                      + d * a->dt_rank + d * a->conv    /* dt, conv */
                                      + 4 * d * a->state;               /* scan */

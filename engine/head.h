@@ -8,7 +8,7 @@
 
 /* One Mamba layer: r += Mixer(RMSNorm(r)). */
 struct mixer {
-    struct norm norm;           /* RMSNorm, [E] */
+    struct norm norm;            /* RMSNorm, [E] */
     struct linear *in, *x, *out; /* E -> 2D, D -> R + 2n, D -> E */
     struct scan_weights scan;
 };
@@ -46,7 +46,8 @@ struct head_unit {
 enum err head_run(const struct head *h, struct arena *arena, const struct head_unit *units,
                   int count);
 
-/* The mixers over the residual rows r (fp32 [rows of all units][E], unit after unit); head_scan.c */
+/* The mixers over the residual rows r (fp32 [rows of all units][E], unit after unit); head_scan.c
+ */
 enum err head_mix(const struct head *h, struct arena *arena, const struct head_unit *units,
                   int count, float *r);
 

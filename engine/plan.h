@@ -39,9 +39,9 @@ struct plan {
     struct geometry geo;
     int h[ARCH_STAGES], w[ARCH_STAGES]; /* stage outputs c1..c4 */
 
-    struct resize_axis input_rows, input_cols; /* frame -> network */
+    struct resize_axis input_rows, input_cols;                         /* frame -> network */
     struct resize_axis fuse_rows[ARCH_STAGES], fuse_cols[ARCH_STAGES]; /* c_i -> c1 */
-    struct resize_axis grid_rows, grid_cols;   /* c1 -> grid; TV3S only */
+    struct resize_axis grid_rows, grid_cols;                           /* c1 -> grid; TV3S only */
     struct resize_axis label_rows, label_cols; /* logits -> c1 -> network -> frame */
 
     struct plan_cut cut[2];

@@ -16,8 +16,8 @@
 #include <string.h>
 
 enum {
-    PASS_ROWS = 16384,      /* grid tokens of a pass, or one frame */
-    ENCODER_ROWS = 26000,   /* stride-4 tokens that are encoded together, or one frame */
+    PASS_ROWS = 16384,    /* grid tokens of a pass, or one frame */
+    ENCODER_ROWS = 26000, /* stride-4 tokens that are encoded together, or one frame */
     PASS_FRAMES = 64,
     RUN_MAX = 65536,
 };
@@ -101,8 +101,8 @@ static enum err step_open(struct step *s, const struct engine_run *runs, int cou
         s->runs++;
         s->frames += runs[i].count;
         most = runs[i].count > most ? runs[i].count : most;
-        TRY(engine_plan(s->e, &w->stream->config, runs[i].frames[0].width,
-                        runs[i].frames[0].height, &w->plan));
+        TRY(engine_plan(s->e, &w->stream->config, runs[i].frames[0].width, runs[i].frames[0].height,
+                        &w->plan));
         w->plan->users++;
         w->fresh = w->stream->plan != w->plan;
         TRY(work_state(s->e, w));

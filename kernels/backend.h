@@ -78,9 +78,9 @@ struct attention_desc {
  * row holding [q | k | v], 3 * channels. */
 struct window_attention {
     int channels, heads, window;
-    int windows;       /* of one image */
-    const float *bias; /* device, [heads][window^2][window^2]: relative position bias */
-    const float *mask; /* device, [distinct masks][window^2][window^2], or NULL */
+    int windows;        /* of one image */
+    const float *bias;  /* device, [heads][window^2][window^2]: relative position bias */
+    const float *mask;  /* device, [distinct masks][window^2][window^2], or NULL */
     const int *mask_of; /* host, [windows] index of each window's mask, -1 none; or NULL */
 };
 
@@ -139,8 +139,8 @@ struct backend_ops {
     void (*rmsnorm)(struct backend *be, const float *x, size_t rows, int c, const float *weight,
                     float eps, void *out);
     /* act [h, w, c] -> GELU(depthwise 3x3 + bias); weight [9][c]. */
-    void (*dwconv_gelu)(struct backend *be, const void *x, int h, int w, int c,
-                        const float *weight, const float *bias, void *out);
+    void (*dwconv_gelu)(struct backend *be, const void *x, int h, int w, int c, const float *weight,
+                        const float *bias, void *out);
     /* MODEL.md 3.1 folded, and 3.2: g[i] act [h_i, w_i, e]; out fp32 grid [h, w', e], or, without
      * grid axes, act f [h1, w1, e]. */
     void (*fuse)(struct backend *be, const void *const g[4],

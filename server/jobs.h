@@ -33,7 +33,7 @@ void job_abort(struct job *job);
 
 /* ---- asking: any thread ---------------------------------------------------------------------- */
 enum err jobs_find(struct jobs *j, const char *id, struct job **out); /* a reference */
-void job_unref(struct job *job); /* NULL is allowed */
+void job_unref(struct job *job);                                      /* NULL is allowed */
 const char *job_id(const struct job *job);
 enum job_state job_state(struct job *job);
 json_t *job_json(struct job *job); /* as PROTOCOL.md; a new reference */
@@ -44,7 +44,8 @@ uint64_t job_version(struct job *job);
 enum err job_result(struct job *job, int *fd, uint64_t *size, const char **mime, char name[64]);
 /* One frame's mask as malloc'd bytes. ERR_NOT_FOUND before it is done. */
 enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, const char **mime);
-/* Cancels when not ended, takes it out of the list, deletes its files when the last user is gone. */
+/* Cancels when not ended, takes it out of the list, deletes its files when the last user is gone.
+ */
 void job_delete(struct jobs *j, struct job *job);
 
 /* Called (any thread) after every change of any job, at most 20 a second per job. */

@@ -152,10 +152,9 @@ enum err cpu_attention(struct backend *be, struct attention *a, const void *q, c
 #pragma omp for schedule(static)
             for (int h = 0; h < 2 * heads; h++) {
                 const char *src = kvi + (h < heads ? 0 : row) + (size_t)(h % heads) * head_bytes;
-                enum err r = h < heads
-                                 ? repack_run(a->pack_k, t, src, pk + (size_t)h * a->bytes_k)
-                                 : repack_run(a->pack_v, t, src,
-                                              pv + (size_t)(h - heads) * a->bytes_v);
+                enum err r = h < heads ? repack_run(a->pack_k, t, src, pk + (size_t)h * a->bytes_k)
+                                       : repack_run(a->pack_v, t, src,
+                                                    pv + (size_t)(h - heads) * a->bytes_v);
                 mine = r == ERR_OK ? mine : r;
             }
 #pragma omp for schedule(dynamic, 1)

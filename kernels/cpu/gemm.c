@@ -177,7 +177,8 @@ enum err gemm_open(struct gemm_context *c, const struct gemm_desc *d, struct gem
         goto done;
     }
     g->weights = *dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
-    const dnnl_memory_desc_t *scratch = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+    const dnnl_memory_desc_t *scratch =
+        dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
     const dnnl_memory_desc_t *src = dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0);
     const dnnl_memory_desc_t *dst = dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0);
     e = scratch_reserve(c, dnnl_memory_desc_get_size(scratch));
@@ -308,8 +309,8 @@ enum err repack_run(struct repack *r, int thread, const void *src, void *dst)
 {
     dnnl_memory_set_data_handle(r->mem_src[thread], unconst(src));
     dnnl_memory_set_data_handle(r->mem_dst[thread], dst);
-    dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, r->mem_src[thread]}, {DNNL_ARG_TO, r->mem_dst[thread]}};
-    dnnl_status_t s =
-        dnnl_primitive_execute(r->primitive, r->context->stream[thread], 2, args);
+    dnnl_exec_arg_t args[2] = {{DNNL_ARG_FROM, r->mem_src[thread]},
+                               {DNNL_ARG_TO, r->mem_dst[thread]}};
+    dnnl_status_t s = dnnl_primitive_execute(r->primitive, r->context->stream[thread], 2, args);
     return s == dnnl_success ? ERR_OK : fail(s, "reorder");
 }

@@ -15,8 +15,8 @@ enum { TILE = 96 };
 struct linear {
     int in, out;
     enum linear_output output;
-    void *weights; /* packed */
-    float *bias;   /* [out] or NULL */
+    void *weights;               /* packed */
+    float *bias;                 /* [out] or NULL */
     struct gemm *tile[TILE + 1]; /* by height; [TILE] always there */
 };
 

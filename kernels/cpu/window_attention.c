@@ -54,8 +54,8 @@ static void combine(const float *p, const float *v, int n, int dim, float *o)
     }
 }
 
-enum err cpu_window_attention(struct backend *be, const struct window_attention *a,
-                              const void *qkv, void *out, int images)
+enum err cpu_window_attention(struct backend *be, const struct window_attention *a, const void *qkv,
+                              void *out, int images)
 {
     struct cpu_backend *c = cpu_of(be);
     int n = a->window * a->window, dim = a->channels / a->heads;
