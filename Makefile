@@ -147,6 +147,10 @@ test: deps ## build and run every test
 	+@$(MAKE) --no-print-directory -j$(NPROC) all unit
 	+@$(MAKE) --no-print-directory pytest
 
+# Many short parallel regions on a machine that may be busy: threads that spin while they wait cost
+# ten times the tests' own time there.
+unit pytest: export OMP_WAIT_POLICY ?= passive
+
 unit: $(TESTS) ## the C tests alone
 	@failed=; for t in $(TESTS); do \
 	    $(RUN_ENV) $$t > $$t.log 2>&1 && tail -n 1 $$t.log | sed "s|^|$$(basename $$t): |" || \
