@@ -41,7 +41,7 @@ bool session_id_valid(const char *id)
 }
 
 /* 22 letters of 64: 132 random bits. */
-static enum err random_id(char id[SESSION_ID])
+enum err session_id_random(char id[SESSION_ID])
 {
     uint8_t bytes[RANDOM_ID];
     if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes)
@@ -220,7 +220,7 @@ enum err session_make(struct sessions *t, const char *id, const struct session_p
     if (id && !session_id_valid(id))
         return err_set(ERR_ARG, "a stream ID is 1 to 128 of A-Z a-z 0-9 . _ ~ -");
     if (!id)
-        TRY(random_id(own));
+        TRY(session_id_random(own));
     id = id ? id : own;
     pthread_mutex_lock(&t->lock);
     struct session *s = lookup(t, id);

@@ -78,6 +78,8 @@ void sessions_close(struct sessions *t);
 
 /* Whether the text is a stream ID: 1 to 128 of A-Z a-z 0-9 . _ ~ - */
 bool session_id_valid(const char *id);
+/* An ID of ours: 22 random letters, of streams and of uploads. ERR_IO. */
+enum err session_id_random(char id[SESSION_ID]);
 
 /* Makes a live stream, or finds it: *created says which. `id` NULL: a random one of 22 characters.
  * ERR_ARG bad ID; ERR_EXISTS there with other parameters; ERR_BUSY too many streams.
