@@ -312,6 +312,13 @@ int64_t session_number(struct session *s, int64_t seq)
     return seq;
 }
 
+void session_renumber(struct session *s)
+{
+    pthread_mutex_lock(&s->table->lock);
+    s->next_seq = atomic_load(&s->last_seq) + 1;
+    pthread_mutex_unlock(&s->table->lock);
+}
+
 /* ---- expiry -------------------------------------------------------------------------------------
  */
 

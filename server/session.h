@@ -57,6 +57,7 @@ struct session {
     atomic_int frame_width, frame_height; /* of the last frame */
     atomic_ullong touched;                /* clock_ns of the last use */
     atomic_int in_flight;                 /* items that are not delivered yet */
+    atomic_int held; /* of them, packets whose picture the decoder still keeps: its reordering */
 
     /* the table's lock */
     bool listed;      /* in the table: a live stream that was not deleted */
@@ -108,6 +109,9 @@ bool session_attached(struct session *s);
 /* The next number for a frame without one (`seq` -1); a frame with a number passes it and gets it
  * back, or -1 when it does not ascend. */
 int64_t session_number(struct session *s, int64_t seq);
+/* Numbers go on after the last frame applied: what failed or was cut off may be sent again. For a
+ * new connection, when nothing is in flight. */
+void session_renumber(struct session *s);
 
 /* Calls visit for each live stream, with the lock held: quick, no calls back into the table. */
 void sessions_each(struct sessions *t, void (*visit)(void *ctx, struct session *s), void *ctx);
