@@ -1,0 +1,409 @@
+/* The event loop's callbacks: a request from its first line to its end.
+ *
+ *   on_target    the request line is here: a struct request
+ *   on_headers   the headers are here: endpoint, parameters, what can be refused at once
+ *   on_body      the body, piece by piece, to the endpoint's `take`
+ *   answer       the body is whole: the endpoint replies, or waits and is resumed, and replies
+ *   on_completed replied, or the client is gone: everything that the request holds goes
+ *
+ * An error that comes before the body has been read is not answered in the middle of it: a client
+ * that is still writing would meet a closed connection instead of the answer. What is left of the
+ * body is read and thrown away, up to DISCARD_MAX; a client that says 100-continue, or announces
+ * more than that, is answered at once. */
+#include "server/http.h"
+
+#include "server/config.h"
+#include "server/http_headers.h"
+#include "server/log.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+enum { DISCARD_MAX = 1 << 20, CONNECTION_MEMORY = 64 << 10, STOP_SECONDS = 10 };
+
+/* ---- requests -----------------------------------------------------------------------------------
+ */
+
+const char *request_header(struct request *r, const char *name)
+{
+    return MHD_lookup_connection_value(r->connection, MHD_HEADER_KIND, name);
+}
+
+const char *request_query(struct request *r, const char *name)
+{
+    return MHD_lookup_connection_value(r->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
+static const char *get_query(void *request, const char *name)
+{
+    return request_query(request, name);
+}
+
+enum err request_params(struct request *r)
+{
+    return params_parse(r->server, get_query, r, &r->params);
+}
+
+enum err request_fail(struct request *r, enum err e)
+{
+    if (!r->error) {
+        r->error = e;
+        snprintf(r->error_text, sizeof r->error_text, "%s", err_text());
+    }
+    return e;
+}
+
+void request_wait(struct request *r, handler resumed)
+{
+    r->stage = REQUEST_WAITING;
+    r->resumed = resumed;
+    atomic_fetch_add(&r->http->waiting, 1);
+    MHD_suspend_connection(r->connection);
+}
+
+void request_resume(struct request *r)
+{
+    struct http *h = r->http;
+    MHD_resume_connection(r->connection);
+    atomic_fetch_sub(&h->waiting, 1); /* last: http_close waits for it */
+}
+
+static void *on_target(void *http, const char *target, struct MHD_Connection *connection)
+{
+    struct http *h = http;
+    struct request *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->http = h;
+    r->server = h->server;
+    r->connection = connection;
+    r->started = clock_ns();
+    r->target = strndup(target, 512);
+    r->bad_target = strstr(target, "%00") != NULL;
+    snprintf(r->id, sizeof r->id, "%s-%llx", h->tag,
+             (unsigned long long)atomic_fetch_add(&h->serial, 1));
+    atomic_fetch_add(&h->requests, 1);
+    metric_add(h->server->metrics, METRIC_HTTP_REQUESTS, 1);
+    return r;
+}
+
+static void log_request(const struct request *r, bool whole)
+{
+    double ms = (double)(clock_ns() - r->started) * 1e-6;
+    log_event(r->status >= 500 ? LOG_WARNING : LOG_INFO, "http",
+              "request=%s method=%s target=%s status=%d ms=%.1f%s", r->id,
+              log_text(r->method ? r->method : "-"), log_text(r->target ? r->target : "-"),
+              r->status, ms, whole ? "" : " broken=1");
+}
+
+static void on_completed(void *http, struct MHD_Connection *connection, void **context,
+                         enum MHD_RequestTerminationCode end)
+{
+    struct http *h = http;
+    struct request *r = *context;
+    (void)connection;
+    if (!r)
+        return;
+    *context = NULL;
+    if (r->status >= 400)
+        metric_add(h->server->metrics, METRIC_HTTP_ERRORS, 1);
+    if (r->item && r->item->encoded)
+        metric_observe(h->server->metrics, METRIC_SECONDS_SEND,
+                       (double)(clock_ns() - r->item->encoded) * 1e-9);
+    if (r->status || end != MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN)
+        log_request(r, end == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+    body_close(r);
+    if (r->job_open)
+        job_abort(r->job);
+    job_unref(r->job);
+    item_free(r->item);
+    session_unref(r->session);
+    buf_free(&r->input);
+    free(r->data);
+    free(r->target);
+    free(r->method);
+    free(r);
+    atomic_fetch_sub(&h->requests, 1);
+}
+
+/* ---- its way ------------------------------------------------------------------------------------
+ */
+
+struct query_check {
+    const char *known;
+    struct MHD_Connection *connection;
+    enum err error;
+};
+
+static bool listed(const char *list, const char *word)
+{
+    size_t n = strlen(word);
+    for (const char *p = list; *p; p += strcspn(p, " "), p += *p == ' ')
+        if (strncmp(p, word, n) == 0 && (p[n] == ' ' || p[n] == 0))
+            return n > 0;
+    return false;
+}
+
+static enum MHD_Result check_parameter(void *check, enum MHD_ValueKind kind, const char *key,
+                                       size_t key_size, const char *value, size_t value_size)
+{
+    struct query_check *c = check;
+    (void)kind, (void)key_size;
+    if (c->error)
+        return MHD_NO;
+    if (!listed(c->known, key))
+        c->error = err_set(ERR_ARG, "there is no parameter '%.40s' here", key);
+    else if (!value || strlen(value) != value_size)
+        c->error = err_set(ERR_ARG, "the parameter '%.40s' has no value", key);
+    else if (MHD_lookup_connection_value(c->connection, MHD_GET_ARGUMENT_KIND, key) != value)
+        c->error = err_set(ERR_ARG, "the parameter '%.40s' is there twice", key);
+    return MHD_YES;
+}
+
+static enum err check_query(struct request *r)
+{
+    struct query_check c = {r->endpoint->query, r->connection, ERR_OK};
+    if (c.known)
+        MHD_get_connection_values_n(r->connection, MHD_GET_ARGUMENT_KIND, check_parameter, &c);
+    return c.error;
+}
+
+static enum err prepare(struct request *r)
+{
+    enum err e = check_query(r);
+    if (!e && r->bad_target)
+        e = err_set(ERR_ARG, "the target holds a zero byte");
+    if (!e && r->endpoint->take && atomic_load(&r->server->draining))
+        e = err_set(ERR_BUSY, "the server is shutting down");
+    if (!e && r->endpoint->begin)
+        e = r->endpoint->begin(r);
+    if (!e && r->endpoint->take)
+        e = body_open(r);
+    return e;
+}
+
+static void answer(struct request *r, handler how)
+{
+    enum err e = r->error;
+    if (e) {
+        reply_problem(r, e, r->error_text);
+        return;
+    }
+    e = how(r);
+    if (e)
+        reply_problem(r, e, err_text());
+}
+
+static enum MHD_Result on_headers(struct request *r, const char *method, const char *path)
+{
+    const char *id = request_header(r, "X-Request-Id");
+    if (id && request_id_valid(id))
+        snprintf(r->id, sizeof r->id, "%s", id);
+    r->method = strdup(method);
+    r->gzip = r->server->config->gzip && accepts_gzip(request_header(r, "Accept-Encoding"));
+    r->endpoint = route(r, method, path);
+    r->stage = REQUEST_BODY;
+    if (!r->method)
+        return MHD_NO;
+    enum err e = prepare(r);
+    if (e)
+        request_fail(r, e);
+    bool unread = body_expected(r) || body_length(r) > DISCARD_MAX;
+    if (body_length(r) == UINT64_MAX)
+        unread = body_expected(r); /* chunked: it may be short */
+    if (unread && (e || !r->endpoint->take))
+        answer(r, r->endpoint->answer);
+    return MHD_YES;
+}
+
+/* A piece of the body. False: enough is enough. */
+static bool on_body(struct request *r, const char *data, size_t len)
+{
+    if (!r->error && r->endpoint->take) {
+        enum err e = body_take(r, data, len);
+        if (e)
+            request_fail(r, e);
+        return true;
+    }
+    r->discarded += len;
+    if (r->discarded <= DISCARD_MAX)
+        return true;
+    if (!r->error)
+        request_fail(r, err_set(ERR_LIMIT, "no body is expected here"));
+    reply_at_once(r);
+    return false;
+}
+
+static void on_whole(struct request *r)
+{
+    enum err e = r->endpoint->take && !r->error ? body_finish(r) : ERR_OK;
+    if (e)
+        request_fail(r, e);
+    answer(r, r->endpoint->answer);
+}
+
+static enum MHD_Result on_request(void *http, struct MHD_Connection *connection, const char *path,
+                                  const char *method, const char *version, const char *data,
+                                  size_t *len, void **context)
+{
+    struct request *r = *context;
+    (void)http, (void)connection, (void)version;
+    if (!r)
+        return MHD_NO; /* no memory */
+    if (r->stage == REQUEST_HEADERS)
+        return on_headers(r, method, path);
+    if (*len > 0) {
+        bool go_on = on_body(r, data, *len);
+        *len = 0;
+        return go_on ? MHD_YES : MHD_NO;
+    }
+    if (r->stage == REQUEST_BODY) {
+        on_whole(r);
+    } else if (r->stage == REQUEST_WAITING) {
+        r->stage = REQUEST_BODY;
+        answer(r, r->resumed);
+    }
+    return r->stage == REQUEST_BODY ? MHD_NO : MHD_YES; /* neither replied nor waiting: no memory */
+}
+
+/* ---- the loop -----------------------------------------------------------------------------------
+ */
+
+static void on_connection(void *http, struct MHD_Connection *connection, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct http *h = http;
+    (void)connection, (void)context;
+    metric_add(h->server->metrics, METRIC_HTTP_CONNECTIONS,
+               code == MHD_CONNECTION_NOTIFY_STARTED ? 1 : -1);
+}
+
+static void on_log(void *http, const char *fmt, va_list args)
+{
+    char text[256];
+    (void)http;
+    vsnprintf(text, sizeof text, fmt, args);
+    text[strcspn(text, "\n")] = 0;
+    log_event(LOG_DEBUG, "microhttpd", "text=%s", log_text(text));
+}
+
+static enum err listen_on(const char *address, int port, int *out)
+{
+    char service[16];
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV,
+                             .ai_socktype = SOCK_STREAM},
+                    *found = NULL;
+    int yes = 1;
+    snprintf(service, sizeof service, "%d", port);
+    int r = getaddrinfo(address, service, &hints, &found);
+    if (r != 0)
+        return err_set(ERR_ARG, "listen address %s: %s", address, gai_strerror(r));
+    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool ok = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
+              bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, 1024) == 0;
+    int cause = errno;
+    freeaddrinfo(found);
+    if (!ok && fd >= 0)
+        close(fd);
+    if (!ok)
+        return err_set(ERR_IO, "cannot listen on %s port %d: %s", address, port, strerror(cause));
+    *out = fd;
+    return ERR_OK;
+}
+
+static int bound_port(int fd)
+{
+    struct sockaddr_storage at = {0};
+    socklen_t len = sizeof at;
+    if (getsockname(fd, (struct sockaddr *)&at, &len) != 0)
+        return 0;
+    return ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
+                                          : ((struct sockaddr_in *)&at)->sin_port);
+}
+
+static enum err start_daemon(struct http *h)
+{
+    const struct config *c = h->server->config;
+    h->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_LISTEN_SOCKET, h->listener,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->http_connections, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)c->http_timeout, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_URI_LOG_CALLBACK, on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_END);
+    return h->daemon ? ERR_OK : err_set(ERR_IO, "the HTTP server does not start");
+}
+
+enum err http_open(struct server *s, struct http **out)
+{
+    unsigned tag = 0;
+    *out = NULL;
+    struct http *h = calloc(1, sizeof *h);
+    if (!h)
+        return err_set(ERR_NOMEM, "no memory for the HTTP server");
+    h->server = s;
+    h->listener = -1;
+    if (getrandom(&tag, sizeof tag, 0) != sizeof tag)
+        tag = (unsigned)clock_ns();
+    snprintf(h->tag, sizeof h->tag, "%08x", tag);
+    enum err e = listen_on(s->config->listen, s->config->http_port, &h->listener);
+    if (!e) {
+        h->port = bound_port(h->listener);
+        e = sse_open(h);
+    }
+    if (!e)
+        e = start_daemon(h);
+    if (e) {
+        http_close(h);
+        return e;
+    }
+    *out = h;
+    return ERR_OK;
+}
+
+int http_port(const struct http *h)
+{
+    return h->port;
+}
+
+static void wait_for(atomic_int *count, double seconds)
+{
+    uint64_t end = clock_ns() + (uint64_t)(seconds * 1e9);
+    while (atomic_load(count) > 0 && clock_ns() < end)
+        usleep(5000);
+}
+
+void http_drain(struct http *h, double seconds)
+{
+    sse_drain(h);
+    if (h->listener >= 0 && MHD_quiesce_daemon(h->daemon) != MHD_INVALID_SOCKET) {
+        close(h->listener);
+        h->listener = -1;
+    }
+    wait_for(&h->requests, seconds);
+}
+
+void http_close(struct http *h)
+{
+    if (!h)
+        return;
+    if (h->daemon) {
+        sse_drain(h);
+        wait_for(&h->waiting, STOP_SECONDS);
+        if (atomic_load(&h->waiting) > 0) {
+            log_event(LOG_ERROR, "http_stuck", "requests=%d", atomic_load(&h->waiting));
+            return; /* somebody still holds a request: leave all of it to the end of the process */
+        }
+        MHD_stop_daemon(h->daemon);
+    }
+    if (h->listener >= 0)
+        close(h->listener); /* MHD closes its own copy's descriptor only after quiesce */
+    sse_close(h);
+    free(h);
+}

@@ -1,0 +1,183 @@
+/* The HTTP front end from inside; nobody but server/http*.c includes this.
+ *
+ *   http.c          the event loop's callbacks: a request from its first line to its end
+ *   http_route.c    the table of endpoints
+ *   http_headers.c  header values, parsed
+ *   http_body.c     bodies: raw or multipart, to memory or to a job
+ *   http_reply.c    answers: common headers, problem+json, gzip
+ *   http_image.c    a frame on its way through the workers and back
+ *   http_stream.c, http_video.c, http_sse.c, http_misc.c   the endpoints
+ *
+ * One thread runs all of it, and never waits: a request that waits for another thread is suspended
+ * (request_wait) and that thread resumes it (request_resume). libmicrohttpd frees nothing of a
+ * suspended connection, not even when the client is gone, so whoever was told to answer a request
+ * finds it; this is why requests are not counted. */
+#ifndef TV3S_SERVER_HTTP_H
+#define TV3S_SERVER_HTTP_H
+
+#include "server/front.h"
+#include "server/jobs.h"
+#include "server/metrics.h"
+
+#include <microhttpd.h>
+
+struct request;
+struct sse;
+
+/* Handlers return an error to have it answered; else they have replied or called request_wait. */
+typedef enum err (*handler)(struct request *r);
+
+struct endpoint {
+    const char *method, *path; /* {} stands for a name, # for a number */
+    const char *query;         /* the parameters it knows, separated by spaces; NULL: any */
+    handler begin;             /* the headers are here, the body not yet; or NULL */
+    enum err (*take)(struct request *r, const void *data, size_t len); /* body; NULL: has none */
+    bool form;      /* the body may be multipart/form-data */
+    handler answer; /* the body is here */
+};
+
+enum request_stage { REQUEST_HEADERS, REQUEST_BODY, REQUEST_WAITING, REQUEST_REPLIED };
+
+struct request {
+    struct http *http;
+    struct server *server;
+    struct MHD_Connection *connection;
+    const struct endpoint *endpoint;
+    enum request_stage stage;
+    handler resumed; /* after request_wait */
+
+    char id[65];           /* X-Request-Id */
+    char *target, *method; /* for the log */
+    bool bad_target;       /* the target holds an encoded zero byte */
+    char name[SESSION_ID]; /* {} of the path */
+    uint64_t number;       /* # of the path */
+    const char *allow;     /* pattern of a path that knows other methods only */
+    bool gzip;             /* the client takes it */
+    uint64_t started;
+    int status; /* of the answer */
+
+    /* the body */
+    uint64_t limit; /* bytes at most; set by begin */
+    uint64_t discarded;
+    struct MHD_PostProcessor *form;
+    int files; /* file parts seen */
+    bool in_file;
+    struct buf input;
+
+    /* the first thing that went wrong with it */
+    enum err error;
+    char error_text[512];
+
+    /* what it is about; freed with it */
+    struct session_params params;
+    struct session *session;
+    struct job *job;
+    bool job_open;     /* its body is still arriving */
+    struct item *item; /* delivered */
+    void *data;        /* a state */
+    size_t data_len;
+};
+
+struct http {
+    struct server *server;
+    struct MHD_Daemon *daemon;
+    int port, listener;
+    char tag[9]; /* of our request IDs: other in every process */
+    atomic_ullong serial;
+    atomic_int requests, waiting; /* alive; suspended by request_wait */
+    struct sse *sse;
+};
+
+/* ---- http.c */
+/* Suspends: `resumed` is called in the network thread after request_resume. Call it before the
+ * request is given to another thread. */
+void request_wait(struct request *r, handler resumed);
+void request_resume(struct request *r); /* any thread; the request is not the caller's after */
+/* Keeps the first error, with the calling thread's err_text(). Returns e. */
+enum err request_fail(struct request *r, enum err e);
+const char *request_header(struct request *r, const char *name);
+const char *request_query(struct request *r, const char *name);
+/* model, mode, format, resize into r->params. */
+enum err request_params(struct request *r);
+
+/* ---- http_route.c */
+/* The endpoint, with the path's parts in r->name and r->number; never NULL: what is not there has
+ * an endpoint that answers 404 or 405, or to OPTIONS. */
+const struct endpoint *route(struct request *r, const char *method, const char *path);
+
+/* ---- http_body.c */
+enum err body_open(struct request *r); /* r->limit is set; refuses what the headers tell */
+enum err body_take(struct request *r, const void *data, size_t len);
+enum err body_finish(struct request *r);
+void body_close(struct request *r);
+enum err body_to_memory(struct request *r, const void *data, size_t len); /* an endpoint's take */
+/* Whether the client waits for 100 Continue before it sends its body. */
+bool body_expected(struct request *r);
+/* Content-Length, or UINT64_MAX. 0 without a body. */
+uint64_t body_length(struct request *r);
+
+/* ---- http_reply.c */
+struct MHD_Response *reply_bytes(const char *mime, void *data,
+                                 size_t len); /* takes malloc'd data */
+struct MHD_Response *reply_static(const char *mime, const void *data, size_t len);
+void reply_header(struct MHD_Response *answer, const char *name, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+/* Adds the common headers and queues; takes the answer. NULL (no memory) ends the connection. */
+void reply_send(struct request *r, int status, struct MHD_Response *answer);
+void reply_empty(struct request *r, int status);
+void reply_json(struct request *r, int status, json_t *o); /* takes o */
+void reply_problem(struct request *r, enum err e, const char *detail);
+/* The problems that are HTTP's alone: method, range. `answer` has its own headers. */
+struct MHD_Response *reply_problem_of(struct request *r, int status, const char *type,
+                                      const char *title, const char *detail);
+/* Straight into the socket, for a body that does not end: the connection is closed next. */
+void reply_at_once(struct request *r);
+/* gzips *data (malloc'd) in place when it gets smaller. Any thread. */
+bool reply_gzip(void **data, size_t *len);
+
+/* ---- http_image.c */
+/* Sends r->input as a frame of r->session on its way; r->item is its answer. */
+enum err image_segment(struct request *r);
+enum err image_begin(struct request *r);
+enum err segment_begin(struct request *r);
+enum err segment_answer(struct request *r);
+
+/* ---- http_stream.c */
+enum err streams_list(struct request *r);
+enum err stream_create(struct request *r);
+enum err stream_put(struct request *r);
+enum err stream_get(struct request *r);
+enum err stream_delete(struct request *r);
+enum err stream_frame_begin(struct request *r);
+enum err stream_frame(struct request *r);
+enum err stream_reset_state(struct request *r);
+enum err stream_state_get(struct request *r);
+enum err stream_state_begin(struct request *r);
+enum err stream_state_put(struct request *r);
+
+/* ---- http_video.c */
+enum err video_begin(struct request *r);
+enum err video_take(struct request *r, const void *data, size_t len);
+enum err video_answer(struct request *r);
+enum err videos_list(struct request *r);
+enum err video_get(struct request *r);
+enum err video_masks(struct request *r);
+enum err video_mask(struct request *r);
+enum err video_delete(struct request *r);
+
+/* ---- http_sse.c */
+enum err sse_open(struct http *h);
+void sse_drain(struct http *h); /* every event stream ends */
+void sse_close(struct http *h); /* NULL sse is allowed */
+enum err video_events(struct request *r);
+
+/* ---- http_misc.c */
+enum err models_list(struct request *r);
+enum err model_get(struct request *r);
+enum err live(struct request *r);
+enum err ready(struct request *r);
+enum err metrics_get(struct request *r);
+enum err openapi_get(struct request *r);
+enum err page_get(struct request *r);
+
+#endif

@@ -1,0 +1,104 @@
+/* Models, health, metrics, and the files that are part of the program. */
+#include "server/http.h"
+
+#include "engine/arch_parts.h"
+#include "server/assets.h"
+#include "server/config.h"
+#include "server/describe.h"
+#include "server/sched.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- models -------------------------------------------------------------------------------------
+ */
+
+static json_t *model_json(const struct server *s, const struct served_model *m)
+{
+    const struct arch *a = &m->model->arch;
+    json_t *arch = arch_json(a, "arch");
+    return json_pack("{s:s, s:s, s:O?, s:O?, s:s, s:I, s:o, s:o}", "name", m->name, "architecture",
+                     a->name, "resize", json_object_get(arch, "resize"), "output",
+                     json_object_get(arch, "output"), "dtype", s->config->dtype, "parameters",
+                     (json_int_t)model_parameters(m->model), "arch", arch, "classes",
+                     describe_classes(m));
+}
+
+enum err models_list(struct request *r)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < models_count(r->server->models); i++)
+        json_array_append_new(list, model_json(r->server, models_at(r->server->models, i)));
+    reply_json(r, 200, json_pack("{s:o}", "models", list));
+    return ERR_OK;
+}
+
+enum err model_get(struct request *r)
+{
+    struct served_model *m;
+    enum err e = models_find(r->server->models, r->name, &m);
+    if (!e)
+        reply_json(r, 200, model_json(r->server, m));
+    return e;
+}
+
+/* ---- health -------------------------------------------------------------------------------------
+ */
+
+enum err live(struct request *r)
+{
+    reply_send(r, 200, reply_static("text/plain", "ok\n", 3));
+    return ERR_OK;
+}
+
+/* Engine thread. Whatever is wrong, "not ready" is 503. */
+static void on_probed(void *request, enum err e, const char *text)
+{
+    struct request *r = request;
+    if (e) {
+        r->error = err_http(e) == 503 ? e : ERR_BUSY;
+        snprintf(r->error_text, sizeof r->error_text, "%s", text);
+    }
+    request_resume(r);
+}
+
+enum err ready(struct request *r)
+{
+    if (atomic_load(&r->server->draining))
+        return err_set(ERR_BUSY, "the server is shutting down");
+    request_wait(r, live);
+    sched_probe(r->server->sched, on_probed, r);
+    return ERR_OK;
+}
+
+enum err metrics_get(struct request *r)
+{
+    struct buf text = {0};
+    enum err e = metrics_write(r->server->metrics, &text);
+    if (e) {
+        buf_free(&text);
+        return e;
+    }
+    reply_send(r, 200, reply_bytes("text/plain; version=0.0.4", text.data, text.len));
+    return ERR_OK;
+}
+
+/* ---- files --------------------------------------------------------------------------------------
+ */
+
+enum err page_get(struct request *r)
+{
+    const struct asset *a = asset_find(r->endpoint->path);
+    if (!a)
+        return err_set(ERR_NOT_FOUND, "this build has no web page");
+    struct MHD_Response *answer = reply_static(a->mime, a->data, (size_t)(a->end - a->data));
+    reply_header(answer, "Cache-Control", "no-cache");
+    reply_send(r, 200, answer);
+    return ERR_OK;
+}
+
+enum err openapi_get(struct request *r)
+{
+    return page_get(r);
+}

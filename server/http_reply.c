@@ -1,0 +1,192 @@
+#include "server/http.h"
+
+#include "server/config.h"
+#include "server/describe.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <zlib.h>
+
+enum { GZIP_MIN = 1024, RETRY_SECONDS = 1 };
+
+static const char problem_type[] = "application/problem+json";
+
+/* ---- answers ------------------------------------------------------------------------------------
+ */
+
+void reply_header(struct MHD_Response *answer, const char *name, const char *fmt, ...)
+{
+    char value[512];
+    va_list args;
+    if (!answer)
+        return;
+    va_start(args, fmt);
+    vsnprintf(value, sizeof value, fmt, args);
+    va_end(args);
+    MHD_add_response_header(answer, name, value);
+}
+
+struct MHD_Response *reply_bytes(const char *mime, void *data, size_t len)
+{
+    struct MHD_Response *answer =
+        data ? MHD_create_response_from_buffer(len, data, MHD_RESPMEM_MUST_FREE) : NULL;
+    if (!answer)
+        free(data);
+    if (mime)
+        reply_header(answer, "Content-Type", "%s", mime);
+    return answer;
+}
+
+struct MHD_Response *reply_static(const char *mime, const void *data, size_t len)
+{
+    struct MHD_Response *answer =
+        MHD_create_response_from_buffer(len, (void *)(uintptr_t)data, MHD_RESPMEM_PERSISTENT);
+    if (mime)
+        reply_header(answer, "Content-Type", "%s", mime);
+    return answer;
+}
+
+/* Which value of Access-Control-Allow-Origin this request gets, or NULL. */
+static const char *allowed_origin(struct request *r)
+{
+    const struct config_list *origins = &r->server->config->cors_origins;
+    const char *origin = request_header(r, "Origin");
+    for (int i = 0; origin && i < origins->count; i++) {
+        if (strcmp(origins->item[i], "*") == 0)
+            return "*";
+        if (strcmp(origins->item[i], origin) == 0)
+            return origin;
+    }
+    return NULL;
+}
+
+static void add_cors(struct request *r, struct MHD_Response *answer)
+{
+    const char *origin = allowed_origin(r);
+    if (r->server->config->cors_origins.count > 0)
+        reply_header(answer, "Vary", "Origin");
+    if (!origin)
+        return;
+    reply_header(answer, "Access-Control-Allow-Origin", "%s", origin);
+    reply_header(answer, "Access-Control-Expose-Headers",
+                 "Location, X-Request-Id, Retry-After, Content-Range, ETag, X-Tv3s-Seq, "
+                 "X-Tv3s-Size, X-Tv3s-Queue-Us, X-Tv3s-Compute-Us, X-Tv3s-Restarted");
+    if (!request_header(r, "Access-Control-Request-Method"))
+        return;
+    reply_header(answer, "Access-Control-Allow-Headers",
+                 "Content-Type, Range, If-Range, X-Request-Id");
+    reply_header(answer, "Access-Control-Max-Age", "600");
+}
+
+void reply_send(struct request *r, int status, struct MHD_Response *answer)
+{
+    if (!answer)
+        return;
+    reply_header(answer, "X-Request-Id", "%s", r->id);
+    reply_header(answer, "X-Content-Type-Options", "nosniff");
+    if (!MHD_get_response_header(answer, "Cache-Control"))
+        reply_header(answer, "Cache-Control", "no-store");
+    add_cors(r, answer);
+    if (MHD_queue_response(r->connection, (unsigned)status, answer) == MHD_YES) {
+        r->stage = REQUEST_REPLIED;
+        r->status = status;
+    }
+    MHD_destroy_response(answer);
+}
+
+void reply_empty(struct request *r, int status)
+{
+    reply_send(r, status, reply_static(NULL, "", 0));
+}
+
+/* ---- gzip ---------------------------------------------------------------------------------------
+ */
+
+bool reply_gzip(void **data, size_t *len)
+{
+    z_stream z = {0};
+    if (*len < GZIP_MIN || *len > UINT32_MAX / 2 ||
+        deflateInit2(&z, 1, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
+        return false;
+    size_t room = *len - *len / 16; /* less saved is not worth it */
+    uint8_t *out = malloc(room);
+    z.next_in = *data;
+    z.avail_in = (uInt)*len;
+    z.next_out = out;
+    z.avail_out = (uInt)room;
+    bool smaller = out && deflate(&z, Z_FINISH) == Z_STREAM_END;
+    if (smaller) {
+        free(*data);
+        *data = out;
+        *len = z.total_out;
+    } else {
+        free(out);
+    }
+    deflateEnd(&z);
+    return smaller;
+}
+
+/* ---- JSON ---------------------------------------------------------------------------------------
+ */
+
+static struct MHD_Response *json_answer(struct request *r, const char *mime, json_t *o)
+{
+    void *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    json_decref(o);
+    if (!text)
+        return NULL;
+    size_t len = strlen(text);
+    bool zipped = r->gzip && reply_gzip(&text, &len);
+    struct MHD_Response *answer = reply_bytes(mime, text, len);
+    if (zipped)
+        reply_header(answer, "Content-Encoding", "gzip");
+    reply_header(answer, "Vary", "Accept-Encoding");
+    return answer;
+}
+
+void reply_json(struct request *r, int status, json_t *o)
+{
+    reply_send(r, status, json_answer(r, "application/json", o));
+}
+
+void reply_problem(struct request *r, enum err e, const char *detail)
+{
+    struct MHD_Response *answer = json_answer(r, problem_type, describe_problem(e, detail, r->id));
+    if (err_http(e) == 503)
+        reply_header(answer, "Retry-After", "%d", RETRY_SECONDS);
+    reply_send(r, err_http(e), answer);
+}
+
+struct MHD_Response *reply_problem_of(struct request *r, int status, const char *type,
+                                      const char *title, const char *detail)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/problems/%s", type);
+    json_t *o = json_pack("{s:s, s:s, s:i, s:s}", "type", path, "title", title, "status", status,
+                          "request_id", r->id);
+    if (o && detail)
+        json_object_set_new(o, "detail", json_string(detail));
+    return json_answer(r, problem_type, o);
+}
+
+void reply_at_once(struct request *r)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    json_t *o = describe_problem(r->error, r->error_text, r->id);
+    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL, head[256];
+    r->status = err_http(r->error);
+    if (text && info) {
+        int n = snprintf(head, sizeof head,
+                         "HTTP/1.1 %d Refused\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
+                         "X-Request-Id: %s\r\nConnection: close\r\n\r\n",
+                         r->status, problem_type, strlen(text), r->id);
+        if (send(info->connect_fd, head, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE) == n)
+            (void)!send(info->connect_fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT);
+    }
+    free(text);
+    json_decref(o);
+}

@@ -1,0 +1,125 @@
+/* The table of endpoints, in the order of PROTOCOL.md. */
+#include "server/http.h"
+
+#include "server/http_headers.h"
+
+#include <string.h>
+
+#define PARAMS "model mode format resize"
+
+static const struct endpoint endpoints[] = {
+    {"POST", "/v1/videos", PARAMS, video_begin, video_take, true, video_answer},
+    {"GET", "/v1/videos", "", NULL, NULL, false, videos_list},
+    {"GET", "/v1/videos/{}", "", NULL, NULL, false, video_get},
+    {"DELETE", "/v1/videos/{}", "", NULL, NULL, false, video_delete},
+    {"GET", "/v1/videos/{}/events", "", NULL, NULL, false, video_events},
+    {"GET", "/v1/videos/{}/masks", "", NULL, NULL, false, video_masks},
+    {"GET", "/v1/videos/{}/masks/#", "", NULL, NULL, false, video_mask},
+
+    {"POST", "/v1/segment", "model format resize", segment_begin, body_to_memory, true,
+     segment_answer},
+
+    {"GET", "/v1/streams", "", NULL, NULL, false, streams_list},
+    {"POST", "/v1/streams", PARAMS, NULL, NULL, false, stream_create},
+    {"PUT", "/v1/streams/{}", PARAMS, NULL, NULL, false, stream_put},
+    {"GET", "/v1/streams/{}", "", NULL, NULL, false, stream_get},
+    {"DELETE", "/v1/streams/{}", "", NULL, NULL, false, stream_delete},
+    {"POST", "/v1/streams/{}/frames", "", stream_frame_begin, body_to_memory, true, stream_frame},
+    {"POST", "/v1/streams/{}/reset", "", NULL, NULL, false, stream_reset_state},
+    {"GET", "/v1/streams/{}/state", "", NULL, NULL, false, stream_state_get},
+    {"PUT", "/v1/streams/{}/state", "", stream_state_begin, body_to_memory, false,
+     stream_state_put},
+
+    {"GET", "/v1/models", "", NULL, NULL, false, models_list},
+    {"GET", "/v1/models/{}", "", NULL, NULL, false, model_get},
+    {"GET", "/livez", "", NULL, NULL, false, live},
+    {"GET", "/readyz", "", NULL, NULL, false, ready},
+    {"GET", "/metrics", "", NULL, NULL, false, metrics_get},
+    {"GET", "/openapi.json", "", NULL, NULL, false, openapi_get},
+    {"GET", "/", "", NULL, NULL, false, page_get},
+    {"GET", "/app.js", "", NULL, NULL, false, page_get},
+    {"GET", "/style.css", "", NULL, NULL, false, page_get},
+};
+enum { ENDPOINTS = sizeof endpoints / sizeof *endpoints };
+
+/* Whether `path` has the form of `pattern`; fills r->name and r->number. */
+static bool matches(struct request *r, const char *pattern, const char *path)
+{
+    while (*pattern) {
+        size_t n = strcspn(path, "/");
+        char text[SESSION_ID];
+        if (*pattern != '{' && *pattern != '#') {
+            if (*pattern++ != *path++)
+                return false;
+            continue;
+        }
+        if (n == 0 || n >= sizeof text)
+            return false;
+        memcpy(text, path, n);
+        text[n] = 0;
+        if (*pattern == '{')
+            memcpy(r->name, text, n + 1);
+        else if (!number_parse(text, &r->number))
+            return false;
+        pattern += *pattern == '{' ? 2 : 1;
+        path += n;
+    }
+    return *path == 0;
+}
+
+/* ---- paths and methods that are not in the table ------------------------------------------------
+ */
+
+static enum err no_such_path(struct request *r)
+{
+    (void)r;
+    return err_set(ERR_NOT_FOUND, "no such path");
+}
+
+/* "GET, HEAD, OPTIONS" of the path whose pattern is `path`. */
+static void allowed_methods(const char *path, char text[64])
+{
+    text[0] = 0;
+    for (int i = 0; i < ENDPOINTS; i++) {
+        if (strcmp(endpoints[i].path, path) != 0)
+            continue;
+        strcat(strcat(text, endpoints[i].method), ", ");
+        if (strcmp(endpoints[i].method, "GET") == 0)
+            strcat(text, "HEAD, ");
+    }
+    strcat(text, "OPTIONS");
+}
+
+static enum err other_method(struct request *r)
+{
+    char allow[64];
+    bool options = strcmp(r->method, "OPTIONS") == 0;
+    allowed_methods(r->allow, allow);
+    struct MHD_Response *answer =
+        options ? reply_static(NULL, "", 0)
+                : reply_problem_of(r, 405, "method", "the method is not known here", NULL);
+    reply_header(answer, "Allow", "%s", allow);
+    if (options)
+        reply_header(answer, "Access-Control-Allow-Methods", "%s", allow);
+    reply_send(r, options ? 204 : 405, answer);
+    return ERR_OK;
+}
+
+static const struct endpoint not_found = {.answer = no_such_path};
+static const struct endpoint not_allowed = {.answer = other_method};
+
+const struct endpoint *route(struct request *r, const char *method, const char *path)
+{
+    r->allow = NULL;
+    if (strcmp(method, "HEAD") == 0)
+        method = "GET";
+    for (int i = 0; i < ENDPOINTS; i++) {
+        if (!matches(r, endpoints[i].path, path))
+            continue;
+        if (strcmp(endpoints[i].method, method) == 0)
+            return &endpoints[i];
+        if (!r->allow)
+            r->allow = endpoints[i].path;
+    }
+    return r->allow ? &not_allowed : &not_found;
+}

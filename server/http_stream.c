@@ -1,0 +1,191 @@
+#include "server/http.h"
+
+#include "server/config.h"
+#include "server/describe.h"
+#include "server/sched.h"
+#include "server/workers.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the table ----------------------------------------------------------------------------------
+ */
+
+struct stream_list {
+    struct session **item;
+    size_t count, room;
+};
+
+static void collect(void *list, struct session *s)
+{
+    struct stream_list *l = list;
+    if (l->count < l->room)
+        l->item[l->count++] = session_ref(s);
+}
+
+enum err streams_list(struct request *r)
+{
+    struct stream_list l = {.room = sessions_count(r->server->sessions) + 16};
+    json_t *streams = json_array();
+    l.item = calloc(l.room, sizeof *l.item);
+    if (l.item)
+        sessions_each(r->server->sessions, collect, &l);
+    for (size_t i = 0; i < l.count; i++) {
+        json_array_append_new(streams, describe_stream(l.item[i]));
+        session_unref(l.item[i]);
+    }
+    free(l.item);
+    reply_json(r, 200, json_pack("{s:o}", "streams", streams));
+    return ERR_OK;
+}
+
+static enum err find(struct request *r)
+{
+    return session_find(r->server->sessions, r->name, &r->session);
+}
+
+static enum err make(struct request *r, const char *id)
+{
+    bool created;
+    enum err e = request_params(r);
+    if (!e && atomic_load(&r->server->draining))
+        e = err_set(ERR_BUSY, "the server is shutting down");
+    if (!e)
+        e = session_make(r->server->sessions, id, &r->params, &created, &r->session);
+    if (e)
+        return e;
+    json_t *o = describe_stream(r->session);
+    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    struct MHD_Response *answer = reply_bytes("application/json", text, text ? strlen(text) : 0);
+    if (created)
+        reply_header(answer, "Location", "/v1/streams/%s", r->session->id);
+    json_decref(o);
+    reply_send(r, created ? 201 : 200, answer);
+    return ERR_OK;
+}
+
+enum err stream_create(struct request *r)
+{
+    return make(r, NULL);
+}
+
+enum err stream_put(struct request *r)
+{
+    return make(r, r->name);
+}
+
+enum err stream_get(struct request *r)
+{
+    enum err e = find(r);
+    if (!e)
+        reply_json(r, 200, describe_stream(r->session));
+    return e;
+}
+
+enum err stream_delete(struct request *r)
+{
+    enum err e = find(r);
+    if (e)
+        return e;
+    session_delete(r->server->sessions, r->session);
+    if (r->server->ws)
+        ws_stream_gone(r->server->ws, r->session, "deleted");
+    reply_empty(r, 204);
+    return ERR_OK;
+}
+
+/* ---- frames -------------------------------------------------------------------------------------
+ */
+
+enum err stream_frame_begin(struct request *r)
+{
+    enum err e = find(r);
+    return e ? e : image_begin(r);
+}
+
+enum err stream_frame(struct request *r)
+{
+    if (r->input.len == 0)
+        return err_set(ERR_ARG, "the image is empty");
+    return image_segment(r);
+}
+
+/* ---- state: commands to the engine thread -------------------------------------------------------
+ */
+
+/* Engine thread. */
+static void on_done(struct command *c)
+{
+    struct request *r = c->owner;
+    if (c->error) {
+        r->error = c->error;
+        snprintf(r->error_text, sizeof r->error_text, "%s", c->error_text);
+    }
+    if (c->kind == COMMAND_EXPORT) {
+        r->data = c->data;
+        r->data_len = c->len;
+    } else {
+        free(c->data);
+    }
+    free(c);
+    request_resume(r);
+}
+
+static enum err command(struct request *r, enum command_kind kind, handler resumed)
+{
+    struct command *c = calloc(1, sizeof *c);
+    if (!c)
+        return err_set(ERR_NOMEM, "no memory for a command");
+    c->kind = kind;
+    c->session = session_ref(r->session);
+    c->done = on_done;
+    c->owner = r;
+    c->data = r->input.data;
+    c->len = r->input.len;
+    r->input = (struct buf){0};
+    request_wait(r, resumed);
+    workers_command(r->server->workers, c);
+    return ERR_OK;
+}
+
+static enum err reply_done(struct request *r)
+{
+    reply_empty(r, 204);
+    return ERR_OK;
+}
+
+enum err stream_reset_state(struct request *r)
+{
+    enum err e = find(r);
+    return e ? e : command(r, COMMAND_RESET, reply_done);
+}
+
+static enum err reply_state(struct request *r)
+{
+    struct MHD_Response *answer = reply_bytes("application/x-safetensors", r->data, r->data_len);
+    r->data = NULL;
+    reply_header(answer, "Content-Disposition", "attachment; filename=\"%.128s.safetensors\"",
+                 r->session->id);
+    reply_send(r, 200, answer);
+    return ERR_OK;
+}
+
+enum err stream_state_get(struct request *r)
+{
+    enum err e = find(r);
+    return e ? e : command(r, COMMAND_EXPORT, reply_state);
+}
+
+enum err stream_state_begin(struct request *r)
+{
+    r->limit = r->server->config->max_state_import;
+    return find(r);
+}
+
+enum err stream_state_put(struct request *r)
+{
+    if (r->input.len == 0)
+        return err_set(ERR_ARG, "the state is empty");
+    return command(r, COMMAND_IMPORT, reply_done);
+}
