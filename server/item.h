@@ -45,6 +45,9 @@ struct item {
     /* decode worker */
     uint8_t *rgb; /* width * height * 3 */
 
+    /* sched_submit */
+    double gflop; /* of this frame in the engine */
+
     /* engine thread */
     uint8_t *labels; /* width * height */
     bool from_zero;  /* the state was zero before this frame */

@@ -17,6 +17,8 @@
 #include "server/item.h"
 #include "server/session.h"
 
+#include <stddef.h>
+
 struct sched;
 struct workers;
 struct metrics;
@@ -48,6 +50,18 @@ struct command {
     void *owner;
     struct item carrier; /* the scheduler's: it queues among the frames in it */
 };
+
+static inline struct item *command_carrier(struct command *c)
+{
+    c->carrier.kind = ITEM_COMMAND;
+    c->carrier.session = c->session; /* borrowed: the reference is the command's */
+    return &c->carrier;
+}
+
+static inline struct command *command_of(struct item *carrier)
+{
+    return (struct command *)((char *)carrier - offsetof(struct command, carrier));
+}
 
 /* Any thread; takes the command, which the caller zeroed and filled. Front ends call
  * workers_command instead, so that frames that are still being decoded go first. */

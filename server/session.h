@@ -42,7 +42,6 @@ struct session {
     bool queued; /* on the scheduler's list */
     struct session *sched_next;
     uint64_t served; /* scheduler's clock at its last frame: fairness */
-    double gflop;    /* of a frame of the last size */
 
     /* decode worker */
     struct packet_decoder *decoder; /* media/packet.h; NULL before the first packet */

@@ -1,0 +1,302 @@
+/* The engine thread, and what others hand to it.
+ *
+ *     any thread --> inbox --> the session's pending list --> batch --> encode worker
+ *                    (lock)    `--- engine thread alone ---'
+ *
+ * The inbox holds frames and commands in the order in which they came; the engine thread takes all
+ * of it whenever it is between batches, and files each item under its session, so the order within
+ * a session is kept and nothing but the inbox needs a lock.
+ *
+ * A session is on the `ready` list while it has pending items. Sessions without references come
+ * back by sched_release and are freed by the engine thread alone, so what it holds between two
+ * looks at the inbox stays valid. After sched_stop there is no such thread: what comes then ends at
+ * once in the caller's thread, and the lock keeps streams from being closed by two at a time. */
+#include "server/sched_parts.h"
+
+#include "base/try.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+/* ---- the thread ---------------------------------------------------------------------------------
+ */
+
+struct inbox {
+    struct item *items;
+    struct session *released;
+    struct probe *probes;
+};
+
+/* With the lock held. */
+static struct inbox empty_inbox(struct sched *s)
+{
+    struct inbox in = {s->inbox_head, s->released, s->probes};
+    s->inbox_head = s->inbox_tail = NULL;
+    s->released = NULL;
+    s->probes = NULL;
+    return in;
+}
+
+static struct timespec in_ns(uint64_t ns)
+{
+    uint64_t t = clock_ns() + ns;
+    return (struct timespec){(time_t)(t / 1000000000u), (long)(t % 1000000000u)};
+}
+
+/* What came in, after at most `wait` nanoseconds. Returns whether to go on. */
+static bool receive(struct sched *s, uint64_t wait, struct inbox *in)
+{
+    struct timespec until = in_ns(wait);
+    pthread_mutex_lock(&s->lock);
+    while (wait && !s->stopped && !s->inbox_head && !s->released && !s->probes)
+        if (pthread_cond_timedwait(&s->wake, &s->lock, &until))
+            break;
+    bool go_on = !s->stopped;
+    if (go_on)
+        *in = empty_inbox(s);
+    pthread_mutex_unlock(&s->lock);
+    atomic_store(&s->alive, clock_ns());
+    return go_on;
+}
+
+static void answer_probes(struct probe *probes, enum err e)
+{
+    while (probes) {
+        struct probe *p = probes;
+        probes = p->next;
+        p->done(p->owner, e, e ? err_text() : "");
+        free(p);
+    }
+}
+
+static void work_off(struct sched *s, struct inbox *in)
+{
+    for (struct item *next, *item = in->items; item; item = next) {
+        next = item->next;
+        sched_file(s, item);
+    }
+    for (struct session *next, *session = in->released; session; session = next) {
+        next = session->sched_next;
+        sched_run_release(s, session);
+    }
+    if (in->probes)
+        answer_probes(in->probes, sched_run_probe(s));
+}
+
+static void *engine_main(void *sched)
+{
+    struct sched *s = sched;
+    struct inbox in;
+    pthread_setname_np(pthread_self(), "engine");
+    while (receive(s, sched_due(s), &in)) {
+        work_off(s, &in);
+        if (sched_due(s) == 0 && sched_choose(s))
+            sched_run_batch(s);
+    }
+    return NULL;
+}
+
+/* ---- opening and ending -------------------------------------------------------------------------
+ */
+
+enum err sched_open(const struct config *c, struct metrics *m, struct models *models,
+                    struct workers *workers, struct sched **out)
+{
+    pthread_condattr_t monotonic;
+    struct sched *s = calloc(1, sizeof *s);
+    *out = NULL;
+    if (s)
+        s->model_ok = calloc((size_t)models_count(models), sizeof *s->model_ok);
+    if (!s || !s->model_ok) {
+        free(s);
+        return err_set(ERR_NOMEM, "no memory for the scheduler");
+    }
+    s->config = c;
+    s->metrics = m;
+    s->models = models;
+    s->workers = workers;
+    s->alive = clock_ns();
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&s->lock, NULL);
+    pthread_cond_init(&s->wake, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    if (pthread_create(&s->thread, NULL, engine_main, s) != 0) {
+        sched_close(s);
+        return err_set(ERR_NOMEM, "the engine thread does not start");
+    }
+    *out = s;
+    return ERR_OK;
+}
+
+/* An item that the engine will not see. */
+static void end_item(struct sched *s, struct item *item)
+{
+    enum err e = err_set(ERR_CANCELLED, "the server is stopping");
+    if (item->kind == ITEM_COMMAND) {
+        sched_end_command(command_of(item), e);
+        return;
+    }
+    item_fail(item, e);
+    item_deliver(item, s->metrics);
+}
+
+static void end_release(struct sched *s, struct session *session)
+{
+    pthread_mutex_lock(&s->lock);
+    sched_run_release(s, session);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* The thread is gone; the inbox is closed. */
+static void end_all(struct sched *s, struct inbox *in)
+{
+    for (struct item *next, *item = in->items; item; item = next) {
+        next = item->next;
+        end_item(s, item);
+    }
+    while (s->ready.head) {
+        struct session *session = s->ready.head;
+        s->ready.head = session->sched_next;
+        session->queued = false;
+        for (int n = session->pending; n > 0; n--) /* the last one may free the session */
+            end_item(s, sched_take(s, session));
+    }
+    for (struct session *next, *session = in->released; session; session = next) {
+        next = session->sched_next;
+        end_release(s, session);
+    }
+    answer_probes(in->probes, err_set(ERR_CANCELLED, "the server is stopping"));
+}
+
+void sched_stop(struct sched *s)
+{
+    struct inbox in;
+    pthread_mutex_lock(&s->lock);
+    s->stopped = true;
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+    pthread_mutex_lock(&s->lock);
+    s->ended = true;
+    in = empty_inbox(s);
+    pthread_mutex_unlock(&s->lock);
+    end_all(s, &in);
+}
+
+void sched_close(struct sched *s)
+{
+    if (!s)
+        return;
+    pthread_cond_destroy(&s->wake);
+    pthread_mutex_destroy(&s->lock);
+    free(s->model_ok);
+    free(s);
+}
+
+uint64_t sched_alive(const struct sched *s)
+{
+    return atomic_load(&s->alive);
+}
+
+/* ---- handing over -------------------------------------------------------------------------------
+ */
+
+/* False after the end: the item stays the caller's. */
+static bool post(struct sched *s, struct item *item)
+{
+    item->next = NULL;
+    pthread_mutex_lock(&s->lock);
+    bool open = !s->ended;
+    if (open) {
+        if (s->inbox_tail)
+            s->inbox_tail->next = item;
+        else
+            s->inbox_head = item;
+        s->inbox_tail = item;
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return open;
+}
+
+/* What is wrong with a frame of itself is found here, so that it spoils no batch. */
+static enum err check(struct sched *s, struct item *item)
+{
+    const struct session *session = item->session;
+    const struct session_params *p = &session->params;
+    struct geometry g;
+    if (atomic_load(&session->dead))
+        return err_set(ERR_NOT_FOUND, "stream '%s' was deleted", session->id);
+    TRY(engine_geometry(&p->model->model->arch, item->width, item->height,
+                        p->stream.resize_override ? &p->stream.resize : NULL, &g));
+    item->gflop = g.gflop;
+    if (session->kind == SESSION_UPLOAD || atomic_load(&s->waiting) < s->config->queue_max)
+        return ERR_OK;
+    metric_add(s->metrics, METRIC_DROPPED_OVERLOAD, 1);
+    return err_set(ERR_BUSY, "%d frames wait for the engine", (int)s->config->queue_max);
+}
+
+void sched_submit(struct sched *s, struct item *item)
+{
+    bool counts = item->session->kind != SESSION_UPLOAD;
+    enum err e = check(s, item);
+    if (!item->decoded)
+        item->decoded = clock_ns();
+    if (e) {
+        item_fail(item, e);
+        item_deliver(item, s->metrics);
+        return;
+    }
+    metric_add(s->metrics, METRIC_QUEUE_ENGINE, 1);
+    atomic_fetch_add(&s->waiting, counts);
+    if (post(s, item))
+        return;
+    metric_add(s->metrics, METRIC_QUEUE_ENGINE, -1);
+    atomic_fetch_sub(&s->waiting, counts);
+    end_item(s, item);
+}
+
+void sched_command(struct sched *s, struct command *c)
+{
+    struct item *carrier = command_carrier(c);
+    if (!post(s, carrier))
+        end_item(s, carrier);
+}
+
+void sched_release(struct sched *s, struct session *session)
+{
+    pthread_mutex_lock(&s->lock);
+    if (s->ended) {
+        sched_run_release(s, session);
+    } else {
+        session->sched_next = s->released;
+        s->released = session;
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+void sched_probe(struct sched *s, void (*done)(void *owner, enum err e, const char *text),
+                 void *owner)
+{
+    struct probe *p = malloc(sizeof *p);
+    if (!p) {
+        done(owner, ERR_NOMEM, "no memory for a probe");
+        return;
+    }
+    p->done = done;
+    p->owner = owner;
+    pthread_mutex_lock(&s->lock);
+    bool open = !s->ended;
+    if (open) {
+        p->next = s->probes;
+        s->probes = p;
+        pthread_cond_signal(&s->wake);
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (open)
+        return;
+    p->next = NULL;
+    answer_probes(p, err_set(ERR_CANCELLED, "the server is stopping"));
+}

@@ -1,0 +1,203 @@
+/* Who is next.
+ *
+ * Fairness is a clock that counts batches. `served` of a session is the clock at its last frame,
+ * and the least goes first: a stream that floods is served once a batch and then is the youngest,
+ * so one that sends now and then finds nobody before it but those that waited longer. Single
+ * images, each a session of its own, share a clock as if they were one stream: a thousand of them
+ * fill what room there is and delay nobody else.
+ *
+ * Live frames come first, one of each stream. Uploads share the room that is left, in runs of
+ * consecutive frames of one size; a run takes at most half of an upload's frames in flight, so that
+ * the other half is decoded and encoded meanwhile.
+ *
+ * An idle engine starts at once. After a batch of several sessions that most likely send again, a
+ * smaller one waits for them, batch_delay at most. Models take turns. */
+#include "server/sched_parts.h"
+
+#include <stdlib.h>
+
+enum { SECOND = 1000000000 };
+
+/* ---- lists --------------------------------------------------------------------------------------
+ */
+
+static void append(struct session_list *l, struct session *session)
+{
+    session->sched_next = NULL;
+    if (l->tail)
+        l->tail->sched_next = session;
+    else
+        l->head = session;
+    l->tail = session;
+    l->count++;
+}
+
+static void pend(struct session *session, struct item *item)
+{
+    item->next = NULL;
+    if (session->pending_tail)
+        session->pending_tail->next = item;
+    else
+        session->pending_head = item;
+    session->pending_tail = item;
+    session->pending++;
+}
+
+struct item *sched_take(struct sched *s, struct session *session)
+{
+    struct item *item = session->pending_head;
+    session->pending_head = item->next;
+    if (!session->pending_head)
+        session->pending_tail = NULL;
+    session->pending--;
+    item->next = NULL;
+    if (item->kind != ITEM_COMMAND) {
+        metric_add(s->metrics, METRIC_QUEUE_ENGINE, -1);
+        atomic_fetch_sub(&s->waiting, session->kind != SESSION_UPLOAD);
+    }
+    return item;
+}
+
+/* ---- filing -------------------------------------------------------------------------------------
+ */
+
+static void fail_dead(struct sched *s, struct session *session)
+{
+    struct item *item = sched_take(s, session);
+    item_fail(item, err_set(ERR_NOT_FOUND, "stream '%s' was deleted", session->id));
+    item_deliver(item, s->metrics);
+}
+
+void sched_settle(struct sched *s, struct session *session)
+{
+    session_ref(session);
+    while (session->pending_head) {
+        if (session->pending_head->kind == ITEM_COMMAND)
+            sched_run_command(s, command_of(sched_take(s, session)));
+        else if (atomic_load(&session->dead))
+            fail_dead(s, session);
+        else
+            break;
+    }
+    if (session->pending_head && !session->queued) {
+        append(&s->ready, session);
+        session->queued = true;
+    }
+    session_unref(session);
+}
+
+void sched_file(struct sched *s, struct item *item)
+{
+    struct session *session = item->session;
+    if (session->kind == SESSION_SINGLE && session->served == 0) {
+        s->single_clock = (s->single_clock > s->clock ? s->single_clock : s->clock) + 1;
+        session->served = s->single_clock;
+    }
+    pend(session, item);
+    if (!session->queued)
+        sched_settle(s, session);
+}
+
+uint64_t sched_due(const struct sched *s)
+{
+    uint64_t delay = (uint64_t)(s->config->batch_delay * SECOND), now = clock_ns();
+    int batch_max = s->config->batch_max;
+    int want = s->last_runs < batch_max ? s->last_runs : batch_max;
+    if (s->ready.count == 0)
+        return SECOND;
+    if (s->ready.count >= want || now >= s->free_since + delay)
+        return 0;
+    return s->free_since + delay - now;
+}
+
+/* ---- choosing -----------------------------------------------------------------------------------
+ */
+
+/* The next model in turn that has frames; NULL: none. */
+static struct served_model *next_model(struct sched *s)
+{
+    int count = models_count(s->models);
+    for (int i = 1; i <= count; i++) {
+        int turn = (s->turn + i) % count;
+        struct served_model *m = models_at(s->models, turn);
+        for (const struct session *session = s->ready.head; session; session = session->sched_next)
+            if (session->params.model == m) {
+                s->turn = turn;
+                return m;
+            }
+    }
+    return NULL;
+}
+
+/* Sessions by `served`, the least first, those that came first before their equals. */
+struct ranking {
+    struct session *session[BATCH_MAX];
+    int count;
+};
+
+static void rank(struct ranking *r, struct session *session, int most)
+{
+    int i = r->count;
+    if (i == most && (i == 0 || r->session[i - 1]->served <= session->served))
+        return;
+    if (i == most)
+        i--;
+    else
+        r->count++;
+    for (; i > 0 && r->session[i - 1]->served > session->served; i--)
+        r->session[i] = r->session[i - 1];
+    r->session[i] = session;
+}
+
+/* A run of at most `most` of the session's next frames, all of one size. */
+static void add_run(struct sched *s, struct session *session, int most)
+{
+    struct batch *b = &s->batch;
+    int first = b->frames;
+    while (b->frames - first < most) {
+        const struct item *next = session->pending_head;
+        const struct item *head = b->frames > first ? b->item[first] : next;
+        if (!next || next->kind == ITEM_COMMAND || next->width != head->width ||
+            next->height != head->height)
+            break;
+        b->item[b->frames++] = sched_take(s, session);
+    }
+    b->run[b->runs].session = session;
+    b->run[b->runs].first = first;
+    b->run[b->runs++].count = b->frames - first;
+    session->served = s->clock;
+}
+
+/* Sorts the ready sessions of the model; the dead and the empty leave the list. */
+static void survey(struct sched *s, struct ranking *live, struct ranking *uploads)
+{
+    int most = s->config->batch_max;
+    struct session *session = s->ready.head;
+    s->ready = (struct session_list){0};
+    for (struct session *next; session; session = next) {
+        next = session->sched_next;
+        session->queued = false;
+        sched_settle(s, session); /* back into the list, unless that was all */
+    }
+    for (session = s->ready.head; session; session = session->sched_next)
+        if (session->params.model == s->batch.model)
+            rank(session->kind == SESSION_UPLOAD ? uploads : live, session, most);
+}
+
+bool sched_choose(struct sched *s)
+{
+    struct ranking live = {.count = 0}, uploads = {.count = 0};
+    int most = s->config->batch_max, run = (s->config->job_window + 1) / 2;
+    s->batch = (struct batch){.model = next_model(s)};
+    if (!s->batch.model)
+        return false;
+    survey(s, &live, &uploads);
+    s->clock++;
+    for (int i = 0; i < live.count; i++)
+        add_run(s, live.session[i], 1);
+    for (int i = 0; i < uploads.count && s->batch.frames < most; i++) {
+        int room = most - s->batch.frames;
+        add_run(s, uploads.session[i], room < run ? room : run);
+    }
+    return s->batch.runs > 0;
+}

@@ -1,0 +1,91 @@
+/* Inside of the scheduler: sched.c, sched_choose.c and sched_run.c. */
+#ifndef TV3S_SERVER_SCHED_PARTS_H
+#define TV3S_SERVER_SCHED_PARTS_H
+
+#include "server/config.h"
+#include "server/metrics.h"
+#include "server/sched.h"
+#include "server/workers.h"
+
+#include <pthread.h>
+
+enum { BATCH_MAX = 64 }; /* as the setting's range */
+
+/* Sessions linked by sched_next. */
+struct session_list {
+    struct session *head, *tail;
+    int count;
+};
+
+/* The frames that go through the engine together: `runs` runs of one session each, whose items
+ * stand one after the other. */
+struct batch {
+    struct served_model *model;
+    int runs, frames;
+    struct {
+        struct session *session;
+        int first, count; /* in item */
+    } run[BATCH_MAX];
+    struct item *item[BATCH_MAX];
+};
+
+struct probe {
+    struct probe *next;
+    void (*done)(void *owner, enum err e, const char *text);
+    void *owner;
+};
+
+struct sched {
+    const struct config *config;
+    struct metrics *metrics;
+    struct models *models;
+    struct workers *workers;
+    pthread_t thread;
+    atomic_ullong alive;
+    atomic_int waiting; /* live frames between sched_submit and their batch */
+
+    pthread_mutex_t lock; /* guards all to the next gap */
+    pthread_cond_t wake;
+    struct item *inbox_head, *inbox_tail; /* frames and commands' carriers */
+    struct session *released;             /* without references, linked by sched_next */
+    struct probe *probes;
+    bool stopped; /* the thread is to end */
+    bool ended;   /* it did: nothing is taken in any more */
+
+    /* engine thread */
+    struct session_list ready; /* sessions with pending frames */
+    uint64_t clock;            /* batches so far */
+    uint64_t single_clock;     /* as if all single images were one stream */
+    int turn;                  /* the model that was served last */
+    uint64_t free_since;       /* clock_ns: the end of the last batch */
+    int last_runs;             /* of the last batch */
+    uint64_t state_bytes;      /* of all streams */
+    uint64_t *model_ok;        /* [models] clock_ns of the last batch that succeeded */
+    struct batch batch;
+};
+
+/* ---- sched_choose.c: who is next ------------------------------------------------------------- */
+/* Files a frame or a command behind what its session has pending. */
+void sched_file(struct sched *s, struct item *item);
+/* Runs the commands that are first in line, and has the session in `ready` or not as it should. */
+void sched_settle(struct sched *s, struct session *session);
+/* Takes the first pending item out, which is there. */
+struct item *sched_take(struct sched *s, struct session *session);
+/* Nanoseconds until a batch should start: 0 now; at most a second. */
+uint64_t sched_due(const struct sched *s);
+/* Fills s->batch from `ready`; false when nothing is left to do. */
+bool sched_choose(struct sched *s);
+
+/* ---- sched_run.c: the engine's work ---------------------------------------------------------- */
+/* Runs s->batch and sends its items on. */
+void sched_run_batch(struct sched *s);
+/* Takes the command; after this its session may be gone. */
+void sched_run_command(struct sched *s, struct command *c);
+/* Takes the command to its end with an error and err_text(). */
+void sched_end_command(struct command *c, enum err e);
+/* Every engine has labelled a frame lately, or does so now. */
+enum err sched_run_probe(struct sched *s);
+/* Closes the stream and frees the session. */
+void sched_run_release(struct sched *s, struct session *session);
+
+#endif

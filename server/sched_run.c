@@ -1,0 +1,274 @@
+/* What the engine thread does with the engine: batches, commands, probes. */
+#include "server/sched_parts.h"
+
+#include "server/log.h"
+
+#include "base/try.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PROBE_SIDE = 64 };
+static const uint64_t probe_age = 5000000000u; /* nanoseconds that a proof of life counts */
+
+/* ---- one session --------------------------------------------------------------------------------
+ */
+
+static void count_state(struct sched *s, struct session *session)
+{
+    uint64_t old = atomic_load(&session->state_bytes);
+    uint64_t now = session->stream ? stream_state_bytes(session->stream) : 0;
+    if (now == old)
+        return;
+    atomic_store(&session->state_bytes, now);
+    s->state_bytes += now - old;
+    metric_set(s->metrics, METRIC_STATE_BYTES, (double)s->state_bytes);
+}
+
+static enum err open_stream(struct session *session)
+{
+    if (session->stream)
+        return ERR_OK;
+    return stream_open(session->params.model->engine, &session->params.stream, &session->stream);
+}
+
+void sched_run_release(struct sched *s, struct session *session)
+{
+    stream_close(session->stream);
+    session->stream = NULL;
+    count_state(s, session);
+    session_free(session);
+}
+
+/* Frames were applied: what follows for the first of them and for the session. */
+static void applied(struct sched *s, struct session *session, struct item *const *item, int count,
+                    uint64_t frames_before)
+{
+    const struct item *last = item[count - 1];
+    bool no_state = session->params.stream.mode == MODE_FRAME;
+    bool began = stream_frames(session->stream) == (uint64_t)count; /* the count starts anew too */
+    for (int i = 0; i < count; i++)
+        item[i]->from_zero = no_state || (began && i == 0);
+    item[0]->restarted = !no_state && began && frames_before > 0;
+    atomic_store(&session->last_seq, last->seq);
+    atomic_fetch_add(&session->frames, (unsigned)count);
+    atomic_store(&session->frame_width, last->width);
+    atomic_store(&session->frame_height, last->height);
+    count_state(s, session);
+}
+
+/* ---- batches ------------------------------------------------------------------------------------
+ */
+
+/* The batch in the engine's terms. */
+struct job {
+    struct engine_run run[BATCH_MAX];
+    struct image image[BATCH_MAX];
+    uint8_t *labels[BATCH_MAX];
+    uint64_t frames_before[BATCH_MAX]; /* by run */
+};
+
+/* Room for the labels, a stream, and room for its state. */
+static enum err prepare(struct sched *s, struct session *session, struct item *const *item,
+                        int count)
+{
+    TRY(open_stream(session));
+    bool needs_state =
+        session->params.stream.mode != MODE_FRAME && atomic_load(&session->state_bytes) == 0;
+    if (needs_state && s->state_bytes >= s->config->max_state_bytes)
+        return err_set(ERR_BUSY, "the hidden states of other streams take all %llu bytes",
+                       (unsigned long long)s->config->max_state_bytes);
+    for (int i = 0; i < count; i++) {
+        size_t pixels = (size_t)item[i]->width * (size_t)item[i]->height;
+        if (!item[i]->silent && !item[i]->labels && !(item[i]->labels = malloc(pixels)))
+            return err_set(ERR_NOMEM, "no memory for labels");
+    }
+    return ERR_OK;
+}
+
+static void fail_items(struct item *const *item, int count, enum err e)
+{
+    for (int i = 0; i < count; i++)
+        item_fail(item[i], e);
+}
+
+/* Drops runs that cannot be: their items have an error. */
+static void prepare_all(struct sched *s, struct batch *b)
+{
+    int kept = 0;
+    for (int i = 0; i < b->runs; i++) {
+        struct item *const *item = &b->item[b->run[i].first];
+        enum err e = prepare(s, b->run[i].session, item, b->run[i].count);
+        if (e)
+            fail_items(item, b->run[i].count, e);
+        else
+            b->run[kept++] = b->run[i];
+    }
+    b->runs = kept;
+}
+
+static struct engine_run engine_run_of(struct job *j, const struct batch *b, int run)
+{
+    int first = b->run[run].first;
+    for (int i = first; i < first + b->run[run].count; i++) {
+        const struct item *item = b->item[i];
+        j->image[i] = (struct image){item->rgb, item->width, item->height, 3 * item->width};
+        j->labels[i] = item->labels;
+    }
+    j->frames_before[run] = stream_frames(b->run[run].session->stream);
+    return (struct engine_run){.stream = b->run[run].session->stream,
+                               .count = b->run[run].count,
+                               .frames = &j->image[first],
+                               .labels = &j->labels[first]};
+}
+
+/* One frame after the other, so that one that fails fails alone. */
+static void step_each(struct sched *s, struct batch *b, const struct job *j)
+{
+    for (int i = 0; i < b->runs; i++) {
+        for (int k = b->run[i].first; k < b->run[i].first + b->run[i].count; k++) {
+            uint64_t before = stream_frames(j->run[i].stream);
+            const struct engine_run one = {j->run[i].stream, 1, &j->image[k], &j->labels[k], NULL};
+            enum err e = engine_step(b->model->engine, &one, 1);
+            if (e)
+                item_fail(b->item[k], e);
+            else
+                applied(s, b->run[i].session, &b->item[k], 1, before);
+        }
+    }
+}
+
+/* Returns whether the batch succeeded as a whole. */
+static bool step(struct sched *s, struct batch *b)
+{
+    struct job j;
+    for (int i = 0; i < b->runs; i++)
+        j.run[i] = engine_run_of(&j, b, i);
+    enum err e = engine_step(b->model->engine, j.run, b->runs);
+    if (e) {
+        log_event(LOG_WARNING, "batch_failed", "model=%s frames=%d error=%s", b->model->name,
+                  b->frames, log_text(err_text()));
+        step_each(s, b, &j);
+        return false;
+    }
+    for (int i = 0; i < b->runs; i++)
+        applied(s, b->run[i].session, &b->item[b->run[i].first], b->run[i].count,
+                j.frames_before[i]);
+    return true;
+}
+
+static void measure(struct sched *s, const struct batch *b, uint64_t began, uint64_t ended)
+{
+    double seconds = (double)(ended - began) * 1e-9, gflop = 0;
+    for (int i = 0; i < b->frames; i++) {
+        gflop += b->item[i]->gflop;
+        metric_observe(s->metrics, METRIC_SECONDS_QUEUE,
+                       (double)(began - b->item[i]->decoded) * 1e-9);
+        metric_observe(s->metrics, METRIC_SECONDS_ENGINE, seconds);
+    }
+    metric_add(s->metrics, METRIC_BATCHES, 1);
+    metric_add(s->metrics, METRIC_BATCH_FRAMES, b->frames);
+    metric_set(s->metrics, METRIC_BATCH_OCCUPANCY,
+               (double)b->frames / (double)s->config->batch_max);
+    metric_set(s->metrics, METRIC_ENGINE_GFLOPS, seconds > 0 ? gflop / seconds : 0);
+}
+
+void sched_run_batch(struct sched *s)
+{
+    struct batch *b = &s->batch;
+    struct session *session[BATCH_MAX];
+    int sessions = b->runs;
+    uint64_t began = clock_ns();
+    for (int i = 0; i < sessions; i++)
+        session[i] = session_ref(b->run[i].session); /* its items may be the last to hold it */
+    prepare_all(s, b);
+    if (b->runs > 0 && step(s, b))
+        s->model_ok[s->turn] = clock_ns();
+    s->free_since = clock_ns();
+    s->last_runs = b->runs;
+    measure(s, b, began, s->free_since);
+    for (int i = 0; i < b->frames; i++) {
+        struct item *item = b->item[i];
+        item->batched = began;
+        item->labelled = s->free_since;
+        if (item->error)
+            item_deliver(item, s->metrics);
+        else
+            workers_encode(s->workers, item);
+    }
+    for (int i = 0; i < sessions; i++) {
+        sched_settle(s, session[i]); /* commands that waited for these frames */
+        session_unref(session[i]);
+    }
+}
+
+/* ---- commands -----------------------------------------------------------------------------------
+ */
+
+static enum err run_command(struct session *session, struct command *c)
+{
+    if (atomic_load(&session->dead))
+        return err_set(ERR_NOT_FOUND, "stream '%s' was deleted", session->id);
+    TRY(open_stream(session));
+    switch (c->kind) {
+    case COMMAND_RESET:
+        stream_reset(session->stream);
+        return ERR_OK;
+    case COMMAND_EXPORT:
+        return stream_export(session->stream, &c->data, &c->len);
+    case COMMAND_IMPORT:
+        return stream_import(session->stream, c->data, c->len);
+    }
+    return err_set(ERR_INTERNAL, "command %d", (int)c->kind);
+}
+
+void sched_end_command(struct command *c, enum err e)
+{
+    struct session *session = c->session;
+    c->error = e;
+    snprintf(c->error_text, sizeof c->error_text, "%s", e ? err_text() : "");
+    c->done(c);
+    session_unref(session);
+}
+
+void sched_run_command(struct sched *s, struct command *c)
+{
+    struct session *session = c->session;
+    enum err e = run_command(session, c);
+    if (session->stream)
+        count_state(s, session);
+    atomic_store(&session->touched, clock_ns());
+    sched_end_command(c, e);
+}
+
+/* ---- probes -------------------------------------------------------------------------------------
+ */
+
+static enum err probe_engine(struct engine *e)
+{
+    uint8_t rgb[PROBE_SIDE * PROBE_SIDE * 3], labels[PROBE_SIDE * PROBE_SIDE], *out = labels;
+    const struct stream_config c = {
+        .mode = MODE_FRAME, .resize_override = true, .resize = {.kind = RESIZE_NATIVE}};
+    const struct image image = {rgb, PROBE_SIDE, PROBE_SIDE, 3 * PROBE_SIDE};
+    struct engine_run run = {.count = 1, .frames = &image, .labels = &out};
+    memset(rgb, 128, sizeof rgb);
+    TRY(stream_open(e, &c, &run.stream));
+    enum err r = engine_step(e, &run, 1);
+    stream_close(run.stream);
+    return r;
+}
+
+enum err sched_run_probe(struct sched *s)
+{
+    for (int i = 0; i < models_count(s->models); i++) {
+        struct served_model *m = models_at(s->models, i);
+        if (s->model_ok[i] && clock_ns() - s->model_ok[i] < probe_age)
+            continue;
+        enum err e = probe_engine(m->engine);
+        if (e)
+            return err_context(e, "model '%s'", m->name);
+        s->model_ok[i] = clock_ns();
+    }
+    return ERR_OK;
+}
