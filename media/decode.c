@@ -61,6 +61,12 @@ static bool on_cancelled(void *ctx)
     return d->o.cancelled && d->o.cancelled(d->o.ctx);
 }
 
+static int64_t on_growing(void *ctx, int64_t offset)
+{
+    const struct decoder *d = ctx;
+    return d->o.growing(d->o.ctx, offset);
+}
+
 /* ---- the list of files
  * --------------------------------------------------------------------------- */
 
@@ -178,6 +184,7 @@ enum err decoder_open(const char *input, const struct decode_options *o, struct 
     d->o = d->inner = *o;
     d->inner.report = on_report;
     d->inner.cancelled = on_cancelled;
+    d->inner.growing = o->growing ? on_growing : NULL;
     d->inner.ctx = d;
     bool folder = stat(input, &st) == 0 && S_ISDIR(st.st_mode);
     enum err e = folder ? open_folder(d, input) : open_video(d, input);

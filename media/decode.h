@@ -29,8 +29,17 @@ struct decode_options {
     void (*report)(void *ctx, const char *text);
     /* Polled while reading blocks: true gives ERR_CANCELLED. May be NULL. */
     bool (*cancelled)(void *ctx);
+    /* The file is still being written; it is read once, front to back. Called before bytes from
+     * `offset` on are read: waits until there are some or the file is complete, and returns how
+     * many bytes it has then; at most `offset` is the end. `cancelled` is asked afterwards. NULL:
+     * the file is complete. */
+    int64_t (*growing)(void *ctx, int64_t offset);
     void *ctx;
 };
+
+/* Whether a file that begins with these bytes gives its frames when it is read front to back, as
+ * `growing` does: MP4 only with its index in front. */
+bool decode_streamable(const uint8_t *head, size_t len);
 
 /* Demuxers of one self-contained file each. */
 extern const char decode_safe_formats[];

@@ -21,6 +21,7 @@ struct sink {
     uint8_t *blend;              /* overlay video: the picture being encoded */
     int width, height;           /* of the first frame */
     int64_t frames;
+    size_t entry; /* bytes of the last frame; they end where the file does, but for a line's end */
 };
 
 /* ---- choosing -----------------------------------------------------------------------------------
@@ -135,6 +136,12 @@ static enum err open_video(struct sink *s)
 /* ---- frames -------------------------------------------------------------------------------------
  */
 
+/* JSON lines: every frame ends with one. */
+static bool has_lines(const struct sink *s)
+{
+    return s->o.kind == SINK_CONCAT && s->o.format != MASK_RAW;
+}
+
 static enum err put_video(struct sink *s, const struct frame *f, const struct mask *m)
 {
     enum err e = s->video ? ERR_OK : open_video(s);
@@ -153,25 +160,33 @@ static enum err put_video(struct sink *s, const struct frame *f, const struct ma
     return encode_frame(s->video, pixels, f->pts, f->duration);
 }
 
-static enum err put_bytes(struct sink *s, const struct frame *f, const struct mask *m)
+static enum err put_bytes(struct sink *s, const struct frame *f, const void *data, size_t len)
 {
     char name[300];
-    bool lines = s->o.kind == SINK_CONCAT && s->o.format != MASK_RAW;
-    s->bytes.len = 0;
-    enum err e = mask_encode(s->o.format, m, &s->bytes);
-    if (!e && lines)
-        e = buf_text(&s->bytes, "\n");
-    if (e)
-        return e;
+    s->entry = len;
     snprintf(name, sizeof name, "%06lld.%s", (long long)f->number,
              mask_format_extension(s->o.format));
     if (s->o.kind == SINK_ZIP)
-        return zipfile_add(s->zip, name, s->bytes.data, s->bytes.len);
-    if (s->o.kind != SINK_FOLDER)
-        return outfile_write(s->file, s->bytes.data, s->bytes.len);
+        return zipfile_add(s->zip, name, data, len);
+    if (s->o.kind != SINK_FOLDER) {
+        enum err e = outfile_write(s->file, data, len);
+        return e || !has_lines(s) ? e : outfile_write(s->file, "\n", 1);
+    }
     if (f->name[0])
         snprintf(name, sizeof name, "%s.%s", f->name, mask_format_extension(s->o.format));
-    return outdir_write(s->folder, name, s->bytes.data, s->bytes.len);
+    return outdir_write(s->folder, name, data, len);
+}
+
+/* Counts the frame; an image takes one. */
+static enum err admit(struct sink *s, const struct frame *f)
+{
+    if (s->frames++ == 0) {
+        s->width = f->width;
+        s->height = f->height;
+    } else if (s->o.kind == SINK_IMAGE) {
+        return err_set(ERR_ARG, "'%s' holds one image, the input has more", s->o.path);
+    }
+    return ERR_OK;
 }
 
 enum err sink_put(struct sink *s, const struct frame *f, const uint8_t *labels)
@@ -187,13 +202,32 @@ enum err sink_put(struct sink *s, const struct frame *f, const uint8_t *labels)
         .frame = stamped ? f->number : -1,
         .time = stamped && !s->o.input.folder ? f->time : NAN,
     };
-    if (s->frames++ == 0) {
-        s->width = f->width;
-        s->height = f->height;
-    } else if (s->o.kind == SINK_IMAGE) {
-        return err_set(ERR_ARG, "'%s' holds one image, the input has more", s->o.path);
-    }
-    return s->o.kind == SINK_VIDEO ? put_video(s, f, &m) : put_bytes(s, f, &m);
+    enum err e = admit(s, f);
+    if (e || s->o.kind == SINK_VIDEO)
+        return e ? e : put_video(s, f, &m);
+    s->bytes.len = 0;
+    e = mask_encode(s->o.format, &m, &s->bytes);
+    return e ? e : put_bytes(s, f, s->bytes.data, s->bytes.len);
+}
+
+enum err sink_put_encoded(struct sink *s, const struct frame *f, const void *data, size_t len)
+{
+    enum err e = admit(s, f);
+    return e ? e : put_bytes(s, f, data, len);
+}
+
+bool sink_entry(const struct sink *s, uint64_t *offset, uint64_t *len)
+{
+    if (s->frames == 0 || s->o.kind == SINK_FOLDER || s->o.kind == SINK_VIDEO)
+        return false;
+    *len = s->entry;
+    *offset = outfile_size(s->file) - s->entry - (has_lines(s) ? 1 : 0);
+    return true;
+}
+
+const char *sink_temporary(const struct sink *s)
+{
+    return s->file ? outfile_temporary(s->file) : NULL;
 }
 
 /* ---- the end ------------------------------------------------------------------------------------

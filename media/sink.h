@@ -40,6 +40,15 @@ enum err sink_open(const struct sink_options *o, struct sink **out);
 /* One frame and its labels. Frames may change size, except in a video (ERR_UNSUPPORTED). */
 enum err sink_put(struct sink *s, const struct frame *f, const uint8_t *labels);
 
+/* The same where the mask is encoded already, as mask_encode gives it. Not for videos. */
+enum err sink_put_encoded(struct sink *s, const struct frame *f, const void *data, size_t len);
+
+/* Where the bytes of the last frame stand in the file; false in a folder or a video. */
+bool sink_entry(const struct sink *s, uint64_t *offset, uint64_t *len);
+
+/* The output's name until sink_commit; NULL for a folder. */
+const char *sink_temporary(const struct sink *s);
+
 /* Completes the output under its name, or removes it on an error. Frees the sink. */
 enum err sink_commit(struct sink *s);
 void sink_abort(struct sink *s); /* NULL is allowed */

@@ -10,6 +10,8 @@
  * playlist demuxer could open other files and URLs, so none is on the list. */
 #include "media/source.h"
 
+#include "media/growing.h"
+
 #include <errno.h>
 #include <libavutil/avutil.h>
 #include <libavutil/imgutils.h>
@@ -32,6 +34,7 @@ struct source {
     AVPacket *packet;
     AVFrame *frame;
     AVStream *stream;
+    AVIOContext *growing; /* of a file that is still being written */
     int64_t packets, pictures;
     bool draining;
 };
@@ -112,6 +115,9 @@ static enum err open_format(struct source *s, const char *input)
         goto done;
     }
     s->format->interrupt_callback = (AVIOInterruptCB){is_cancelled, s};
+    if (s->o->growing && (e = growing_open(input, s->o, &s->growing)))
+        goto done;
+    s->format->pb = s->growing;
     int r = avformat_open_input(&s->format, url, NULL, &options); /* frees it on failure */
     if (r >= 0)
         r = avformat_find_stream_info(s->format, NULL);
@@ -183,6 +189,7 @@ void source_close(struct source *s)
     av_packet_free(&s->packet);
     avcodec_free_context(&s->codec);
     avformat_close_input(&s->format);
+    growing_close(s->growing);
     free(s);
 }
 
