@@ -1,0 +1,333 @@
+/* The list of jobs, and who may run.
+ *
+ * Up to `jobs_running` jobs work at once, first come first served. A job whose upload is still
+ * arriving may run too, if its container gives frames from the front; while it waits for bytes it
+ * does not count, so that a slow sender keeps nobody waiting, and there are at most `jobs_running`
+ * of those. A job that has ended keeps no file open and no memory but its record. */
+#include "server/job.h"
+
+#include "base/try.h"
+#include "media/decode.h"
+#include "server/config.h"
+#include "server/log.h"
+#include "server/metrics.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { STREAM_MIN = 64 << 10, TELL_NS = 50000000 };
+
+static double wall_clock(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- changes ------------------------------------------------------------------------------------
+ */
+
+void job_changed(struct job *job, bool always)
+{
+    uint64_t now = clock_ns();
+    job->version++;
+    if (!always && now - job->told < TELL_NS)
+        return;
+    job->told = now;
+    if (job->jobs->changed)
+        job->jobs->changed(job->jobs->changed_ctx);
+}
+
+static void count_state(struct job *job, int by)
+{
+    struct metrics *m = job->jobs->server->metrics;
+    static const enum metric_id id[] = {
+        [JOB_QUEUED] = METRIC_JOBS_QUEUED,       [JOB_RUNNING] = METRIC_JOBS_RUNNING,
+        [JOB_SUCCEEDED] = METRIC_JOBS_SUCCEEDED, [JOB_FAILED] = METRIC_JOBS_FAILED,
+        [JOB_CANCELLED] = METRIC_JOBS_CANCELLED,
+    };
+    if (by > 0 || job->state <= JOB_RUNNING) /* those that ended are counted up only */
+        metric_add(m, id[job->state], by);
+}
+
+void job_set_state(struct job *job, enum job_state state)
+{
+    count_state(job, -1);
+    job->state = state;
+    count_state(job, 1);
+    if (state == JOB_RUNNING)
+        job->started = wall_clock();
+    else if (state > JOB_RUNNING)
+        job->finished = wall_clock();
+    job_changed(job, true);
+}
+
+/* ---- references ---------------------------------------------------------------------------------
+ */
+
+struct job *job_ref(struct job *job)
+{
+    atomic_fetch_add(&job->refs, 1);
+    return job;
+}
+
+void job_unref(struct job *job)
+{
+    if (!job || atomic_fetch_sub(&job->refs, 1) != 1)
+        return;
+    if (job->upload >= 0)
+        close(job->upload);
+    spool_remove(job);
+    pthread_cond_destroy(&job->wake);
+    free(job);
+}
+
+/* With the lock held. The list's reference is the caller's then. */
+static void unlist(struct job *job)
+{
+    struct jobs *j = job->jobs;
+    *(job->previous ? &job->previous->next : &j->first) = job->next;
+    *(job->next ? &job->next->previous : &j->last) = job->previous;
+    job->listed = false;
+    j->count--;
+}
+
+/* ---- who may run --------------------------------------------------------------------------------
+ */
+
+static bool may_run(const struct job *job)
+{
+    const struct jobs *j = job->jobs;
+    int most = j->server->config->jobs_running;
+    if (job->state != JOB_QUEUED || j->threads - j->asleep >= most)
+        return false;
+    return job->whole || (job->streamable && j->asleep < most);
+}
+
+/* With the lock held. */
+static void start(struct job *job)
+{
+    pthread_t thread;
+    job_set_state(job, JOB_RUNNING);
+    if (pthread_create(&thread, NULL, job_thread, job_ref(job)) == 0) {
+        pthread_detach(thread);
+        job->jobs->threads++;
+        return;
+    }
+    job->error = ERR_NOMEM;
+    snprintf(job->error_text, sizeof job->error_text, "no thread for the job");
+    job_set_state(job, JOB_FAILED);
+    atomic_fetch_sub(&job->refs, 1); /* not the last: the list's */
+}
+
+/* With the lock held: whenever a job became ready or a place free. */
+static void schedule(struct jobs *j)
+{
+    for (struct job *job = j->first; job && !j->closing; job = job->next)
+        if (may_run(job))
+            start(job);
+}
+
+void jobs_asleep(struct jobs *j, bool asleep)
+{
+    j->asleep += asleep ? 1 : -1;
+    if (asleep)
+        schedule(j);
+}
+
+void jobs_ended(struct jobs *j)
+{
+    j->threads--;
+    pthread_cond_broadcast(&j->idle);
+    schedule(j);
+}
+
+/* ---- uploading ----------------------------------------------------------------------------------
+ */
+
+enum err job_begin(struct jobs *j, const struct session_params *p, struct job **out)
+{
+    struct job *job = calloc(1, sizeof *job);
+    *out = NULL;
+    if (!job)
+        return err_set(ERR_NOMEM, "no memory for a job");
+    pthread_cond_init(&job->wake, NULL);
+    job->jobs = j;
+    job->refs = 1;
+    job->params = *p;
+    job->created = wall_clock();
+    job->upload = -1;
+    enum err e = session_id_random(job->id);
+    if (!e)
+        e = spool_make(job);
+    pthread_mutex_lock(&j->lock);
+    if (!e && (j->closing || j->count >= j->server->config->jobs_max))
+        e = err_set(ERR_BUSY, "%d videos are here already", j->count);
+    if (!e) {
+        job->previous = j->last;
+        *(j->last ? &j->last->next : &j->first) = job_ref(job);
+        j->last = job;
+        j->count++;
+        job->listed = true;
+        count_state(job, 1);
+        job_changed(job, true);
+    }
+    pthread_mutex_unlock(&j->lock);
+    if (e) {
+        job_unref(job);
+        return e;
+    }
+    log_event(LOG_INFO, "job_begun", "job=%s model=%s format=%s", job->id, p->model->name,
+              mask_format_name(p->format));
+    *out = job;
+    return ERR_OK;
+}
+
+/* The upload's first bytes, once there are enough. */
+static bool looks_streamable(struct job *job, uint64_t before, uint64_t after)
+{
+    uint8_t head[STREAM_MIN];
+    if (before >= STREAM_MIN || after < STREAM_MIN)
+        return false;
+    return spool_read_at(job->upload, 0, head, sizeof head) == ERR_OK &&
+           decode_streamable(head, sizeof head);
+}
+
+enum err job_append(struct job *job, const void *data, size_t len)
+{
+    uint64_t before = job->arrived, most = job->jobs->server->config->max_upload;
+    if (before + len > most)
+        return err_set(ERR_LIMIT, "the video has more than %llu bytes", (unsigned long long)most);
+    if (atomic_load(&job->cancelled))
+        return err_set(ERR_CANCELLED, "the job was deleted");
+    TRY(spool_write_at(job->upload, before, data, len));
+    bool streamable = looks_streamable(job, before, before + len);
+    pthread_mutex_lock(&job->jobs->lock);
+    job->arrived = before + len;
+    if (streamable) {
+        job->streamable = true;
+        schedule(job->jobs);
+    }
+    pthread_cond_signal(&job->wake);
+    pthread_mutex_unlock(&job->jobs->lock);
+    return ERR_OK;
+}
+
+static void close_upload(struct job *job)
+{
+    if (job->upload >= 0)
+        close(job->upload);
+    job->upload = -1;
+}
+
+enum err job_complete(struct job *job)
+{
+    close_upload(job);
+    if (job->arrived == 0)
+        return err_set(ERR_ARG, "the video is empty");
+    pthread_mutex_lock(&job->jobs->lock);
+    job->whole = true;
+    pthread_cond_signal(&job->wake);
+    schedule(job->jobs);
+    pthread_mutex_unlock(&job->jobs->lock);
+    return ERR_OK;
+}
+
+void job_abort(struct job *job)
+{
+    close_upload(job);
+    job_delete(job->jobs, job);
+}
+
+/* ---- the end ------------------------------------------------------------------------------------
+ */
+
+/* With the lock held. */
+static void cancel(struct job *job)
+{
+    atomic_store(&job->cancelled, true);
+    if (job->state == JOB_QUEUED)
+        job_set_state(job, JOB_CANCELLED);
+    pthread_cond_signal(&job->wake); /* its thread does the rest */
+}
+
+void job_delete(struct jobs *j, struct job *job)
+{
+    pthread_mutex_lock(&j->lock);
+    bool listed = job->listed;
+    if (listed)
+        unlist(job);
+    cancel(job);
+    job_changed(job, true);
+    pthread_mutex_unlock(&j->lock);
+    if (!listed)
+        return;
+    log_event(LOG_INFO, "job_deleted", "job=%s", job->id);
+    job_unref(job);
+}
+
+void jobs_expire(struct jobs *j)
+{
+    double before = wall_clock() - j->server->config->job_keep;
+    for (;;) {
+        pthread_mutex_lock(&j->lock);
+        struct job *job = j->first;
+        while (job && (job->state <= JOB_RUNNING || job->finished > before))
+            job = job->next;
+        if (job)
+            job_ref(job);
+        pthread_mutex_unlock(&j->lock);
+        if (!job)
+            return;
+        job_delete(j, job);
+        job_unref(job);
+    }
+}
+
+enum err jobs_open(const struct server *s, struct jobs **out)
+{
+    struct jobs *j = *out = calloc(1, sizeof *j);
+    if (!j)
+        return err_set(ERR_NOMEM, "no memory for jobs");
+    j->server = s;
+    j->spool_lock = -1;
+    pthread_mutex_init(&j->lock, NULL);
+    pthread_cond_init(&j->idle, NULL);
+    enum err e = spool_open(j);
+    if (e) {
+        jobs_close(j);
+        *out = NULL;
+    }
+    return e;
+}
+
+void jobs_listen(struct jobs *j, void (*changed)(void *ctx), void *ctx)
+{
+    pthread_mutex_lock(&j->lock);
+    j->changed = changed;
+    j->changed_ctx = ctx;
+    pthread_mutex_unlock(&j->lock);
+}
+
+void jobs_close(struct jobs *j)
+{
+    if (!j)
+        return;
+    pthread_mutex_lock(&j->lock);
+    j->closing = true;
+    for (struct job *job = j->first; job; job = job->next)
+        if (job->state <= JOB_RUNNING)
+            cancel(job);
+    while (j->threads > 0)
+        pthread_cond_wait(&j->idle, &j->lock);
+    pthread_mutex_unlock(&j->lock);
+    while (j->first)
+        job_delete(j, j->first);
+    spool_close(j);
+    pthread_cond_destroy(&j->idle);
+    pthread_mutex_destroy(&j->lock);
+    free(j);
+}

@@ -1,0 +1,158 @@
+/* What clients are told of jobs. */
+#include "server/job.h"
+
+#include "base/try.h"
+#include "server/describe.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *job_id(const struct job *job)
+{
+    return job->id;
+}
+
+enum job_state job_state(struct job *job)
+{
+    pthread_mutex_lock(&job->jobs->lock);
+    enum job_state state = job->state;
+    pthread_mutex_unlock(&job->jobs->lock);
+    return state;
+}
+
+uint64_t job_version(struct job *job)
+{
+    pthread_mutex_lock(&job->jobs->lock);
+    uint64_t version = job->version;
+    pthread_mutex_unlock(&job->jobs->lock);
+    return version;
+}
+
+enum err jobs_find(struct jobs *j, const char *id, struct job **out)
+{
+    pthread_mutex_lock(&j->lock);
+    struct job *job = j->first;
+    while (job && strcmp(job->id, id) != 0)
+        job = job->next;
+    *out = job ? job_ref(job) : NULL;
+    pthread_mutex_unlock(&j->lock);
+    return job ? ERR_OK : err_set(ERR_NOT_FOUND, "there is no video '%.40s'", id);
+}
+
+/* ---- JSON ---------------------------------------------------------------------------------------
+ */
+
+static json_t *time_or_null(double seconds)
+{
+    return seconds > 0 ? describe_time(seconds) : json_null();
+}
+
+/* With the lock held. */
+static json_t *describe(const struct job *job)
+{
+    static const char *const state[] = {"queued", "running", "succeeded", "failed", "cancelled"};
+    char masks[SESSION_ID + 32];
+    snprintf(masks, sizeof masks, "/v1/videos/%s/masks", job->id);
+    json_t *total =
+        job->total > 0 || job->state == JOB_SUCCEEDED ? json_integer(job->total) : json_null();
+    json_t *frames = json_pack("{s:I, s:o, s:I}", "done", (json_int_t)job->done, "total", total,
+                               "corrupt", (json_int_t)job->corrupt);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id",
+                     job->id, "state", state[job->state], "model", job->params.model->name, "mode",
+                     mode_name(job->params.stream.mode), "format",
+                     mask_format_name(job->params.format), "created", describe_time(job->created),
+                     "started", time_or_null(job->started), "finished", time_or_null(job->finished),
+                     "frames", frames, "size",
+                     job->width > 0 ? json_pack("[ii]", job->width, job->height) : json_null(),
+                     "fps", job->fps > 0 ? json_real(job->fps) : json_null(), "error",
+                     job->error ? describe_problem(job->error, job->error_text, NULL) : json_null(),
+                     "masks", job->state == JOB_SUCCEEDED ? json_string(masks) : json_null());
+}
+
+json_t *job_json(struct job *job)
+{
+    pthread_mutex_lock(&job->jobs->lock);
+    json_t *o = describe(job);
+    pthread_mutex_unlock(&job->jobs->lock);
+    return o;
+}
+
+json_t *jobs_json(struct jobs *j)
+{
+    json_t *list = json_array();
+    pthread_mutex_lock(&j->lock);
+    for (const struct job *job = j->last; job; job = job->previous)
+        json_array_append_new(list, describe(job));
+    pthread_mutex_unlock(&j->lock);
+    return list;
+}
+
+/* ---- masks --------------------------------------------------------------------------------------
+ */
+
+const char *job_ending(const struct job *job)
+{
+    static const char *const ending[] = {
+        [MASK_PNG] = "zip",        [MASK_RAW] = "raw",     [MASK_RLE] = "jsonl",
+        [MASK_COCO_RLE] = "jsonl", [MASK_OVERLAY] = "mp4", [MASK_LABELS] = "mkv",
+    };
+    return ending[job->params.format];
+}
+
+enum err job_result(struct job *job, int *fd, uint64_t *size, const char **mime, char name[64])
+{
+    static const char *const mimes[] = {
+        [MASK_PNG] = "application/zip",      [MASK_RAW] = "application/octet-stream",
+        [MASK_RLE] = "application/x-ndjson", [MASK_COCO_RLE] = "application/x-ndjson",
+        [MASK_OVERLAY] = "video/mp4",        [MASK_LABELS] = "video/x-matroska",
+    };
+    enum job_state state = job_state(job);
+    if (state == JOB_FAILED || state == JOB_CANCELLED)
+        return err_set(ERR_EXISTS, "the job has failed: it has no result");
+    if (state != JOB_SUCCEEDED)
+        return err_set(ERR_EXISTS, "the job is not done");
+    *mime = mimes[job->params.format];
+    snprintf(name, 64, "%.40s.%s", job->id, job_ending(job));
+    return spool_read(job, SPOOL_RESULT, fd, size);
+}
+
+static enum err read_entry(struct job *job, uint64_t n, struct spool_entry *entry)
+{
+    uint64_t size;
+    int fd;
+    TRY(spool_read(job, SPOOL_INDEX, &fd, &size));
+    enum err e = spool_read_at(fd, n * sizeof *entry, entry, sizeof *entry);
+    close(fd);
+    return e;
+}
+
+enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, const char **mime)
+{
+    struct spool_entry entry;
+    uint64_t size;
+    int fd;
+    pthread_mutex_lock(&job->jobs->lock);
+    bool there = n < job->done;
+    pthread_mutex_unlock(&job->jobs->lock);
+    *data = NULL;
+    if (!there)
+        return err_set(ERR_NOT_FOUND, "frame %llu is not done", (unsigned long long)n);
+    TRY(read_entry(job, n, &entry));
+    TRY(spool_read(job, job_is_video(job) ? SPOOL_FRAMES : SPOOL_RESULT, &fd, &size));
+    enum err e = ERR_OK;
+    if (!(*data = malloc(entry.len ? entry.len : 1)))
+        e = err_set(ERR_NOMEM, "no memory for a mask");
+    if (!e)
+        e = spool_read_at(fd, entry.offset, *data, entry.len);
+    close(fd);
+    if (e) {
+        free(*data);
+        *data = NULL;
+        return e;
+    }
+    *len = entry.len;
+    *mime = mask_format_mime(job->params.format);
+    return ERR_OK;
+}
