@@ -307,31 +307,47 @@ static enum err classify(const struct head *h, struct arena *arena, const struct
     return ERR_OK;
 }
 
-/* All units of one wave: residual rows unit after unit, mixers, final norm, outputs. */
+/* The residual rows of a wave, unit after unit; the features themselves where they may serve. */
+static enum err residual(const struct head *h, struct arena *arena, const struct head_unit *units,
+                         int count, float **out)
+{
+    struct backend *be = arena->be;
+    size_t e = (size_t)h->arch->embed, rows = 0;
+    void *r;
+    if (count == 1 && units[0].scratch && !h->skip) {
+        *out = units[0].features;
+        return ERR_OK;
+    }
+    for (int i = 0; i < count; i++)
+        rows += unit_rows(&units[i]);
+    TRY(arena_get(arena, rows * e * sizeof(float), &r));
+    *out = r;
+    rows = 0;
+    for (int i = 0; i < count; i++) {
+        size_t n = unit_rows(&units[i]);
+        be->ops->copy(be, *out + rows * e, units[i].features, n * e * sizeof(float));
+        rows += n;
+    }
+    return ERR_OK;
+}
+
+/* All units of one wave: residual rows, mixers, final norm, outputs. */
 static enum err run_wave(const struct head *h, struct arena *arena, const struct head_unit *units,
                          int count)
 {
     struct backend *be = arena->be;
     size_t e = (size_t)h->arch->embed, rows = 0;
     struct arena_mark mark = arena_mark(arena);
-    void *r, *x;
-    for (int i = 0; i < count; i++)
-        rows += unit_rows(&units[i]);
-    TRY(arena_get(arena, rows * e * sizeof(float), &r));
-    rows = 0;
-    for (int i = 0; i < count; i++) {
-        size_t n = unit_rows(&units[i]);
-        be->ops->copy(be, (float *)r + rows * e, units[i].features, n * e * sizeof(float));
-        rows += n;
-    }
+    float *r;
+    void *x;
+    TRY(residual(h, arena, units, count, &r));
     TRY(head_mix(h, arena, units, count, r));
-    rows = 0;
     for (int i = 0; i < count; i++) {
         size_t n = unit_rows(&units[i]);
         if (units[i].labels || units[i].logits) {
             struct arena_mark inner = arena_mark(arena);
             TRY(arena_get(arena, n * e * backend_elem(be), &x));
-            be->ops->rmsnorm(be, (float *)r + rows * e, n, (int)e, h->norm_f.weight, 1e-5f, x);
+            be->ops->rmsnorm(be, r + rows * e, n, (int)e, h->norm_f.weight, 1e-5f, x);
             TRY(classify(h, arena, &units[i], x));
             arena_release(arena, inner);
         }

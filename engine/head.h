@@ -35,8 +35,9 @@ enum err head_fuse(const struct head *h, struct arena *arena, const struct plan 
  * need the state that one of an earlier wave leaves. */
 struct head_unit {
     const struct plan *plan;
-    const void *features; /* from head_fuse */
-    float *state;         /* plan->state_floats, read and overwritten; NULL for SegFormer */
+    void *features; /* from head_fuse */
+    bool scratch;   /* nobody needs the features afterwards: they may be overwritten */
+    float *state;   /* plan->state_floats, read and overwritten; NULL for SegFormer */
     int wave;
     uint8_t *labels; /* host, or NULL */
     float *logits;   /* host, (classes, h, w), or NULL */

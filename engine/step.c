@@ -209,7 +209,7 @@ static enum err zero_state(struct engine *e, const struct plan *p, float **out)
 }
 
 /* Features of the frame `back` frames before frame f; the stream's first when there is none. */
-static const void *clip_feature(const struct frame_ref *f, int back)
+static void *clip_feature(const struct frame_ref *f, int back)
 {
     const struct work *w = f->work;
     uint64_t first = w->fresh ? 0 : w->stream->frames, at = first + (uint64_t)f->index;
@@ -218,11 +218,12 @@ static const void *clip_feature(const struct frame_ref *f, int back)
 }
 
 /* Units of one frame. Waves: stream mode, its index in the run; the others start at 0. */
-static enum err add_units(struct engine *e, const struct frame_ref *f, const void *features,
+static enum err add_units(struct engine *e, const struct frame_ref *f, void *features,
                           struct head_unit *units, int *count)
 {
     const struct stream_config *c = &f->work->stream->config;
-    struct head_unit u = {.plan = f->work->plan, .features = features};
+    struct head_unit u = {
+        .plan = f->work->plan, .features = features, .scratch = c->mode != MODE_CLIP};
     if (!features || (c->mode == MODE_CLIP && !wants_output(f)))
         return ERR_OK;
     if (c->mode == MODE_STREAM) {
