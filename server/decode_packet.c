@@ -50,6 +50,7 @@ static void close_decoder(struct session *s, const struct way *way)
         take_all(s->decoder, way);
     packet_decoder_close(s->decoder, give_back); /* empty, but after ERR_NOMEM */
     s->decoder = NULL;
+    atomic_store(&s->held, 0);
 }
 
 /* The decoder for this packet's codec. */
@@ -81,8 +82,10 @@ void decode_packet(struct item *item, uint64_t max_pixels,
             pass_on(ctx, item, e);
         else
             buf_free(&item->input);
-        if (s->decoder)
+        if (s->decoder) {
+            atomic_store(&s->held, packet_decoder_held(s->decoder));
             take_all(s->decoder, &way);
+        }
     }
     session_unref(s);
 }

@@ -1,0 +1,133 @@
+#include "server/run.h"
+
+#include "server/front.h"
+#include "server/jobs.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/models.h"
+#include "server/notify.h"
+#include "server/sched.h"
+#include "server/session.h"
+#include "server/workers.h"
+
+#include "base/try.h"
+#include "base/version.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+
+/* ---- opening ------------------------------------------------------------------------------------
+ */
+
+enum err server_open(struct server *s, struct config *c)
+{
+    s->config = c;
+    TRY(metrics_open(&s->metrics));
+    TRY(models_open(c, &s->models));
+    TRY(workers_open(c, s->metrics, &s->workers));
+    TRY(sched_open(c, s->metrics, s->models, s->workers, &s->sched));
+    workers_connect(s->workers, s->sched);
+    TRY(sessions_open(c, s->metrics, &s->sessions));
+    sessions_connect(s->sessions, s->sched);
+    TRY(jobs_open(s, &s->jobs));
+    TRY(http_open(s, &s->http));
+    return ws_open(s, &s->ws);
+}
+
+/* The front ends close after the engine and the workers have given all their frames back, and
+ * before what their requests refer to. */
+void server_close(struct server *s)
+{
+    if (s->sched)
+        sched_stop(s->sched);
+    if (s->workers)
+        workers_stop(s->workers);
+    if (s->ws)
+        ws_close(s->ws);
+    if (s->http)
+        http_close(s->http);
+    if (s->jobs)
+        jobs_close(s->jobs);
+    sessions_close(s->sessions);
+    sched_close(s->sched);
+    workers_close(s->workers);
+    models_close(s->models);
+    metrics_close(s->metrics);
+}
+
+/* ---- running ------------------------------------------------------------------------------------
+ */
+
+static sigset_t our_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    return set;
+}
+
+void server_block_signals(void)
+{
+    sigset_t set = our_signals();
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+static void reload(struct config *c)
+{
+    char *ignored = NULL;
+    enum log_level level;
+    enum err e = config_reload(c, &ignored);
+    if (!e)
+        e = log_level_parse(c->log_level, &level);
+    if (e) {
+        log_event(LOG_ERROR, "reload_failed", "error=%s", log_text(err_text()));
+    } else {
+        log_level_set(level);
+        log_event(LOG_INFO, "reloaded", "ignored=%s", log_text(ignored ? ignored : ""));
+    }
+    free(ignored);
+}
+
+/* The watchdog is fed while the engine thread shows signs of life. */
+static void tidy_up(struct server *s, uint64_t watchdog)
+{
+    sessions_expire(s->sessions);
+    jobs_expire(s->jobs);
+    uint64_t now = clock_ns(), alive = sched_alive(s->sched);
+    if (watchdog && (alive >= now || now - alive < watchdog))
+        notify("WATCHDOG=1");
+}
+
+static void drain(struct server *s, double seconds)
+{
+    uint64_t began = clock_ns();
+    log_event(LOG_INFO, "draining", "seconds=%g streams=%zu", seconds, sessions_count(s->sessions));
+    s->draining = true;
+    notify("STOPPING=1");
+    ws_drain(s->ws, seconds);
+    double left = seconds - (double)(clock_ns() - began) * 1e-9;
+    http_drain(s->http, left > 0 ? left : 0);
+}
+
+void server_run(struct server *s, struct config *c)
+{
+    const struct timespec second = {.tv_sec = 1};
+    uint64_t watchdog = notify_watchdog();
+    sigset_t set = our_signals();
+    log_event(LOG_INFO, "ready", "version=%s listen=%s http=%d ws=%d", TV3S_VERSION, c->listen,
+              http_port(s->http), ws_port(s->ws));
+    notify("READY=1");
+    for (;;) {
+        int signal_number = sigtimedwait(&set, NULL, &second);
+        if (signal_number == SIGHUP)
+            reload(c);
+        else if (signal_number > 0)
+            break;
+        tidy_up(s, watchdog);
+    }
+    drain(s, c->drain_seconds);
+}
