@@ -10,16 +10,19 @@
 
 extern const struct cpu_ops cpu_ops_baseline;
 #ifdef TV3S_SIMD_X86
-extern const struct cpu_ops cpu_ops_avx2, cpu_ops_avx512;
+extern const struct cpu_ops cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512_bf16;
 #endif
 
 const struct cpu_ops *cpu_ops_get(const char *isa)
 {
-    const struct cpu_ops *have[3]; /* best first */
+    const struct cpu_ops *have[4]; /* best first */
     int count = 0;
 #ifdef TV3S_SIMD_X86
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (avx512 && __builtin_cpu_supports("avx512bf16"))
+        have[count++] = &cpu_ops_avx512_bf16;
+    if (avx512)
         have[count++] = &cpu_ops_avx512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         have[count++] = &cpu_ops_avx2;

@@ -5,17 +5,18 @@
  *   grid[y, x] = resize(f)[y, x]                                             [h, w', e]
  *
  * f is the head's largest map (25 MB at 480p in fp32) and the grid needs it once, so with a grid it
- * is never stored: a task is one output row and one block of channels, walked in tiles of columns.
- * For each of the one or two rows of f that a grid row needs, the tile's share of the small maps is
+ * is never stored: a task is one output row and up to 256 channels, walked in tiles of columns. For
+ * each of the one or two rows of f that a grid row needs, the tile's share of the small maps is
  * first mixed over rows, then summed over columns into a tile of f, and that is added to the grid
- * tile. All of it stays in the first-level cache; from memory come the four maps, once (twice where
- * the grid is larger than half of f). Without a grid the tile of f is the output. */
+ * tile. All of it stays in the second-level cache; from memory come the four maps, once (twice where
+ * the grid is larger than half of f), in long runs. Without a grid the tile of f is the output. */
 #include "kernels/cpu/simd.h"
 
 enum {
-    BLOCK = 32,     /* channels of a task */
-    TILE = 32,      /* columns of f in a tile, at most */
-    SPAN = TILE + 8 /* columns of a small map under a tile, at most: they are never larger than f */
+    BLOCK = 256,     /* channels of a task, at most */
+    TILE = 16,       /* columns of f, and of the grid, in a tile, at most */
+    MAX_TAPS = 4,    /* of a small map's columns; bilinear ones have two */
+    SPAN = TILE + 8, /* columns of a small map under a tile, at most: they are never larger than f */
 };
 
 struct fuse {
@@ -64,6 +65,18 @@ INLINE void mix_rows(const struct fuse *k, struct tile *t, int y, int x0, int x1
     }
 }
 
+/* f[j] = ReLU(g0[at + j] + bias[j] + sum_i weight[i] * from[i][j]), j < count. */
+INLINE void sum_terms(const void *g0, size_t at, const float *bias, const float *const *from,
+                      const float *weight, int terms, size_t count, float *f, bool bf16)
+{
+    FOR_VECTORS(j, n, count) {
+        vf sum = act_load(g0, at + j, n, bf16) + vf_load_n(bias + j, n);
+        for (int i = 0; i < terms; i++)
+            sum = vf_fma(vf_set(weight[i]), vf_load(from[i] + j), sum);
+        vf_store(f + j, vf_max(vf_set(0.0f), sum));
+    }
+}
+
 /* Row y of f, columns x0..x1 - 1, to t->f. */
 INLINE void f_row(const struct fuse *k, struct tile *t, int y, int x0, int x1, size_t c,
                   size_t count, bool bf16)
@@ -71,17 +84,20 @@ INLINE void f_row(const struct fuse *k, struct tile *t, int y, int x0, int x1, s
     mix_rows(k, t, y, x0, x1, c, count, bf16);
     for (int x = x0; x < x1; x++) {
         size_t at = ((size_t)y * (size_t)k->cols[0]->dst + (size_t)x) * k->e + c;
-        FOR_VECTORS(j, n, count) {
-            vf sum = act_load(k->g[0], at + j, n, bf16) + vf_load_n(k->bias + c + j, n);
-            for (int i = 1; i < 4; i++) {
-                const struct resize_axis *col = k->cols[i];
-                const float *weight = col->weight + (size_t)x * (size_t)col->taps;
-                int from = col->index[x] - col->index[x0];
-                for (int s = 0; s < col->taps; s++)
-                    sum = vf_fma(vf_set(weight[s]), vf_load(t->small[i - 1][from + s] + j), sum);
+        const float *from[3 * MAX_TAPS];
+        float weight[3 * MAX_TAPS];
+        int terms = 0;
+        for (int i = 1; i < 4; i++) {
+            const struct resize_axis *col = k->cols[i];
+            for (int s = 0; s < col->taps; s++) {
+                from[terms] = t->small[i - 1][col->index[x] - col->index[x0] + s];
+                weight[terms++] = col->weight[x * col->taps + s];
             }
-            vf_store(t->f[x - x0] + j, vf_max(vf_set(0.0f), sum));
         }
+        if (terms == 6)
+            sum_terms(k->g[0], at, k->bias + c, from, weight, 6, count, t->f[x - x0], bf16);
+        else
+            sum_terms(k->g[0], at, k->bias + c, from, weight, terms, count, t->f[x - x0], bf16);
     }
 }
 
@@ -142,10 +158,8 @@ INLINE void fuse_row(const struct fuse *k, int y, size_t c, size_t count, bool b
 
 INLINE void fuse_block(const struct fuse *k, int y, size_t c, bool bf16, bool out_bf16)
 {
-    if (c + BLOCK <= k->e)
-        fuse_row(k, y, c, BLOCK, bf16, out_bf16);
-    else
-        fuse_row(k, y, c, k->e - c, bf16, out_bf16);
+    size_t left = k->e - c;
+    fuse_row(k, y, c, left < BLOCK ? left : BLOCK, bf16, out_bf16);
 }
 
 void KERNEL(fuse)(const void *const g[4], const struct resize_axis *const rows[4],

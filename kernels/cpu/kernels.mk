@@ -12,10 +12,11 @@ KERNEL_CFLAGS_baseline :=
 KERNEL_CFLAGS_avx2     := -mavx2 -mfma
 KERNEL_CFLAGS_avx512   := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma \
 	-mprefer-vector-width=512
+KERNEL_CFLAGS_avx512_bf16 := $(KERNEL_CFLAGS_avx512) -mavx512bf16
 
 ifneq ($(SIMD),0)
 ifneq ($(findstring x86_64,$(shell $(CC) -dumpmachine)),)
-KERNEL_SIMD_ISAS += avx2 avx512
+KERNEL_SIMD_ISAS += avx2 avx512 avx512_bf16
 $(BUILD)/obj/kernels/cpu/dispatch.o: private CPPFLAGS += -DTV3S_SIMD_X86
 endif
 endif

@@ -21,7 +21,7 @@ enum {
 };
 
 struct cpu_ops {
-    const char *name; /* "avx512", "avx2", "baseline" */
+    const char *name; /* "avx512_bf16", "avx512", "avx2", "baseline" */
 
     /* RGB24 to network input: resize (bilinear, rows then columns in fp32), (x - mean) / std.
      * out: [rows->dst, cols->dst, 3]. */

@@ -75,7 +75,7 @@ INLINE void recur_any(struct chunk *k, int tokens, const float *bc, size_t ld_bc
     X(8, y0) X(9, y1) X(10, y2) X(11, y3) X(12, y0) X(13, y1) X(14, y2) X(15, y3)
 #define LOAD(i, y) vf s##i = s[i];
 #define STEP(i, y)                                                                                 \
-    s##i = vf_fma(vf_exp2(dt * a[i]), s##i, u * vf_set(bc[i]));                                    \
+    s##i = vf_fma(vf_exp2_table(dt * a[i]), s##i, u * vf_set(bc[i]));                                    \
     y = vf_fma(s##i, vf_set(bc[16 + i]), y);
 #define STORE(i, y) s[i] = s##i;
 
@@ -93,9 +93,11 @@ INLINE void recur_16(struct chunk *k, int tokens, const float *bc, size_t ld_bc,
 }
 #endif
 
-/* A chunk of `tokens` rows from `row` on, channels c..c + n - 1. */
-INLINE void scan_chunk(const struct scan_task *k, size_t row, int tokens, size_t c, size_t n,
-                       const vf *dt_w, const vf *a, vf *s, bool bf16)
+/* A chunk of `tokens` rows from `row` on, channels c..c + n - 1. The next chunk of these channels
+ * lies `ahead` rows further: a token's rows are kilobytes apart, so the hardware would not fetch
+ * them in time. */
+INLINE void scan_chunk(const struct scan_task *k, size_t row, int tokens, size_t ahead, size_t c,
+                       size_t n, const vf *dt_w, const vf *a, vf *s, bool bf16)
 {
     struct chunk chunk;
     size_t channels = (size_t)k->w->inner, ld = k->ld_dbc;
@@ -107,8 +109,12 @@ INLINE void scan_chunk(const struct scan_task *k, size_t row, int tokens, size_t
         project(chunk.dt + t, 4, d + (size_t)t * ld, ld, rank, dt_w, bias);
     for (; t < tokens; t++)
         project(chunk.dt + t, 1, d + (size_t)t * ld, ld, rank, dt_w, bias);
-    for (t = 0; t < tokens; t++)
-        chunk.u[t] = chunk.dt[t] * act_load(k->b, (row + (size_t)t) * channels + c, n, bf16);
+    for (t = 0; t < tokens; t++) {
+        size_t at = (row + (size_t)t) * channels + c;
+        chunk.u[t] = chunk.dt[t] * act_load(k->b, at, n, bf16);
+        act_prefetch(k->b, at + ahead * channels, bf16);
+        act_prefetch(k->z, (row + (size_t)t + ahead) * k->ld_z + c, bf16);
+    }
 #if defined(__AVX512F__)
     if (k->w->state == 16)
         recur_16(&chunk, tokens, bc, ld, a, s);
@@ -155,13 +161,14 @@ INLINE void scan_block(const struct scan_task *k, size_t begin, size_t end, bool
     for (int y = 0; y < win->h; y++)
         for (int x = 0; x < win->w; x += CHUNK) {
             int tokens = win->w - x < CHUNK ? win->w - x : CHUNK;
+            int ahead = x + tokens < win->w ? CHUNK : y + 1 < win->h ? win->row_stride - x : 0;
             size_t row = (size_t)(win->row0 + y * win->row_stride + x), c = begin, v = 0;
             for (; c + VL <= end; c += VL, v++)
-                scan_chunk(k, row, tokens, c, VL, p.dt_w + v * rank, p.a + v * states,
-                           p.s + v * states, bf16);
+                scan_chunk(k, row, tokens, (size_t)ahead, c, VL, p.dt_w + v * rank,
+                           p.a + v * states, p.s + v * states, bf16);
             if (c < end)
-                scan_chunk(k, row, tokens, c, end - c, p.dt_w + v * rank, p.a + v * states,
-                           p.s + v * states, bf16);
+                scan_chunk(k, row, tokens, (size_t)ahead, c, end - c, p.dt_w + v * rank,
+                           p.a + v * states, p.s + v * states, bf16);
         }
     unpack(p.s, states, channels, begin, end, win->state);
 }
