@@ -34,7 +34,7 @@ static enum err reply_mask(struct request *r)
         reply_header(answer, "Vary", "Accept-Encoding");
     if (r->data_len) /* the mark of on_delivered */
         reply_header(answer, "Content-Encoding", "gzip");
-    reply_header(answer, "X-Tv3s-Seq", "%lld", (long long)item->seq);
+    reply_header(answer, "X-Tv3s-Seq", "%lld", item->seq < 0 ? 0ll : (long long)item->seq);
     reply_header(answer, "X-Tv3s-Size", "%dx%d", item->width, item->height);
     reply_header(answer, "X-Tv3s-Queue-Us", "%llu",
                  (unsigned long long)microseconds(item->decoded, item->batched));
@@ -68,7 +68,7 @@ enum err image_segment(struct request *r)
         return err_set(ERR_NOMEM, "no memory for a frame");
     item->input = r->input;
     r->input = (struct buf){0};
-    item->seq = r->session->kind == SESSION_LIVE ? session_number(r->session, -1) : 0;
+    item->seq = r->session->kind == SESSION_LIVE ? session_number(r->session, -1) : -1;
     item->deliver = on_delivered;
     item->owner = r;
     request_wait(r, reply_mask);

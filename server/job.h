@@ -55,7 +55,7 @@ struct job {
     double fps;
     enum err error;
     char error_text[512];
-    uint64_t version;
+    atomic_ullong version; /* read without it */
     uint64_t told;         /* clock_ns of the last call of `changed` */
     pthread_cond_t wake;   /* bytes came, a frame came back, or it was cancelled */
     struct item *returned; /* frames that came back, by seq */

@@ -33,7 +33,7 @@ static double wall_clock(void)
 void job_changed(struct job *job, bool always)
 {
     uint64_t now = clock_ns();
-    job->version++;
+    atomic_fetch_add(&job->version, 1);
     if (!always && now - job->told < TELL_NS)
         return;
     job->told = now;

@@ -24,10 +24,7 @@ enum job_state job_state(struct job *job)
 
 uint64_t job_version(struct job *job)
 {
-    pthread_mutex_lock(&job->jobs->lock);
-    uint64_t version = job->version;
-    pthread_mutex_unlock(&job->jobs->lock);
-    return version;
+    return atomic_load(&job->version);
 }
 
 enum err jobs_find(struct jobs *j, const char *id, struct job **out)

@@ -1,0 +1,160 @@
+#include "server/http.h"
+
+#include "server/config.h"
+#include "server/http_headers.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- upload -------------------------------------------------------------------------------------
+ */
+
+enum err video_begin(struct request *r)
+{
+    r->limit = r->server->config->max_upload;
+    return request_params(r);
+}
+
+/* The job begins with the first byte: what is refused before leaves nothing behind. */
+enum err video_take(struct request *r, const void *data, size_t len)
+{
+    if (!r->job) {
+        enum err e = job_begin(r->server->jobs, &r->params, &r->job);
+        if (e)
+            return e;
+        r->job_open = true;
+    }
+    return job_append(r->job, data, len);
+}
+
+enum err video_answer(struct request *r)
+{
+    if (!r->job)
+        return err_set(ERR_ARG, "the video is empty");
+    enum err e = job_complete(r->job);
+    if (e)
+        return e;
+    r->job_open = false;
+    json_t *o = job_json(r->job);
+    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    struct MHD_Response *answer = reply_bytes("application/json", text, text ? strlen(text) : 0);
+    json_decref(o);
+    reply_header(answer, "Location", "/v1/videos/%s", job_id(r->job));
+    reply_send(r, 202, answer);
+    return ERR_OK;
+}
+
+/* ---- jobs ---------------------------------------------------------------------------------------
+ */
+
+static enum err find(struct request *r)
+{
+    return jobs_find(r->server->jobs, r->name, &r->job);
+}
+
+enum err videos_list(struct request *r)
+{
+    reply_json(r, 200, json_pack("{s:o}", "videos", jobs_json(r->server->jobs)));
+    return ERR_OK;
+}
+
+enum err video_get(struct request *r)
+{
+    enum err e = find(r);
+    if (!e)
+        reply_json(r, 200, job_json(r->job));
+    return e;
+}
+
+enum err video_delete(struct request *r)
+{
+    enum err e = find(r);
+    if (e)
+        return e;
+    job_delete(r->server->jobs, r->job);
+    reply_empty(r, 204);
+    return ERR_OK;
+}
+
+/* ---- masks --------------------------------------------------------------------------------------
+ */
+
+struct whole {
+    int fd;
+    uint64_t size;
+    const char *mime;
+    char name[64], etag[64];
+};
+
+/* What is asked for, RFC 9110's way: If-Range that does not match means all of it. */
+static enum range_kind wanted(struct request *r, const struct whole *w, uint64_t *first,
+                              uint64_t *length)
+{
+    const char *range = request_header(r, "Range"), *unless = request_header(r, "If-Range");
+    bool stale = unless && strcmp(unless, w->etag) != 0;
+    return range_parse(stale ? NULL : range, w->size, first, length);
+}
+
+static void reply_outside(struct request *r, struct whole *w)
+{
+    struct MHD_Response *answer = reply_problem_of(r, 416, "range", "the range lies outside",
+                                                   "Content-Range tells the length");
+    close(w->fd);
+    reply_header(answer, "Content-Range", "bytes */%llu", (unsigned long long)w->size);
+    reply_send(r, 416, answer);
+}
+
+enum err video_masks(struct request *r)
+{
+    struct whole w;
+    uint64_t first, length;
+    enum err e = find(r);
+    if (!e)
+        e = job_result(r->job, &w.fd, &w.size, &w.mime, w.name);
+    if (e)
+        return e;
+    snprintf(w.etag, sizeof w.etag, "\"%.40s\"", job_id(r->job)); /* a result never changes */
+    enum range_kind kind = wanted(r, &w, &first, &length);
+    if (kind == RANGE_OUTSIDE) {
+        reply_outside(r, &w);
+        return ERR_OK;
+    }
+    struct MHD_Response *answer = MHD_create_response_from_fd_at_offset64(length, w.fd, first);
+    if (!answer) {
+        close(w.fd);
+        return err_set(ERR_NOMEM, "no memory for an answer");
+    }
+    reply_header(answer, "Content-Type", "%s", w.mime);
+    reply_header(answer, "Content-Disposition", "inline; filename=\"%s\"", w.name);
+    reply_header(answer, "Accept-Ranges", "bytes");
+    reply_header(answer, "ETag", "%s", w.etag);
+    reply_header(answer, "Cache-Control", "private, max-age=3600");
+    if (kind == RANGE_PART)
+        reply_header(answer, "Content-Range", "bytes %llu-%llu/%llu", (unsigned long long)first,
+                     (unsigned long long)(first + length - 1), (unsigned long long)w.size);
+    reply_send(r, kind == RANGE_PART ? 206 : 200, answer);
+    return ERR_OK;
+}
+
+enum err video_mask(struct request *r)
+{
+    void *data;
+    size_t len;
+    const char *mime;
+    enum err e = find(r);
+    if (!e)
+        e = job_frame(r->job, r->number, &data, &len, &mime);
+    if (e)
+        return e;
+    bool text = strcmp(mime, "application/json") == 0;
+    bool zipped = r->gzip && text && reply_gzip(&data, &len);
+    struct MHD_Response *answer = reply_bytes(mime, data, len);
+    if (zipped)
+        reply_header(answer, "Content-Encoding", "gzip");
+    if (text)
+        reply_header(answer, "Vary", "Accept-Encoding");
+    reply_header(answer, "Cache-Control", "private, max-age=3600");
+    reply_send(r, 200, answer);
+    return ERR_OK;
+}
