@@ -9,6 +9,8 @@
 enum { SPAN = 1024 }; /* source columns of a tile */
 
 typedef float v4 __attribute__((vector_size(16)));
+typedef uint32_t v4u __attribute__((vector_size(16)));
+typedef uint16_t v4h __attribute__((vector_size(8)));
 
 static const v4 mean = {123.675f, 116.28f, 103.53f, 0.0f};
 static const v4 inv_std = {1.0f / 58.395f, 1.0f / 57.12f, 1.0f / 57.375f, 0.0f};
@@ -44,10 +46,9 @@ INLINE void mix_columns(const float *mixed, int first, const struct resize_axis 
         sum = (sum - mean) * inv_std;
         size_t n = x + 1 < end ? 4 : 3;
         if (bf16) {
-            uint16_t h[4];
-            for (int i = 0; i < 4; i++)
-                h[i] = f32_to_bf16(sum[i]);
-            memcpy(act_at(out, at, true), h, n * 2);
+            v4u u = (v4u)sum; /* finite: rounding to nearest even needs no care for NaN */
+            v4h h = __builtin_convertvector((u + 0x7fff + (u >> 16 & 1)) >> 16, v4h);
+            memcpy(act_at(out, at, true), &h, n * 2);
         } else {
             memcpy(act_at(out, at, false), &sum, n * 4);
         }
