@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
 import numpy as np
@@ -28,11 +29,11 @@ SKIP = 32
 def tv3s_engine(tool: str, model: str, device: str) -> Callable:
     """Masks by the C tool. A row's frame is one run of `tv3s logits` over its context, read at its last frame."""
     def stream(rgb: np.ndarray, folder: str, mode: str) -> np.ndarray:
-        raw, out = os.path.join(folder, "in.rgb"), [os.path.join(folder, n) for n in ("logits.npy", "masks.npy")]
+        raw, out = os.path.join(folder, "in.rgb"), os.path.join(folder, "masks.npy")
         rgb.tofile(raw)
         subprocess.run([tool, "logits", model, "--rgb", raw, "--size", f"{rgb.shape[2]}x{rgb.shape[1]}", "--mode", mode,
-                        "--device", device, "--logits", out[0], "--masks", out[1]], check=True, stdout=subprocess.DEVNULL)
-        return np.load(out[1])
+                        "--device", device, "--threads", "1", "--masks", out], check=True, stdout=subprocess.DEVNULL)
+        return np.load(out)
 
     def masks(rgb: np.ndarray) -> dict[str, np.ndarray]:
         with tempfile.TemporaryDirectory() as folder:
@@ -95,16 +96,20 @@ def main() -> None:
     a.add_argument("--clips", type=int, default=20)
     a.add_argument("--frames", type=int, default=64)
     a.add_argument("--seed", type=int, default=5000, help="of the first clip; training uses none below 1000000")
+    a.add_argument("--jobs", type=int, default=2, help="clips at a time")
     a.add_argument("--json", help="write the numbers here too")
     args = a.parse_args()
     engine = (tv3s_engine(args.tool, args.model, args.device) if args.engine == "tv3s" else
               reference_engine(args.model, args.window, args.shift))
     with tempfile.TemporaryDirectory() as root:
-        for seed in range(args.seed, args.seed + args.clips):
+        def label(seed: int) -> None:
             rgb, lab = synth.Scene(seed).clip(range(args.frames))
             write_tree(os.path.join(root, "truth"), str(seed), lab[SKIP:])
             for row, masks in engine(rgb).items():
                 write_tree(os.path.join(root, row), str(seed), masks)
+
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(label, range(args.seed, args.seed + args.clips)))
         rows = {row: score(args.tool, os.path.join(root, row), os.path.join(root, "truth"))
                 for row in ("frame", *map(str, CONTEXTS), "stream")}
     print("| Frames of context | mIoU | mVC8 | mVC16 |\n|---|---|---|---|")
