@@ -105,12 +105,13 @@ static bool looks_like_safetensors(const char *path)
 
 enum err checkpoint_open(const char *path, struct checkpoint **out)
 {
-    enum err err = ERR_OK;
     *out = NULL;
     struct checkpoint *c = calloc(1, sizeof *c);
-    if (c)
-        c->path = strdup(path);
-    if (!c || !c->path)
+    if (!c)
+        return err_set(ERR_NOMEM, "no memory for a checkpoint");
+    enum err err;
+    c->path = strdup(path);
+    if (!c->path)
         err = err_set(ERR_NOMEM, "no memory for a checkpoint");
     else if (looks_like_safetensors(path))
         err = st_open(path, &c->st);
