@@ -4,10 +4,11 @@
 #   make test       everything; installs what Debian packages are missing first
 #   make help       the other targets; V=1 shows the commands
 #
-# Sources are found by wildcard, folder by folder. Three archives keep the layers apart:
+# Sources are found by wildcard, folder by folder. Four archives keep the layers apart:
 #   libtv3s_engine.a  base engine kernels   needs no FFmpeg and no network library
 #   libtv3s_proto.a   proto                 mask formats: + libspng
 #   libtv3s_media.a   media                 + FFmpeg
+#   libtv3s_server.a  server but main.c     + libmicrohttpd, libwebsockets
 # Kernels compiled once per instruction set come from kernels/cpu/kernels.mk, which names their
 # sources in KERNEL_SIMD_SRCS and gives objects and rules in KERNEL_SIMD_OBJS.
 
@@ -24,7 +25,8 @@ Q       := $(if $(V),,@)
 NPROC   := $(shell nproc)
 
 DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-dev libspng-dev \
-	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev
+	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
+	libwebsockets-dev zlib1g-dev
 DEPS_TEST  := $(DEPS_BUILD) libcmocka-dev python3 python3-pytest python3-numpy python3-torch \
 	libopenblas0-pthread python3-pil ffmpeg
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
@@ -49,9 +51,10 @@ FFMPEG_PKGS := libavformat libavcodec libavutil libswscale
 ENGINE_LIBS := -ldnnl -ljansson -lzip -lm -lpthread
 PROTO_LIBS   = $(shell pkg-config --libs spng) -ljansson
 MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
+SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib)
 
 .PHONY: all engine deps deps-fuzz deps-lint test unit pytest asan tsan fuzz fuzz-build bench lint \
-	format install clean help libs-engine libs-media cuda-check force
+	format install clean help libs-engine libs-media libs-server cuda-check force
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -66,18 +69,20 @@ ENGINE_SRCS := $(filter-out $(KERNEL_SIMD_SRCS),$(call c_files,base engine engin
 PROTO_SRCS  := $(call c_files,proto)
 MEDIA_SRCS  := $(call c_files,media)
 TOOL_SRCS   := $(call c_files,tools)
-SERVER_SRCS := $(call c_files,server)
+SERVER_SRCS := $(filter-out server/main.c,$(call c_files,server))
 TEST_SRCS   := $(call c_files,tests/unit)
 FUZZ_SRCS   := $(call c_files,tests/fuzz)
 
 LIB_ENGINE := $(BUILD)/libtv3s_engine.a
 LIB_PROTO  := $(BUILD)/libtv3s_proto.a
 LIB_MEDIA  := $(BUILD)/libtv3s_media.a
+LIB_SERVER := $(BUILD)/libtv3s_server.a
+DAEMON     := $(if $(wildcard server/main.c),$(BUILD)/tv3sd)
 TESTS      := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(TEST_SRCS))
 FUZZERS    := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_SRCS))
 
 # ---- build --------------------------------------------------------------------------------------
-all: cuda-check libs-engine libs-media $(BUILD)/tv3s
+all: cuda-check libs-engine libs-media $(BUILD)/tv3s $(DAEMON)
 
 engine: libs-engine $(LIB_ENGINE) ## the engine alone: no FFmpeg, no network library
 
@@ -99,6 +104,10 @@ libs-media: libs-engine
 	$(call need_header,spng.h,libspng-dev)
 	$(call need_header,libavformat/avformat.h,libavformat-dev)
 	$(call need_header,libswscale/swscale.h,libswscale-dev)
+libs-server: libs-media
+	$(call need_header,microhttpd.h,libmicrohttpd-dev)
+	$(call need_header,libwebsockets.h,libwebsockets-dev)
+	$(call need_header,zlib.h,zlib1g-dev)
 
 # Objects depend on the flags they were compiled with.
 $(BUILD)/flags: force
@@ -122,11 +131,27 @@ $(LIB_PROTO): $(call to_obj,$(PROTO_SRCS))
 $(LIB_MEDIA): $(call to_obj,$(MEDIA_SRCS))
 	$(archive)
 
+$(LIB_SERVER): $(call to_obj,$(SERVER_SRCS))
+	$(archive)
+
 $(BUILD)/tv3s: $(call to_obj,$(TOOL_SRCS)) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
 	@echo '  LD $@'
 	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(MEDIA_LIBS) $(PROTO_LIBS) $(ENGINE_LIBS)
 
-# ---- unit tests: tests/unit/test_X.c; those named test_media_*.c link FFmpeg, no others ----------
+$(BUILD)/tv3sd: $(BUILD)/obj/server/main.o $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE) \
+		| libs-server
+	@echo '  LD $@'
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(SERVER_LIBS) $(MEDIA_LIBS) $(PROTO_LIBS) \
+	    $(ENGINE_LIBS)
+
+# ---- unit tests: tests/unit/test_X.c ------------------------------------------------------------
+# Those named test_media_*.c link FFmpeg, test_server_*.c all there is, the others neither.
+$(BUILD)/tests/test_server_%: $(BUILD)/obj/tests/unit/test_server_%.o $(LIB_SERVER) $(LIB_MEDIA) \
+		$(LIB_PROTO) $(LIB_ENGINE)
+	@mkdir -p $(@D)
+	@echo '  LD $@'
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ -lcmocka $(SERVER_LIBS) $(MEDIA_LIBS) \
+	    $(PROTO_LIBS) $(ENGINE_LIBS)
 $(BUILD)/tests/test_media_%: $(BUILD)/obj/tests/unit/test_media_%.o $(LIB_MEDIA) $(LIB_PROTO) \
 		$(LIB_ENGINE)
 	@mkdir -p $(@D)
@@ -225,7 +250,7 @@ deps-lint:
 
 install: all ## DESTDIR= PREFIX=
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 755 $(BUILD)/tv3s $(DESTDIR)$(PREFIX)/bin/tv3s
+	install -m 755 $(BUILD)/tv3s $(DAEMON) $(DESTDIR)$(PREFIX)/bin
 
 clean: ## remove build/
 	rm -rf $(BUILD)

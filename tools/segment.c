@@ -83,7 +83,7 @@ static enum err decode_all(struct pipeline *p)
 {
     for (;;) {
         struct slot *slot;
-        bool end;
+        bool end = false;
         enum err e = queue_get(p->idle, (void **)&slot);
         if (!e && leaving(p))
             e = err_set(ERR_CANCELLED, "interrupted");
