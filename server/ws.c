@@ -1,0 +1,370 @@
+/* The service thread.
+ *
+ * libwebsockets calls on_event in this one thread for everything that happens on a socket. Other
+ * threads leave what they have for us in three short lists under one lock and wake the loop
+ * (lws_cancel_service); on_wake takes the lists and deals with them here. So no connection has a
+ * lock, and a worker that delivers never waits for the network. */
+#include "server/ws.h"
+
+#include "server/config.h"
+#include "server/log.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Bytes read, and written, at once. A large frame comes in such pieces; every connection has a
+ * buffer of the first. */
+enum { READ_SIZE = 16 << 10, WRITE_SIZE = 1 << 20, SERVICE_SIZE = 64 << 10 };
+enum { REQUEST_SECONDS = 20 }; /* an upgrade takes no longer */
+
+/* ---- from other threads -------------------------------------------------------------------------
+ */
+
+void ws_take_item(struct item *item)
+{
+    struct ws *w = ((struct connection *)item->owner)->ws;
+    item->next = NULL;
+    pthread_mutex_lock(&w->lock);
+    bool idle = !w->items_head;
+    if (idle)
+        w->items_head = item;
+    else
+        w->items_tail->next = item;
+    w->items_tail = item;
+    pthread_mutex_unlock(&w->lock);
+    if (idle)
+        lws_cancel_service(w->context);
+}
+
+void ws_take_reset(struct command *command)
+{
+    struct ws_reset *r = (struct ws_reset *)command;
+    struct ws *w = r->owner->ws;
+    r->next = NULL;
+    pthread_mutex_lock(&w->lock);
+    if (w->resets_head)
+        w->resets_tail->next = r;
+    else
+        w->resets_head = r;
+    w->resets_tail = r;
+    pthread_mutex_unlock(&w->lock);
+    lws_cancel_service(w->context);
+}
+
+void ws_stream_gone(struct ws *w, struct session *s, const char *reason)
+{
+    struct ws_gone *g = calloc(1, sizeof *g);
+    if (!g)
+        return; /* its frames fail with ERR_NOT_FOUND */
+    g->session = session_ref(s);
+    g->reason = reason;
+    pthread_mutex_lock(&w->lock);
+    g->next = w->gone;
+    w->gone = g;
+    pthread_mutex_unlock(&w->lock);
+    lws_cancel_service(w->context);
+}
+
+/* ---- the wake-up --------------------------------------------------------------------------------
+ */
+
+static void take_items(struct item *item)
+{
+    while (item) {
+        struct item *next = item->next;
+        connection_item(item->owner, item);
+        item = next;
+    }
+}
+
+static void take_resets(struct ws_reset *r)
+{
+    while (r) {
+        struct ws_reset *next = r->next;
+        connection_reset_done(r->owner, &r->command);
+        free(r);
+        r = next;
+    }
+}
+
+static void take_gone(struct ws *w, struct ws_gone *g)
+{
+    while (g) {
+        struct ws_gone *next = g->next;
+        for (struct connection *c = w->connections; c; c = c->next)
+            if (c->session == g->session)
+                connection_close(c, CLOSE_GONE, g->reason, true);
+        session_unref(g->session);
+        free(g);
+        g = next;
+    }
+}
+
+static void begin_drain(struct ws *w)
+{
+    w->draining = true;
+    for (struct connection *c = w->connections, *next; c; c = next) {
+        next = c->next;
+        connection_close(c, CLOSE_DRAIN, "drain", false);
+    }
+}
+
+static void kill_all(struct ws *w)
+{
+    for (struct connection *c = w->connections; c; c = c->next)
+        lws_set_timeout(c->wsi, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC);
+}
+
+static void on_wake(struct ws *w)
+{
+    pthread_mutex_lock(&w->lock);
+    struct item *items = w->items_head;
+    struct ws_reset *resets = w->resets_head;
+    struct ws_gone *gone = w->gone;
+    bool drain = w->drain && !w->draining, kill = w->kill;
+    w->items_head = w->items_tail = NULL;
+    w->resets_head = w->resets_tail = NULL;
+    w->gone = NULL;
+    w->kill = false;
+    pthread_mutex_unlock(&w->lock);
+    take_items(items);
+    take_resets(resets);
+    take_gone(w, gone);
+    if (drain)
+        begin_drain(w);
+    if (kill)
+        kill_all(w);
+    if (!w->draining || w->count)
+        return;
+    pthread_mutex_lock(&w->lock);
+    w->is_empty = true;
+    pthread_cond_broadcast(&w->empty);
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* ---- libwebsockets' callback --------------------------------------------------------------------
+ */
+
+static int on_receive(struct connection *c, struct lws *wsi, const void *data, size_t len)
+{
+    if (!c)
+        return -1;
+    int code = in_receive(c, data, len);
+    if (!code) {
+        connection_update(c);
+        return 0;
+    }
+    const char *text = err_text();
+    size_t reason = strlen(text) < 120 ? strlen(text) : 120;
+    log_event(LOG_INFO, "ws_violation", "stream=%s code=%d error=%s", c->session->id, code,
+              log_text(text));
+    lws_close_reason(wsi, (enum lws_close_status)code, (unsigned char *)text, reason);
+    return -1;
+}
+
+static void on_destroy(struct ws *w, struct lws *wsi, struct connection *c)
+{
+    if (!c)
+        return;
+    lws_set_opaque_user_data(wsi, NULL);
+    connection_lost(c);
+    if (w->draining && !w->count)
+        lws_cancel_service(w->context); /* on_wake tells ws_drain */
+}
+
+static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
+                    size_t len)
+{
+    (void)user;
+    struct ws *w = lws_context_user(lws_get_context(wsi));
+    struct connection *c;
+    switch (reason) {
+    case LWS_CALLBACK_EVENT_WAIT_CANCELLED:
+        on_wake(w);
+        return 0;
+    case LWS_CALLBACK_HTTP:
+        return upgrade_refuse_http(wsi);
+    case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
+        return upgrade_confirm(w, wsi);
+    case LWS_CALLBACK_ESTABLISHED:
+        c = lws_get_opaque_user_data(wsi);
+        if (!c)
+            return -1;
+        connection_established(c);
+        return 0;
+    case LWS_CALLBACK_TIMER:
+        c = lws_get_opaque_user_data(wsi);
+        if (c)
+            connection_timer(c);
+        return 0;
+    case LWS_CALLBACK_RECEIVE:
+        return on_receive(lws_get_opaque_user_data(wsi), wsi, in, len);
+    case LWS_CALLBACK_SERVER_WRITEABLE:
+        c = lws_get_opaque_user_data(wsi);
+        return c ? out_write(c) : -1;
+    case LWS_CALLBACK_CLOSED:
+    case LWS_CALLBACK_WSI_DESTROY:
+        on_destroy(w, wsi, lws_get_opaque_user_data(wsi));
+        return 0;
+    default:
+        return lws_callback_http_dummy(wsi, reason, user, in, len);
+    }
+}
+
+/* ---- starting -----------------------------------------------------------------------------------
+ */
+
+static void on_log(int level, const char *line)
+{
+    char text[256];
+    snprintf(text, sizeof text, "%s", line);
+    text[strcspn(text, "\r\n")] = '\0';
+    log_event(level == LLL_ERR ? LOG_WARNING : LOG_DEBUG, "libwebsockets", "text=%s",
+              log_text(text));
+}
+
+static const struct lws_extension deflate[] = {
+    {"permessage-deflate", lws_extension_callback_pm_deflate,
+     "permessage-deflate; client_no_context_takeover; client_max_window_bits"},
+    {NULL, NULL, NULL}};
+
+static enum err create_context(struct ws *w)
+{
+    const struct config *config = w->server->config;
+    bool any = strcmp(config->listen, "0.0.0.0") == 0 || strcmp(config->listen, "::") == 0;
+    unsigned seconds = (unsigned)config->ws_timeout;
+    w->liveness.secs_since_valid_ping = (uint16_t)(seconds / 2);
+    w->liveness.secs_since_valid_hangup = (uint16_t)seconds;
+    w->protocols[0] = (struct lws_protocols){.name = "tv3s.v1",
+                                             .callback = on_event,
+                                             .rx_buffer_size = READ_SIZE,
+                                             .tx_packet_size = WRITE_SIZE};
+    struct lws_context_creation_info info = {
+        .port = config->ws_port,
+        .iface = any ? NULL : config->listen,
+        .protocols = w->protocols,
+        .extensions = config->deflate ? deflate : NULL,
+        .options = LWS_SERVER_OPTION_VALIDATE_UTF8 | LWS_SERVER_OPTION_EXPLICIT_VHOSTS |
+                   (strchr(config->listen, ':') ? 0 : LWS_SERVER_OPTION_DISABLE_IPV6),
+        .user = w,
+        .gid = (gid_t)-1,
+        .uid = (uid_t)-1,
+        .server_string = "tv3sd",
+        .pt_serv_buf_size = SERVICE_SIZE,
+        .timeout_secs = REQUEST_SECONDS,
+        .retry_and_idle_policy = &w->liveness,
+    };
+    lws_set_log_level(LLL_ERR | LLL_WARN, on_log);
+    w->context = lws_create_context(&info);
+    if (!w->context)
+        return err_set(ERR_NOMEM, "libwebsockets does not start");
+    w->vhost = lws_create_vhost(w->context, &info);
+    if (!w->vhost || lws_get_vhost_listen_port(w->vhost) <= 0)
+        return err_set(ERR_IO, "cannot listen for WebSockets on %s port %d", config->listen,
+                       (int)config->ws_port);
+    return ERR_OK;
+}
+
+static void *service(void *ws)
+{
+    struct ws *w = ws;
+    for (bool stop = false; !stop;) {
+        lws_service(w->context, 0);
+        pthread_mutex_lock(&w->lock);
+        stop = w->stop;
+        pthread_mutex_unlock(&w->lock);
+    }
+    return NULL;
+}
+
+/* Signals are the main thread's. */
+static enum err start_thread(struct ws *w)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    w->started = pthread_create(&w->thread, NULL, service, w) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return w->started ? ERR_OK : err_set(ERR_NOMEM, "no thread for WebSockets");
+}
+
+enum err ws_open(struct server *s, struct ws **out)
+{
+    struct ws *w = calloc(1, sizeof *w);
+    *out = NULL;
+    if (!w)
+        return err_set(ERR_NOMEM, "no memory for the WebSocket server");
+    w->server = s;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->empty, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    enum err e = create_context(w);
+    if (!e)
+        e = start_thread(w);
+    if (e)
+        ws_close(w);
+    else
+        *out = w;
+    return e;
+}
+
+int ws_port(const struct ws *w)
+{
+    return lws_get_vhost_listen_port(w->vhost);
+}
+
+/* ---- ending -------------------------------------------------------------------------------------
+ */
+
+static struct timespec later(double seconds)
+{
+    uint64_t ns = clock_ns() + (uint64_t)(seconds * 1e9);
+    return (struct timespec){(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+}
+
+/* Waits for the last connection to end. */
+static void await_empty(struct ws *w, double seconds)
+{
+    struct timespec until = later(seconds);
+    lws_cancel_service(w->context);
+    while (!w->is_empty && pthread_cond_timedwait(&w->empty, &w->lock, &until) == 0)
+        ;
+}
+
+void ws_drain(struct ws *w, double seconds)
+{
+    pthread_mutex_lock(&w->lock);
+    w->drain = true;
+    await_empty(w, seconds);
+    if (!w->is_empty) {
+        w->kill = true;
+        await_empty(w, 1);
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
+void ws_close(struct ws *w)
+{
+    if (!w)
+        return;
+    if (w->started) {
+        pthread_mutex_lock(&w->lock);
+        w->stop = true;
+        pthread_mutex_unlock(&w->lock);
+        lws_cancel_service(w->context);
+        pthread_join(w->thread, NULL);
+    }
+    if (w->context)
+        lws_context_destroy(w->context); /* every connection is lost */
+    take_items(w->items_head);           /* the lists are ours alone now */
+    take_resets(w->resets_head);
+    take_gone(w, w->gone);
+    pthread_cond_destroy(&w->empty);
+    pthread_mutex_destroy(&w->lock);
+    free(w);
+}

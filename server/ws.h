@@ -1,0 +1,160 @@
+/* The WebSocket front end from inside; nobody but server/ws*.c includes this.
+ *
+ *   ws.c             the service thread, libwebsockets' callbacks, what other threads hand over
+ *   ws_upgrade.c     from the HTTP request to a connection, or a refusal
+ *   ws_connection.c  a connection's life: hello, credit, the end
+ *   ws_in.c          messages in: frames and control
+ *   ws_out.c         messages out, in order
+ *
+ * All of it runs in the service thread, which never waits. Items and commands on their way point to
+ * their connection, which lives until the last of them is back (`outstanding`), whether or not the
+ * socket still does: a disconnect at any step frees what it holds and leaves the rest to come home.
+ */
+#ifndef TV3S_SERVER_WS_H
+#define TV3S_SERVER_WS_H
+
+#include "server/front.h"
+#include "server/metrics.h"
+#include "server/sched.h"
+
+#include <jansson.h>
+#include <libwebsockets.h>
+#include <pthread.h>
+
+enum drop_policy { DROP_NONE, DROP_OLDEST, DROP_NEWEST };
+
+/* Why a frame was dropped, as the client is told. */
+enum drop_reason { DROPPED_OLDEST, DROPPED_NEWEST, DROPPED_OVERLOAD, DROPPED_EMPTY, DROPPED_DRAIN };
+
+/* Why the server closes: what `bye` says, and the close code. */
+enum close_code { CLOSE_END = 1000, CLOSE_DRAIN = 1001, CLOSE_TAKEOVER = 4001, CLOSE_GONE = 4004 };
+
+struct out; /* ws_out.c: a message that waits to be sent */
+
+struct connection {
+    struct ws *ws;
+    struct connection *next, **link; /* of the ws's list, while wsi is there */
+    struct lws *wsi;                 /* NULL: the socket is gone */
+    struct session *session;         /* a reference */
+    bool listed, created, open;      /* open: said hello */
+
+    /* what the client asked for */
+    enum drop_policy drop;
+    enum mask_format format;
+
+    /* flow */
+    int credit;        /* frames the client may have in flight, without `delay` */
+    int delay;         /* frames on top, since the packet decoder keeps so many back */
+    int in_flight;     /* of the client's credit: answers not written yet */
+    int outstanding;   /* items and commands that others have */
+    struct item *held; /* drop=oldest: the frame that waits for a credit */
+    bool stopped;      /* we do not read, for the outstanding or the answers pile up */
+    bool packets;      /* the session's decoder may hold some of ours */
+    unsigned patience; /* milliseconds until the next look at the decoder or the old frames */
+    uint64_t since;    /* clock_ns of the upgrade */
+
+    /* the end */
+    bool ended;      /* the client says: no more frames */
+    int closing;     /* the close code, once we are to close when all is answered */
+    const char *bye; /* its reason */
+    bool said_bye;   /* nothing goes out after it */
+
+    /* the message that is arriving */
+    struct buf message;
+    bool arriving;
+
+    struct out *out_head, *out_tail;
+    int out_count;
+    uint64_t received, answered, failed, dropped; /* frames */
+};
+
+/* A command's way back. */
+struct ws_reset {
+    struct command command; /* first */
+    struct connection *owner;
+    struct ws_reset *next;
+};
+
+/* ws_stream_gone, from another thread. */
+struct ws_gone {
+    struct ws_gone *next;
+    struct session *session; /* a reference */
+    const char *reason;      /* a constant */
+};
+
+struct ws {
+    struct server *server;
+    struct lws_context *context;
+    struct lws_vhost *vhost;
+    struct lws_protocols protocols[2];
+    lws_retry_bo_t liveness;
+    pthread_t thread;
+    bool started;
+
+    /* service thread */
+    struct connection *connections;
+    int count;
+    bool draining;
+
+    pthread_mutex_t lock; /* guards the rest */
+    pthread_cond_t empty; /* count became 0 while draining */
+    struct item *items_head, *items_tail;
+    struct ws_reset *resets_head, *resets_tail;
+    struct ws_gone *gone;
+    bool stop, drain, kill; /* asked by the main thread */
+    bool is_empty;
+};
+
+/* ---- ws.c */
+void ws_take_item(struct item *item);  /* item->deliver: any thread */
+void ws_take_reset(struct command *c); /* command->done: any thread */
+
+/* ---- ws_upgrade.c */
+/* LWS_CALLBACK_HTTP_CONFIRM_UPGRADE: 0 goes on, with the connection as the wsi's opaque pointer;
+ * 1: refused with an answer; -1: hang up. */
+int upgrade_confirm(struct ws *w, struct lws *wsi);
+/* A plain HTTP request: 426. What LWS_CALLBACK_HTTP returns. */
+int upgrade_refuse_http(struct lws *wsi);
+
+/* ---- ws_connection.c */
+/* ERR_NOMEM. Takes the reference on the session. */
+enum err connection_open(struct ws *w, struct lws *wsi, struct session *session,
+                         struct connection **out);
+void connection_established(struct connection *c);
+void connection_timer(struct connection *c);
+/* The socket is gone. Frees it, at once or when the last item is back. */
+void connection_lost(struct connection *c);
+/* An item or a command is back. */
+void connection_item(struct connection *c, struct item *item);
+void connection_reset_done(struct connection *c, const struct command *command);
+/* Answers what is in flight, says bye, closes. `now`: without waiting for what is in flight. */
+void connection_close(struct connection *c, int code, const char *reason, bool now);
+/* After every event: closes when it is time, lets the held frame go, stops or goes on reading. */
+void connection_update(struct connection *c);
+
+/* Frames the client may have in flight. */
+int connection_limit(const struct connection *c);
+/* Gives the item to its worker. Takes it. */
+void connection_submit(struct connection *c, struct item *item);
+/* The item is dropped: tells the client. Takes it; a packet is decoded nevertheless. */
+void connection_drop(struct connection *c, struct item *item, enum drop_reason reason);
+void connection_reset(struct connection *c);
+
+/* ---- ws_in.c */
+/* Some bytes of a message. 0, or a close code with err_text(). */
+int in_receive(struct connection *c, const void *data, size_t len);
+
+/* ---- ws_out.c */
+/* Each queues one message. When memory runs out the connection is closed: nothing is lost in
+ * silence. */
+void out_json(struct connection *c, json_t *o); /* takes o */
+void out_hello(struct connection *c);
+void out_stats(struct connection *c);
+void out_answer(struct connection *c, struct item *item); /* with its notice of restart */
+void out_error(struct connection *c, const struct item *item);
+void out_dropped(struct connection *c, int64_t seq, enum drop_reason reason);
+/* LWS_CALLBACK_SERVER_WRITEABLE: what it returns. */
+int out_write(struct connection *c);
+void out_clear(struct connection *c);
+
+#endif

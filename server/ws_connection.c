@@ -1,0 +1,320 @@
+/* A connection's life.
+ *
+ *     upgrade -> (old frames come home) -> hello -> frames -> end | drain | takeover | lost
+ *
+ * Hello says the number of the last frame applied, so it waits until frames of an earlier
+ * connection have had their effect. Until then nothing is read.
+ *
+ * Credit: in_flight counts what the client counts, frames sent and not answered. Whatever comes
+ * beyond the limit is the drop policy's. With `oldest` one frame is held here until a credit is
+ * free, and a newer one takes its place: the policy of a camera, whose newest picture is the one
+ * worth having. Reordering would starve a client that has spent its credit on packets which the
+ * decoder keeps back; then, and only then, the limit grows by what the decoder keeps.
+ *
+ * Reading stops while too much of the connection is under way (packets that are only decoded,
+ * resets) or waits to be read by the client: a flood is then the sender's to hold. */
+#include "server/ws.h"
+
+#include "server/config.h"
+#include "server/describe.h"
+#include "server/log.h"
+#include "server/workers.h"
+
+#include <stdlib.h>
+
+enum { MORE_OUTSTANDING = 16, OUT_MAX = 256 };
+enum { OLD_FRAMES_MS = 3, OLD_FRAMES_SECONDS = 10, DECODER_MS = 2, DECODER_MS_MAX = 64 };
+
+/* ---- birth --------------------------------------------------------------------------------------
+ */
+
+enum err connection_open(struct ws *w, struct lws *wsi, struct session *session,
+                         struct connection **out)
+{
+    struct connection *c = calloc(1, sizeof *c);
+    *out = c;
+    if (!c) {
+        session_unref(session);
+        return err_set(ERR_NOMEM, "no memory for a connection");
+    }
+    c->ws = w;
+    c->wsi = wsi;
+    c->session = session;
+    c->since = clock_ns();
+    c->link = &w->connections;
+    c->next = w->connections;
+    if (c->next)
+        c->next->link = &c->next;
+    w->connections = c;
+    w->count++;
+    metric_add(w->server->metrics, METRIC_WS_CONNECTIONS, 1);
+    return ERR_OK;
+}
+
+static void set_timer(struct connection *c, unsigned milliseconds)
+{
+    c->patience = milliseconds;
+    lws_set_timer_usecs(c->wsi, (lws_usec_t)milliseconds * 1000);
+}
+
+/* Frames of an earlier connection are home, or lost somewhere: we begin. */
+static void begin(struct connection *c)
+{
+    session_renumber(c->session);
+    c->open = true;
+    log_event(LOG_INFO, "ws_opened", "stream=%s credit=%d last_seq=%lld", c->session->id, c->credit,
+              (long long)atomic_load(&c->session->last_seq));
+    out_hello(c);
+    connection_update(c);
+}
+
+static bool old_frames(const struct connection *c)
+{
+    bool patient = clock_ns() - c->since < OLD_FRAMES_SECONDS * 1000000000ull;
+    return patient && atomic_load(&c->session->in_flight) > 0;
+}
+
+void connection_established(struct connection *c)
+{
+    if (!old_frames(c)) {
+        begin(c);
+        return;
+    }
+    connection_update(c);
+    set_timer(c, OLD_FRAMES_MS);
+}
+
+/* ---- the timer ----------------------------------------------------------------------------------
+ */
+
+/* All credit is in use: is it because the decoder keeps pictures back? */
+static void look_at_decoder(struct connection *c)
+{
+    if (c->in_flight < connection_limit(c))
+        return;
+    int held = atomic_load(&c->session->held);
+    if (held <= c->delay) {
+        set_timer(c, c->patience < DECODER_MS_MAX ? c->patience * 2 : DECODER_MS_MAX);
+        return;
+    }
+    c->delay = held;
+    out_json(c, json_pack("{s:s, s:i}", "type", "credit", "credit", connection_limit(c)));
+    connection_update(c);
+}
+
+void connection_timer(struct connection *c)
+{
+    if (c->open)
+        look_at_decoder(c);
+    else if (old_frames(c))
+        set_timer(c, OLD_FRAMES_MS);
+    else
+        begin(c);
+}
+
+/* ---- items out and back -------------------------------------------------------------------------
+ */
+
+int connection_limit(const struct connection *c)
+{
+    return c->credit + c->delay;
+}
+
+void connection_submit(struct connection *c, struct item *item)
+{
+    struct server *server = c->ws->server;
+    bool reorders = item->codec == CODEC_H264 || item->codec == CODEC_HEVC;
+    item->deliver = ws_take_item;
+    item->owner = c;
+    c->outstanding++;
+    if (!item->dropped)
+        c->in_flight++;
+    if (item->kind == ITEM_PACKET)
+        c->packets = item->input.len > 0;
+    enum err e = workers_decode(server->workers, item);
+    if (e) {
+        item_fail(item, e);
+        item_deliver(item, server->metrics);
+    }
+    if (c->wsi && reorders && c->in_flight >= connection_limit(c))
+        set_timer(c, DECODER_MS);
+}
+
+void connection_drop(struct connection *c, struct item *item, enum drop_reason reason)
+{
+    struct metrics *m = c->ws->server->metrics;
+    item->dropped = true;
+    if (reason == DROPPED_OLDEST)
+        metric_add(m, METRIC_DROPPED_OLDEST, 1);
+    else if (reason == DROPPED_NEWEST)
+        metric_add(m, METRIC_DROPPED_NEWEST, 1);
+    out_dropped(c, item->seq, reason);
+    if (item->kind == ITEM_PACKET) {
+        connection_submit(c, item);
+        return;
+    }
+    metric_add(m, METRIC_FRAMES_LIVE_DROPPED, 1);
+    item_free(item);
+}
+
+/* Lets the held frame go, credit or not: something must come after it. */
+static void release_held(struct connection *c)
+{
+    struct item *item = c->held;
+    c->held = NULL;
+    if (item)
+        connection_submit(c, item);
+}
+
+/* Empties the packet decoder: what it keeps comes out, and the next packet begins anew. */
+static void flush_decoder(struct connection *c)
+{
+    if (!c->packets)
+        return;
+    struct item *item = item_new(c->session, ITEM_PACKET);
+    if (!item)
+        return; /* the next codec or the stream's end closes it */
+    item->seq = -1;
+    item->dropped = true;
+    connection_submit(c, item);
+}
+
+/* What has become of an item, for a client that is there. */
+static void tell(struct connection *c, struct item *item)
+{
+    bool overload = item->error == ERR_BUSY && c->drop != DROP_NONE;
+    if (item->dropped) /* told already */
+        return;
+    if (item->empty || overload) {
+        c->in_flight--;
+        if (overload)
+            metric_add(c->ws->server->metrics, METRIC_DROPPED_OVERLOAD, 1);
+        out_dropped(c, item->seq, overload ? DROPPED_OVERLOAD : DROPPED_EMPTY);
+    } else if (item->error) {
+        out_error(c, item);
+    } else {
+        out_answer(c, item);
+    }
+}
+
+static void free_connection(struct connection *c)
+{
+    session_unref(c->session);
+    free(c);
+}
+
+void connection_item(struct connection *c, struct item *item)
+{
+    c->outstanding--;
+    if (c->wsi && !c->said_bye)
+        tell(c, item);
+    item_free(item);
+    if (c->wsi)
+        connection_update(c);
+    else if (c->outstanding == 0)
+        free_connection(c);
+}
+
+/* ---- reset --------------------------------------------------------------------------------------
+ */
+
+void connection_reset(struct connection *c)
+{
+    release_held(c);
+    struct ws_reset *r = calloc(1, sizeof *r);
+    if (!r) {
+        connection_close(c, LWS_CLOSE_STATUS_UNEXPECTED_CONDITION, "memory", true);
+        return;
+    }
+    r->owner = c;
+    r->command.kind = COMMAND_RESET;
+    r->command.session = session_ref(c->session);
+    r->command.done = ws_take_reset;
+    c->outstanding++;
+    workers_command(c->ws->server->workers, &r->command);
+}
+
+void connection_reset_done(struct connection *c, const struct command *command)
+{
+    c->outstanding--;
+    if (!c->wsi) {
+        if (c->outstanding == 0)
+            free_connection(c);
+        return;
+    }
+    if (c->said_bye)
+        return;
+    if (command->error)
+        out_json(c, json_pack("{s:s, s:n, s:o}", "type", "error", "seq", "problem",
+                              describe_problem(command->error, command->error_text, NULL)));
+    else
+        out_json(c, json_pack("{s:s}", "type", "reset"));
+    connection_update(c);
+}
+
+/* ---- the end ------------------------------------------------------------------------------------
+ */
+
+static void say_bye(struct connection *c)
+{
+    out_json(c, json_pack("{s:s, s:s}", "type", "bye", "reason", c->bye));
+    c->said_bye = true;
+}
+
+void connection_close(struct connection *c, int code, const char *reason, bool now)
+{
+    if (c->said_bye || (c->closing && !now))
+        return;
+    c->closing = code;
+    c->bye = reason;
+    release_held(c);
+    flush_decoder(c);
+    if (now)
+        say_bye(c);
+    else
+        connection_update(c);
+}
+
+/* Whether to read on. */
+static void update_flow(struct connection *c)
+{
+    bool stop = !c->open || c->outstanding > connection_limit(c) + MORE_OUTSTANDING ||
+                c->out_count > OUT_MAX;
+    if (stop == c->stopped)
+        return;
+    c->stopped = stop;
+    lws_rx_flow_control(c->wsi, !stop);
+}
+
+void connection_update(struct connection *c)
+{
+    if (c->said_bye)
+        return;
+    if (c->held && c->in_flight < connection_limit(c))
+        release_held(c);
+    if (c->closing && c->outstanding == 0)
+        say_bye(c);
+    else
+        update_flow(c);
+}
+
+void connection_lost(struct connection *c)
+{
+    struct ws *w = c->ws;
+    log_event(LOG_INFO, "ws_closed", "stream=%s received=%llu answered=%llu", c->session->id,
+              (unsigned long long)c->received, (unsigned long long)c->answered);
+    c->wsi = NULL;
+    *c->link = c->next;
+    if (c->next)
+        c->next->link = c->link;
+    w->count--;
+    metric_add(w->server->metrics, METRIC_WS_CONNECTIONS, -1);
+    session_detach(c->session, c);
+    item_free(c->held);
+    c->held = NULL;
+    out_clear(c);
+    buf_free(&c->message);
+    flush_decoder(c);
+    if (c->outstanding == 0)
+        free_connection(c);
+}

@@ -1,0 +1,286 @@
+/* From the HTTP request to a connection.
+ *
+ * Everything that can be refused is refused here, with an HTTP status and a problem object, before
+ * the protocol changes; a client that got 101 has its stream.
+ *
+ * A page of any site may open a WebSocket to this machine, and no CORS stands in its way. So an
+ * Origin must be of the host that was called (the page that the daemon serves has another port),
+ * or on the list of cors_origins. */
+#include "server/ws.h"
+
+#include "server/config.h"
+#include "server/describe.h"
+#include "server/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+/* ---- the query ----------------------------------------------------------------------------------
+ */
+
+enum { QUERY_VALUE = 256 };
+
+static const char *const names[] = {"model", "mode",   "format",  "resize",
+                                    "drop",  "credit", "takeover"};
+enum { NAMES = sizeof names / sizeof *names };
+
+struct query {
+    char value[NAMES][QUERY_VALUE];
+    bool given[NAMES];
+};
+
+static const char *query_get(void *query, const char *name)
+{
+    struct query *q = query;
+    for (int i = 0; i < NAMES; i++)
+        if (strcmp(name, names[i]) == 0)
+            return q->given[i] ? q->value[i] : NULL;
+    return NULL;
+}
+
+static enum err query_take(struct query *q, const char *argument)
+{
+    size_t len = strcspn(argument, "=");
+    const char *value = argument[len] ? argument + len + 1 : "";
+    for (int i = 0; i < NAMES; i++) {
+        if (strlen(names[i]) != len || strncmp(argument, names[i], len) != 0)
+            continue;
+        if (q->given[i])
+            return err_set(ERR_ARG, "the parameter %s is there twice", names[i]);
+        q->given[i] = true;
+        memcpy(q->value[i], value, strlen(value) + 1); /* fits: see query_read */
+        return ERR_OK;
+    }
+    return err_set(ERR_ARG, "there is no parameter '%.*s'", (int)len, argument);
+}
+
+static enum err query_read(struct lws *wsi, struct query *q)
+{
+    char argument[QUERY_VALUE];
+    *q = (struct query){0};
+    if (lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_URI_ARGS) <= 0)
+        return ERR_OK;
+    for (int i = 0;; i++) {
+        int n = lws_hdr_copy_fragment(wsi, argument, sizeof argument, WSI_TOKEN_HTTP_URI_ARGS, i);
+        if (n == -1)
+            return ERR_OK;
+        if (n < 0)
+            return err_set(ERR_ARG, "a parameter is too long");
+        enum err e = n > 0 ? query_take(q, argument) : ERR_OK;
+        if (e)
+            return e;
+    }
+}
+
+static enum err parse_drop(const char *text, enum drop_policy *out)
+{
+    static const char *const policy[] = {"none", "oldest", "newest"};
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(text, policy[i]) != 0)
+            continue;
+        *out = (enum drop_policy)i;
+        return ERR_OK;
+    }
+    return err_set(ERR_ARG, "drop is none, oldest or newest, not '%.40s'", text);
+}
+
+static enum err parse_credit(const char *text, int *out)
+{
+    char *end;
+    long n = strtol(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || n < 1 || n > 64)
+        return err_set(ERR_ARG, "credit is a number of 1 to 64, not '%.40s'", text);
+    *out = (int)n;
+    return ERR_OK;
+}
+
+static enum err parse_takeover(const char *text, bool *out)
+{
+    *out = strcmp(text, "1") == 0;
+    return *out || strcmp(text, "0") == 0 ? ERR_OK : err_set(ERR_ARG, "takeover is 0 or 1");
+}
+
+/* ---- the stream ---------------------------------------------------------------------------------
+ */
+
+/* /v1/streams/ID/ws */
+static enum err read_path(struct lws *wsi, char id[SESSION_ID])
+{
+    static const char before[] = "/v1/streams/", after[] = "/ws";
+    char path[SESSION_ID + sizeof before + sizeof after];
+    int n = lws_hdr_copy(wsi, path, sizeof path, WSI_TOKEN_GET_URI);
+    int len = n - (int)(sizeof before - 1 + sizeof after - 1);
+    if (n < 0 || len < 0 || strncmp(path, before, sizeof before - 1) != 0 ||
+        strcmp(path + n - (sizeof after - 1), after) != 0)
+        return err_set(ERR_NOT_FOUND, "WebSockets are at /v1/streams/ID/ws");
+    memcpy(id, path + sizeof before - 1, (size_t)len);
+    id[len] = '\0';
+    return session_id_valid(id) ? ERR_OK : err_set(ERR_ARG, "'%s' is no stream ID", id);
+}
+
+/* What the query leaves open is as the stream that is there has it. */
+static enum err find_or_make(struct ws *w, const char *id, struct query *q, bool *created,
+                             struct session **out)
+{
+    struct session_params p;
+    struct session *there = NULL;
+    enum err e = params_parse(w->server, query_get, q, &p);
+    if (e)
+        return e;
+    if (session_find(w->server->sessions, id, &there) == ERR_OK) {
+        if (!query_get(q, "model"))
+            p.model = there->params.model;
+        if (!query_get(q, "resize")) {
+            p.stream.resize = there->params.stream.resize;
+            p.stream.resize_override = there->params.stream.resize_override;
+        }
+        if (!query_get(q, "mode"))
+            p.stream.mode = there->params.stream.mode;
+    }
+    session_unref(there);
+    return session_make(w->server->sessions, id, &p, created, out);
+}
+
+/* Takes the stream for `c`; the connection that had it is told. */
+static enum err claim(struct connection *c, bool takeover)
+{
+    void *previous;
+    enum err e = session_attach(c->session, c, takeover, &previous);
+    if (!e && previous)
+        connection_close(previous, CLOSE_TAKEOVER, "takeover", true);
+    return e;
+}
+
+static enum err make_connection(struct ws *w, struct lws *wsi, const char *id, struct query *q)
+{
+    bool created, takeover = false;
+    enum drop_policy drop = DROP_NONE;
+    int credit = w->server->config->stream_credit;
+    struct session *session = NULL;
+    struct connection *c = NULL;
+    enum err e = ERR_OK;
+    if (q->given[4])
+        e = parse_drop(q->value[4], &drop);
+    if (!e && q->given[5])
+        e = parse_credit(q->value[5], &credit);
+    if (!e && q->given[6])
+        e = parse_takeover(q->value[6], &takeover);
+    if (!e)
+        e = find_or_make(w, id, q, &created, &session);
+    if (!e)
+        e = connection_open(w, wsi, session, &c);
+    if (e)
+        return e;
+    c->created = created;
+    c->drop = drop;
+    c->credit = credit;
+    c->format = session->params.format;
+    if (q->given[2]) /* parsed once already */
+        mask_format_parse(q->value[2], &c->format);
+    e = claim(c, takeover);
+    if (e)
+        connection_lost(c);
+    else
+        lws_set_opaque_user_data(wsi, c);
+    return e;
+}
+
+/* ---- who may ------------------------------------------------------------------------------------
+ */
+
+/* The host of "scheme://host:port" or "host:port". */
+static const char *host_of(const char *text, size_t *len)
+{
+    const char *scheme = strstr(text, "://");
+    const char *host = scheme ? scheme + 3 : text;
+    *len = *host == '[' ? strcspn(host, "]") : strcspn(host, ":/");
+    return host;
+}
+
+static bool origin_allowed(const struct config *config, struct lws *wsi)
+{
+    char origin[256], host[256];
+    if (lws_hdr_total_length(wsi, WSI_TOKEN_ORIGIN) <= 0)
+        return true; /* no browser */
+    if (lws_hdr_copy(wsi, origin, sizeof origin, WSI_TOKEN_ORIGIN) < 0 ||
+        lws_hdr_copy(wsi, host, sizeof host, WSI_TOKEN_HOST) < 0)
+        return false;
+    size_t a, b;
+    const char *x = host_of(origin, &a), *y = host_of(host, &b);
+    if (a == b && strncasecmp(x, y, a) == 0)
+        return true;
+    for (int i = 0; i < config->cors_origins.count; i++) {
+        const char *allowed = config->cors_origins.item[i];
+        if (strcmp(allowed, "*") == 0 || strcmp(allowed, origin) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* ---- the answer ---------------------------------------------------------------------------------
+ */
+
+/* An answer with a problem object as its body. 0, or -1 when it could not be sent. */
+static int answer(struct lws *wsi, int status, json_t *problem)
+{
+    uint8_t room[LWS_PRE + 2048], *p = room + LWS_PRE, *end = room + sizeof room - 1;
+    char *body = problem ? json_dumps(problem, JSON_COMPACT) : NULL;
+    size_t len = body ? strlen(body) : 0;
+    bool bad = lws_add_http_common_headers(wsi, (unsigned)status, "application/problem+json",
+                                           (lws_filepos_t)len, &p, end) != 0;
+    if (status == 503)
+        bad |= lws_add_http_header_by_name(
+                   wsi, (const uint8_t *)"retry-after:", (const uint8_t *)"1", 1, &p, end) != 0;
+    if (status == 426)
+        bad |= lws_add_http_header_by_name(
+                   wsi, (const uint8_t *)"upgrade:", (const uint8_t *)"websocket", 9, &p, end) != 0;
+    bad = bad || lws_finalize_write_http_header(wsi, room + LWS_PRE, &p, end) != 0;
+    uint8_t *bytes = malloc(LWS_PRE + len + 1);
+    bad = bad || !bytes;
+    if (!bad) {
+        memcpy(bytes + LWS_PRE, body ? body : "", len);
+        bad = lws_write(wsi, bytes + LWS_PRE, len, LWS_WRITE_HTTP_FINAL) < 0;
+    }
+    free(bytes);
+    free(body);
+    json_decref(problem);
+    return bad ? -1 : 0;
+}
+
+static int refuse(struct lws *wsi, enum err e)
+{
+    log_event(LOG_INFO, "ws_refused", "status=%d error=%s", err_http(e), log_text(err_text()));
+    return answer(wsi, err_http(e), describe_problem(e, err_text(), NULL)) ? -1 : 1;
+}
+
+int upgrade_refuse_http(struct lws *wsi)
+{
+    json_t *problem = json_pack("{s:s, s:s, s:i}", "type", "/problems/upgrade", "title",
+                                "this port speaks WebSocket alone", "status", 426);
+    if (answer(wsi, 426, problem))
+        return -1;
+    return lws_http_transaction_completed(wsi) ? -1 : 0;
+}
+
+int upgrade_confirm(struct ws *w, struct lws *wsi)
+{
+    char id[SESSION_ID];
+    struct query q;
+    const struct config *config = w->server->config;
+    if (!origin_allowed(config, wsi)) {
+        json_t *problem = json_pack("{s:s, s:s, s:i}", "type", "/problems/origin", "title",
+                                    "pages of this origin may not call", "status", 403);
+        return answer(wsi, 403, problem) ? -1 : 1;
+    }
+    enum err e = read_path(wsi, id);
+    if (!e && (w->draining || atomic_load(&w->server->draining)))
+        e = err_set(ERR_BUSY, "the server is shutting down");
+    if (!e && w->count >= config->ws_connections)
+        e = err_set(ERR_BUSY, "%d WebSocket connections are open", w->count);
+    if (!e)
+        e = query_read(wsi, &q);
+    if (!e)
+        e = make_connection(w, wsi, id, &q);
+    return e ? refuse(wsi, e) : 0;
+}
