@@ -25,6 +25,7 @@ INLINE void row_vector(const void *in, int h, int w, size_t c_all, int y, size_t
         vf i0 = up ? act_load(in, at - line, n, bf16) : zero;
         vf i1 = act_load(in, at, n, bf16);
         vf i2 = down ? act_load(in, at + line, n, bf16) : zero;
+        act_prefetch(in, at + 2 * line, bf16); /* for the next row: positions are far apart */
         vf done = vf_fma(k[8], i2, vf_fma(k[5], i1, vf_fma(k[2], i0, left)));
         left = vf_fma(k[7], i2, vf_fma(k[4], i1, vf_fma(k[1], i0, centre)));
         centre = vf_fma(k[6], i2, vf_fma(k[3], i1, vf_fma(k[0], i0, b)));

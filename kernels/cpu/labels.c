@@ -15,6 +15,8 @@
 #include <omp.h>
 #endif
 
+enum { PIXELS = 4 };
+
 static int thread_index(void)
 {
 #ifdef _OPENMP
@@ -67,32 +69,64 @@ INLINE void mix_rows(const float *logits, size_t classes, const struct resize_ax
         }
 }
 
-INLINE int pixel(const float *mixed, size_t ld, size_t vectors, const float *weight, size_t taps)
+/* Labels of `count` pixels, at most PIXELS, that read the same `taps` columns from `mixed` on, with
+ * weights [count][taps]. */
+INLINE void pixels(const float *mixed, size_t ld, size_t vectors, const float *weight, int taps,
+                   int count, uint8_t *out)
 {
-    vf best = vf_set(-__builtin_inff());
-    vi at = vi_index(), index = at;
-    for (size_t j = 0; j < vectors; j++, index += VL) {
-        vf v = vf_set(weight[0]) * vf_load(mixed + j * VL);
-        for (size_t t = 1; t < taps; t++)
-            v = vf_fma(vf_set(weight[t]), vf_load(mixed + t * ld + j * VL), v);
-        keep_best(&best, &at, v, index);
+    vf best[PIXELS];
+    vi at[PIXELS], index = vi_index();
+    for (int i = 0; i < count; i++) {
+        best[i] = vf_set(-__builtin_inff());
+        at[i] = index;
     }
-    return lowest_best(best, at);
+    for (size_t j = 0; j < vectors; j++, index += VL, mixed += VL) {
+        vf v[PIXELS];
+        for (int i = 0; i < count; i++)
+            v[i] = vf_set(weight[i * taps]) * vf_load(mixed);
+        for (int t = 1; t < taps; t++)
+            for (int i = 0; i < count; i++)
+                v[i] = vf_fma(vf_set(weight[i * taps + t]), vf_load(mixed + (size_t)t * ld), v[i]);
+        for (int i = 0; i < count; i++)
+            keep_best(&best[i], &at[i], v[i], index);
+    }
+    for (int i = 0; i < count; i++)
+        out[i] = (uint8_t)lowest_best(best[i], at[i]);
+}
+
+/* One output row. An enlarged mask has runs of pixels between the same columns: four of them at a
+ * time, so that logits are loaded once for all. */
+INLINE void label_row(const float *mixed, size_t ld, size_t vectors, const struct resize_axis *cols,
+                      int taps, uint8_t *out)
+{
+    for (int x = 0, count; x < cols->dst; x += count) {
+        const float *from = mixed + (size_t)cols->index[x] * ld;
+        const float *weight = cols->weight + (size_t)x * (size_t)taps;
+        bool run = x + PIXELS <= cols->dst && cols->index[x + PIXELS - 1] == cols->index[x];
+        count = run ? PIXELS : 1;
+        if (run)
+            pixels(from, ld, vectors, weight, taps, PIXELS, out + x);
+        else
+            pixels(from, ld, vectors, weight, taps, 1, out + x);
+    }
 }
 
 void KERNEL(labels)(const float *logits, int classes, const struct resize_axis *rows,
                     const struct resize_axis *cols, uint8_t *out, float *scratch)
 {
-    size_t width = (size_t)cols->src, taps = (size_t)cols->taps;
-    size_t ld = CPU_LABELS_LD(classes), vectors = ((size_t)classes + VL - 1) / VL;
+    size_t width = (size_t)cols->src, ld = CPU_LABELS_LD(classes);
+    size_t vectors = ((size_t)classes + VL - 1) / VL;
 
 #pragma omp parallel for schedule(static) if ((long)rows->dst * cols->dst * classes >= PARALLEL_MIN)
     for (int y = 0; y < rows->dst; y++) {
         float *mixed = scratch + (size_t)thread_index() * width * ld;
         uint8_t *line = out + (size_t)y * (size_t)cols->dst;
         mix_rows(logits, (size_t)classes, rows, y, width, mixed, ld);
-        for (int x = 0; x < cols->dst; x++)
-            line[x] = (uint8_t)pixel(mixed + (size_t)cols->index[x] * ld, ld, vectors,
-                                     cols->weight + (size_t)x * taps, taps);
+        if (cols->taps == 2)
+            label_row(mixed, ld, vectors, cols, 2, line);
+        else if (cols->taps == 3)
+            label_row(mixed, ld, vectors, cols, 3, line);
+        else
+            label_row(mixed, ld, vectors, cols, cols->taps, line);
     }
 }

@@ -13,8 +13,7 @@
 /* sum of (x - mean)^power over a row, power 1 or 2. */
 INLINE float row_sum(const void *x, size_t at, size_t c, float mean, int power, bool bf16)
 {
-    vf sum[2] = {{0}};
-    int half = 0;
+    vf sum = vf_set(0.0f), other = sum; /* two sums in turn: half the chain */
     FOR_VECTORS(j, n, c) {
         vf v = act_load(x, at + j, n, bf16);
         if (power == 2) {
@@ -23,10 +22,11 @@ INLINE float row_sum(const void *x, size_t at, size_t c, float mean, int power, 
             if (n < VL) /* lanes past the end hold mean^2 */
                 v = vf_first(v, n, vf_set(0.0f));
         }
-        sum[half] += v;
-        half ^= 1;
+        vf next = other + v;
+        other = sum;
+        sum = next;
     }
-    return vf_sum(sum[0] + sum[1]);
+    return vf_sum(sum + other);
 }
 
 INLINE void layernorm_rows(const void *x, size_t rows, size_t c, const float *gamma,

@@ -269,7 +269,13 @@ INLINE void vf_store_n(float *p, vf v, size_t n)
 
 INLINE vf vf_from_bf16(vh h)
 {
+#if defined(__AVX512F__) /* GCC 12 widens by halves */
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+#elif defined(__AVX2__)
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
+#else
     return (vf)(__builtin_convertvector(h, vu) << 16);
+#endif
 }
 
 /* Round to nearest even; NaN stays NaN. */
@@ -307,21 +313,24 @@ INLINE vf act_load(const void *p, size_t i, size_t n, bool bf16)
     return vf_from_bf16(h);
 }
 
-INLINE void act_store(void *p, size_t i, vf v, size_t n, bool bf16)
+INLINE void vh_store_n(uint16_t *p, vh h, size_t n)
 {
-    if (!bf16) {
-        vf_store_n((float *)p + i, v, n);
-        return;
-    }
-    vh h = vf_to_bf16(v);
     if (n == VL)
-        memcpy((uint16_t *)p + i, &h, sizeof h);
+        memcpy(p, &h, sizeof h);
     else
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
-        _mm256_mask_storeu_epi16((uint16_t *)p + i, (__mmask16)((1u << n) - 1), (__m256i)h);
+        _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)h);
 #else
-        memcpy((uint16_t *)p + i, &h, n * sizeof h[0]);
+        memcpy(p, &h, n * sizeof h[0]);
 #endif
+}
+
+INLINE void act_store(void *p, size_t i, vf v, size_t n, bool bf16)
+{
+    if (bf16)
+        vh_store_n((uint16_t *)p + i, vf_to_bf16(v), n);
+    else
+        vf_store_n((float *)p + i, v, n);
 }
 
 /* Fetches the cache line of element i, which need not exist. */

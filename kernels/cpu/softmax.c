@@ -28,19 +28,23 @@ INLINE vf row_max(const float *s, size_t n)
 INLINE float exp_row(const float *s, size_t n, vf max, vf k, void *p, size_t at, size_t ld_p,
                      bool bf16)
 {
-    vf sum[2] = {{0}};
-    int half = 0;
+    vf sum = vf_set(0.0f), other = sum; /* two sums in turn: half the chain */
     FOR_VECTORS(j, l, n) {
         vf e = vf_exp2_degree((vf_load_n(s + j, l) - max) * k, bf16 ? 3 : 5);
-        if (bf16)
-            e = vf_from_bf16(vf_to_bf16(e));
-        act_store(p, at + j, e, l, bf16);
-        sum[half] += l < VL ? vf_first(e, l, vf_set(0.0f)) : e;
-        half ^= 1;
+        if (bf16) {
+            vh h = vf_to_bf16(e);
+            vh_store_n((uint16_t *)p + at + j, h, l);
+            e = vf_from_bf16(h);
+        } else {
+            vf_store_n((float *)p + at + j, e, l);
+        }
+        vf next = other + (l < VL ? vf_first(e, l, vf_set(0.0f)) : e);
+        other = sum;
+        sum = next;
     }
     for (size_t j = n; j < ld_p; j += VL)
         act_store(p, at + j, vf_set(0.0f), (size_t)lanes(ld_p - j), bf16);
-    return vf_sum(sum[0] + sum[1]);
+    return vf_sum(sum + other);
 }
 
 INLINE void softmax(const float *s, int ld_s, int m, int n, float scale, void *p, int ld_p,
