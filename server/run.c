@@ -111,6 +111,7 @@ static void drain(struct server *s, double seconds)
     ws_drain(s->ws, seconds);
     double left = seconds - (double)(clock_ns() - began) * 1e-9;
     http_drain(s->http, left > 0 ? left : 0);
+    log_event(LOG_INFO, "drained", "seconds=%.1f", (double)(clock_ns() - began) * 1e-9);
 }
 
 void server_run(struct server *s, struct config *c)
