@@ -84,7 +84,7 @@ static json_t *header_entry(const struct st_tensor *t, size_t offset)
     for (int i = 0; i < t->ndim; i++)
         json_array_append_new(shape, json_integer(t->shape[i]));
     return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype_name(t->dtype), "shape", shape,
-                     "data_offsets", (json_int_t)offset, (json_int_t)(offset + t->bytes));
+                     "data_offsets", (json_int_t)offset, (json_int_t)offset + (json_int_t)t->bytes);
 }
 
 /* The length field and the padded header as one malloc'd block of *len bytes; *data_len is what
@@ -92,7 +92,7 @@ static json_t *header_entry(const struct st_tensor *t, size_t offset)
 static enum err build_header(struct st_writer *w, char **out, size_t *len, size_t *data_len)
 {
     enum err err = ERR_OK;
-    char *text = NULL, *block = NULL;
+    char *block = NULL;
     json_t *root = json_object();
     size_t offset = 0;
 
@@ -113,28 +113,26 @@ static enum err build_header(struct st_writer *w, char **out, size_t *len, size_
         offset += t->bytes;
     }
 
-    text = json_dumps(root, JSON_COMPACT);
-    size_t used = text ? strlen(text) : 0, padded = (8 + used + 63) / 64 * 64;
-    block = malloc(padded);
-    if (!text || !block) {
-        err = err_set(ERR_NOMEM, "no memory for a header");
-        goto done;
-    }
+    size_t used = json_dumpb(root, NULL, 0, JSON_COMPACT), padded = (8 + used + 63) / 64 * 64;
     if (padded - 8 > ST_MAX_HEADER) {
         err = err_set(ERR_LIMIT, "the header would have %zu bytes", padded - 8);
+        goto done;
+    }
+    block = malloc(padded);
+    if (!used || !block) {
+        err = err_set(ERR_NOMEM, "no memory for a header");
         goto done;
     }
     memset(block, ' ', padded);
     for (int i = 0; i < 8; i++)
         block[i] = (char)((uint64_t)(padded - 8) >> 8 * i & 0xff);
-    memcpy(block + 8, text, used);
+    json_dumpb(root, block + 8, used, JSON_COMPACT);
     *out = block;
     *len = padded;
     *data_len = offset;
     block = NULL;
 done:
     free(block);
-    free(text);
     json_decref(root);
     return err;
 }
