@@ -69,3 +69,11 @@ def tiny_model(tmp_path_factory) -> str:
     subprocess.run([TV3S, "convert", pth, "-o", model, "--window", "8", "--shift", "4", "--resize", "native"],
                    check=True)
     return str(model)
+
+
+@pytest.fixture(scope="module")
+def daemon(tiny_model, tmp_path_factory):
+    """One daemon for the tests of a file."""
+    from daemon import Daemon
+    with Daemon(tiny_model, tmp_path_factory.mktemp("daemon") / "spool") as d:
+        yield d
