@@ -9,6 +9,9 @@
 
 #include <jansson.h>
 
+/* Flags of json_dumps: times keep their milliseconds and gain no others. */
+#define DESCRIBE_DUMP (JSON_COMPACT | JSON_REAL_PRECISION(14))
+
 /* "stream", "clip", "frame". */
 const char *mode_name(enum stream_mode mode);
 

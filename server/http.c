@@ -190,14 +190,10 @@ static enum err prepare(struct request *r)
 
 static void answer(struct request *r, handler how)
 {
-    enum err e = r->error;
-    if (e) {
-        reply_problem(r, e, r->error_text);
-        return;
-    }
-    e = how(r);
-    if (e)
-        reply_problem(r, e, err_text());
+    enum err e = r->error ? r->error : how(r);
+    const char *text = r->error ? r->error_text : err_text();
+    if (e) /* what is cancelled under a request is so because the server stops */
+        reply_problem(r, e == ERR_CANCELLED ? ERR_BUSY : e, text);
 }
 
 static enum MHD_Result on_headers(struct request *r, const char *method, const char *path)

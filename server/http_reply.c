@@ -134,7 +134,7 @@ bool reply_gzip(void **data, size_t *len)
 
 static struct MHD_Response *json_answer(struct request *r, const char *mime, json_t *o)
 {
-    void *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    void *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL;
     json_decref(o);
     if (!text)
         return NULL;
@@ -177,7 +177,7 @@ void reply_at_once(struct request *r)
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     json_t *o = describe_problem(r->error, r->error_text, r->id);
-    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL, head[256];
+    char *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL, head[256];
     r->status = err_http(r->error);
     if (text && info) {
         int n = snprintf(head, sizeof head,

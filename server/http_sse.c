@@ -10,6 +10,8 @@
  * `running` is made up for it, with the frames of the end. */
 #include "server/http.h"
 
+#include "server/describe.h"
+
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,7 +48,7 @@ struct sse {
 
 static void say(struct client *c, const char *event, json_t *o)
 {
-    char *json = o ? json_dumps(o, JSON_COMPACT) : NULL, *text = NULL;
+    char *json = o ? json_dumps(o, DESCRIBE_DUMP) : NULL, *text = NULL;
     int n = json ? asprintf(&text, "%sevent: %s\ndata: %s\n\n", c->text ? c->text : "", event, json)
                  : -1;
     json_decref(o);

@@ -56,7 +56,7 @@ static enum err make(struct request *r, const char *id)
     if (e)
         return e;
     json_t *o = describe_stream(r->session);
-    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    char *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL;
     struct MHD_Response *answer = reply_bytes("application/json", text, text ? strlen(text) : 0);
     if (created)
         reply_header(answer, "Location", "/v1/streams/%s", r->session->id);

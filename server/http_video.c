@@ -1,6 +1,7 @@
 #include "server/http.h"
 
 #include "server/config.h"
+#include "server/describe.h"
 #include "server/http_headers.h"
 
 #include <stdlib.h>
@@ -37,7 +38,7 @@ enum err video_answer(struct request *r)
         return e;
     r->job_open = false;
     json_t *o = job_json(r->job);
-    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    char *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL;
     struct MHD_Response *answer = reply_bytes("application/json", text, text ? strlen(text) : 0);
     json_decref(o);
     reply_header(answer, "Location", "/v1/videos/%s", job_id(r->job));

@@ -202,7 +202,7 @@ enum err job_append(struct job *job, const void *data, size_t len)
     if (before + len > most)
         return err_set(ERR_LIMIT, "the video has more than %llu bytes", (unsigned long long)most);
     if (atomic_load(&job->cancelled))
-        return err_set(ERR_CANCELLED, "the job was deleted");
+        return err_set(ERR_EXISTS, "the job was deleted");
     TRY(spool_write_at(job->upload, before, data, len));
     bool streamable = looks_streamable(job, before, before + len);
     pthread_mutex_lock(&job->jobs->lock);
