@@ -221,44 +221,38 @@ static bool origin_allowed(const struct config *config, struct lws *wsi)
 /* ---- the answer ---------------------------------------------------------------------------------
  */
 
-/* An answer with a problem object as its body. 0, or -1 when it could not be sent. */
-static int answer(struct lws *wsi, int status, json_t *problem)
+/* An answer with a problem object as its body: by hand, since libwebsockets would call it HTTP/1.0,
+ * which some clients do not read. 0, or -1 when it could not be sent. */
+static int answer(struct lws *wsi, int status, const char *more, json_t *problem)
 {
-    uint8_t room[LWS_PRE + 2048], *p = room + LWS_PRE, *end = room + sizeof room - 1;
+    static const char room[LWS_PRE];
     char *body = problem ? json_dumps(problem, JSON_COMPACT) : NULL;
-    size_t len = body ? strlen(body) : 0;
-    bool bad = lws_add_http_common_headers(wsi, (unsigned)status, "application/problem+json",
-                                           (lws_filepos_t)len, &p, end) != 0;
-    if (status == 503)
-        bad |= lws_add_http_header_by_name(
-                   wsi, (const uint8_t *)"retry-after:", (const uint8_t *)"1", 1, &p, end) != 0;
-    if (status == 426)
-        bad |= lws_add_http_header_by_name(
-                   wsi, (const uint8_t *)"upgrade:", (const uint8_t *)"websocket", 9, &p, end) != 0;
-    bad = bad || lws_finalize_write_http_header(wsi, room + LWS_PRE, &p, end) != 0;
-    uint8_t *bytes = malloc(LWS_PRE + len + 1);
-    bad = bad || !bytes;
-    if (!bad) {
-        memcpy(bytes + LWS_PRE, body ? body : "", len);
-        bad = lws_write(wsi, bytes + LWS_PRE, len, LWS_WRITE_HTTP_FINAL) < 0;
-    }
-    free(bytes);
+    struct buf b = {0};
+    bool good = body && !buf_append(&b, room, LWS_PRE) &&
+                !buf_printf(&b,
+                            "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\n"
+                            "Content-Length: %zu\r\n%sConnection: close\r\n\r\n%s",
+                            status, json_string_value(json_object_get(problem, "title")),
+                            strlen(body), more, body) &&
+                lws_write(wsi, b.data + LWS_PRE, b.len - LWS_PRE, LWS_WRITE_HTTP_FINAL) >= 0;
+    buf_free(&b);
     free(body);
     json_decref(problem);
-    return bad ? -1 : 0;
+    return good ? 0 : -1;
 }
 
 static int refuse(struct lws *wsi, enum err e)
 {
     log_event(LOG_INFO, "ws_refused", "status=%d error=%s", err_http(e), log_text(err_text()));
-    return answer(wsi, err_http(e), describe_problem(e, err_text(), NULL)) ? -1 : 1;
+    const char *more = err_http(e) == 503 ? "Retry-After: 1\r\n" : "";
+    return answer(wsi, err_http(e), more, describe_problem(e, err_text(), NULL)) ? -1 : 1;
 }
 
 int upgrade_refuse_http(struct lws *wsi)
 {
     json_t *problem = json_pack("{s:s, s:s, s:i}", "type", "/problems/upgrade", "title",
                                 "this port speaks WebSocket alone", "status", 426);
-    if (answer(wsi, 426, problem))
+    if (answer(wsi, 426, "Upgrade: websocket\r\n", problem))
         return -1;
     return lws_http_transaction_completed(wsi) ? -1 : 0;
 }
@@ -271,7 +265,7 @@ int upgrade_confirm(struct ws *w, struct lws *wsi)
     if (!origin_allowed(config, wsi)) {
         json_t *problem = json_pack("{s:s, s:s, s:i}", "type", "/problems/origin", "title",
                                     "pages of this origin may not call", "status", 403);
-        return answer(wsi, 403, problem) ? -1 : 1;
+        return answer(wsi, 403, "", problem) ? -1 : 1;
     }
     enum err e = read_path(wsi, id);
     if (!e && (w->draining || atomic_load(&w->server->draining)))

@@ -1,0 +1,313 @@
+"""The HTTP half, synchronous, on the standard library alone. One connection per call: thread-safe."""
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+from urllib.parse import quote, urlencode, urlsplit
+
+from .errors import JobFailed, Tv3sError
+from .stream import AsyncStream
+from .sync import Stream
+
+Source = Union[str, os.PathLike, bytes, IO[bytes]]
+CHUNK = 1 << 18
+
+
+@dataclass
+class Job:
+    """An uploaded video, as the server describes it."""
+
+    raw: Dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.raw["id"]
+
+    @property
+    def state(self) -> str:
+        """queued, running, succeeded, failed or cancelled."""
+        return self.raw["state"]
+
+    @property
+    def done(self) -> int:
+        """Frames done."""
+        return self.raw["frames"]["done"]
+
+    @property
+    def total(self) -> Optional[int]:
+        """Frames there are: an estimate until the end."""
+        return self.raw["frames"]["total"]
+
+    @property
+    def error(self) -> Optional[Dict[str, Any]]:
+        """Why it failed: a problem object."""
+        return self.raw.get("error")
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("succeeded", "failed", "cancelled")
+
+
+@dataclass
+class Mask:
+    """The mask of one image sent over HTTP."""
+
+    data: bytes
+    mime: str
+    seq: Optional[int]
+    size: Tuple[int, int]
+    restarted: bool
+
+
+def problem_of(status: int, reason: str, body: bytes) -> Dict[str, Any]:
+    """The problem object of an answer; one of our own making where it has none."""
+    try:
+        problem = json.loads(body)
+    except ValueError:
+        problem = None
+    return problem if isinstance(problem, dict) else {"type": "about:blank", "title": reason, "status": status}
+
+
+class Client:
+    """A server. `ws_url` is its WebSocket port, by default that of HTTP plus one."""
+
+    def __init__(self, url: str = "http://127.0.0.1:8080", ws_url: Optional[str] = None, *, timeout: float = 60,
+                 headers: Optional[Dict[str, str]] = None):
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        self._make = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or (443 if tls else 80)
+        self._base = parts.path.rstrip("/")
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.ws_url = (ws_url or f"{'wss' if tls else 'ws'}://{host}:{self._port + 1}{self._base}").rstrip("/")
+        self.timeout = timeout
+        self._headers = dict(headers or {})
+
+    # ---- requests ---------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _request(self, method: str, path: str, query: Optional[Dict[str, Any]] = None, body: Any = None,
+                 headers: Optional[Dict[str, str]] = None) -> Iterator[http.client.HTTPResponse]:
+        """An answer whose body is still to be read. Statuses from 400 on are Tv3sError."""
+        given = {k: v for k, v in (query or {}).items() if v is not None}
+        target = self._base + path + ("?" + urlencode(given) if given else "")
+        connection = self._make(self._host, self._port, timeout=self.timeout)
+        try:
+            try:
+                connection.request(method, target, body, {**self._headers, **(headers or {})})
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # refused before the body was whole: the answer says why
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise Tv3sError(problem_of(answer.status, answer.reason, answer.read()))
+            yield answer
+        finally:
+            connection.close()
+
+    def _json(self, method: str, path: str, query: Optional[Dict[str, Any]] = None, body: Any = None,
+              headers: Optional[Dict[str, str]] = None) -> Any:
+        with self._request(method, path, query, body, headers) as answer:
+            text = answer.read()
+            return json.loads(text) if text else None
+
+    # ---- the server -------------------------------------------------------------------------------------------------
+
+    def models(self) -> List[Dict[str, Any]]:
+        return self._json("GET", "/v1/models")["models"]
+
+    def model(self, name: str) -> Dict[str, Any]:
+        return self._json("GET", f"/v1/models/{quote(name, safe='')}")
+
+    def ready(self) -> bool:
+        try:
+            self._json("GET", "/readyz")
+        except Tv3sError:
+            return False
+        return True
+
+    def metrics(self) -> str:
+        with self._request("GET", "/metrics") as answer:
+            return answer.read().decode()
+
+    # ---- images -----------------------------------------------------------------------------------------------------
+
+    def _image(self, path: str, image: Source, query: Dict[str, Any]) -> Mask:
+        with _opened(image) as (file, size):
+            headers = {"Content-Type": "application/octet-stream"}
+            if size is not None:
+                headers["Content-Length"] = str(size)
+            with self._request("POST", path, query, file, headers) as answer:
+                seq, size_text = answer.headers.get("X-Tv3s-Seq"), answer.headers.get("X-Tv3s-Size", "0x0")
+                width, height = size_text.split("x")
+                return Mask(answer.read(), answer.headers.get_content_type(), int(seq) if seq else None,
+                            (int(width), int(height)), answer.headers.get("X-Tv3s-Restarted") == "1")
+
+    def segment(self, image: Source, *, model: Optional[str] = None, format: Optional[str] = None,
+                resize: Optional[str] = None) -> Mask:
+        """One image, one mask, no state. `image`: a path, bytes or a file."""
+        return self._image("/v1/segment", image, {"model": model, "format": format, "resize": resize})
+
+    # ---- videos -----------------------------------------------------------------------------------------------------
+
+    def upload(self, video: Source, *, model: Optional[str] = None, mode: Optional[str] = None,
+               format: Optional[str] = None, resize: Optional[str] = None,
+               progress: Optional[Callable[[int, Optional[int]], None]] = None) -> Job:
+        """Sends a video: a path, bytes or a file. `progress(sent, total)` is called as it goes."""
+        query = {"model": model, "mode": mode, "format": format, "resize": resize}
+        with _opened(video) as (file, size):
+            headers = {"Content-Type": "application/octet-stream"}
+            if size is not None:
+                headers["Content-Length"] = str(size)
+            return Job(self._json("POST", "/v1/videos", query, _chunks(file, size, progress), headers))
+
+    def jobs(self) -> List[Job]:
+        return [Job(raw) for raw in self._json("GET", "/v1/videos")["videos"]]
+
+    def job(self, job: Union[Job, str]) -> Job:
+        return Job(self._json("GET", f"/v1/videos/{_id(job)}"))
+
+    def events(self, job: Union[Job, str]) -> Iterator[Job]:
+        """The job at every change, as the server sends it. Ends with the job."""
+        with self._request("GET", f"/v1/videos/{_id(job)}/events") as answer:
+            data = ""
+            for line in io.TextIOWrapper(answer, encoding="utf-8"):
+                line = line.rstrip("\r\n")
+                if line.startswith("data:"):
+                    data += line[5:].strip()
+                elif not line and data:
+                    yield Job(json.loads(data))
+                    data = ""
+
+    def wait(self, job: Union[Job, str], *, progress: Optional[Callable[[Job], None]] = None,
+             timeout: Optional[float] = None) -> Job:
+        """Waits until the job has ended. JobFailed when that is without masks, TimeoutError."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                for now in self.events(job):
+                    if progress:
+                        progress(now)
+                    if now.ended or (until is not None and time.monotonic() > until):
+                        break
+            now = self.job(job)
+            if now.ended:
+                if now.state != "succeeded":
+                    raise JobFailed(now)
+                return now
+            if until is not None and time.monotonic() > until:
+                raise TimeoutError(f"video {_id(job)} is not done")
+            time.sleep(0.2)
+
+    def download(self, job: Union[Job, str], to: Union[str, os.PathLike, IO[bytes], None] = None, *,
+                 progress: Optional[Callable[[int, Optional[int]], None]] = None) -> bytes:
+        """The masks of a whole video into a path or file, or returned when `to` is None. A transfer that breaks off
+        is taken up where it was."""
+        file = open(to, "wb") if isinstance(to, (str, os.PathLike)) else to if to is not None else io.BytesIO()
+        try:
+            got, total, tag, tries = 0, None, None, 0
+            while total is None or got < total:
+                headers = {"Range": f"bytes={got}-", **({"If-Range": tag} if tag else {})} if got else {}
+                with self._request("GET", f"/v1/videos/{_id(job)}/masks", headers=headers) as answer:
+                    if got and answer.status != 206:
+                        raise Tv3sError({"title": "the result changed while it was read", "status": 409})
+                    total = got + int(answer.headers["Content-Length"])
+                    tag = answer.headers.get("ETag")
+                    before = got
+                    with contextlib.suppress(OSError, http.client.IncompleteRead):
+                        for chunk in iter(lambda: answer.read(CHUNK), b""):
+                            file.write(chunk)
+                            got += len(chunk)
+                            if progress:
+                                progress(got, total)
+                tries = 0 if got > before else tries + 1
+                if tries == 5:
+                    raise ConnectionError("the masks do not arrive")
+            return file.getvalue() if to is None and isinstance(file, io.BytesIO) else b""
+        finally:
+            if isinstance(to, (str, os.PathLike)):
+                file.close()
+
+    def mask(self, job: Union[Job, str], frame: int) -> bytes:
+        """One frame's mask, as soon as it is done."""
+        with self._request("GET", f"/v1/videos/{_id(job)}/masks/{frame}") as answer:
+            return answer.read()
+
+    def delete(self, job: Union[Job, str]) -> None:
+        """Cancels, and deletes everything of it."""
+        self._json("DELETE", f"/v1/videos/{_id(job)}")
+
+    # ---- streams ----------------------------------------------------------------------------------------------------
+
+    def open_stream(self, id: Optional[str] = None, *, model: Optional[str] = None, mode: Optional[str] = None,
+                    format: Optional[str] = None, resize: Optional[str] = None) -> Dict[str, Any]:
+        query = {"model": model, "mode": mode, "format": format, "resize": resize}
+        if id is None:
+            return self._json("POST", "/v1/streams", query)
+        return self._json("PUT", f"/v1/streams/{quote(id, safe='')}", query)
+
+    def streams(self) -> List[Dict[str, Any]]:
+        return self._json("GET", "/v1/streams")["streams"]
+
+    def describe(self, id: str) -> Dict[str, Any]:
+        return self._json("GET", f"/v1/streams/{quote(id, safe='')}")
+
+    def delete_stream(self, id: str) -> None:
+        self._json("DELETE", f"/v1/streams/{quote(id, safe='')}")
+
+    def frame(self, id: str, image: Source) -> Mask:
+        """One image of the stream over HTTP."""
+        return self._image(f"/v1/streams/{quote(id, safe='')}/frames", image, {})
+
+    def reset(self, id: str) -> None:
+        self._json("POST", f"/v1/streams/{quote(id, safe='')}/reset")
+
+    def save_state(self, id: str, to: Union[str, os.PathLike, None] = None) -> bytes:
+        """The hidden state as a safetensors file."""
+        with self._request("GET", f"/v1/streams/{quote(id, safe='')}/state") as answer:
+            state = answer.read()
+        if to is not None:
+            with open(to, "wb") as file:
+                file.write(state)
+        return state
+
+    def restore_state(self, id: str, state: Source) -> None:
+        """Replaces the hidden state of a stream that is there: by bytes, a path or a file."""
+        with _opened(state) as (file, _):
+            self._json("PUT", f"/v1/streams/{quote(id, safe='')}/state", body=file.read(),
+                       headers={"Content-Type": "application/x-safetensors"})
+
+    def stream(self, id: str, **options: Any) -> Stream:
+        """A live stream over WebSocket; see AsyncStream for the options."""
+        return Stream(AsyncStream(self.ws_url, id, **options))
+
+
+def _id(job: Union[Job, str]) -> str:
+    return quote(job.id if isinstance(job, Job) else job, safe="")
+
+
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[Tuple[IO[bytes], Optional[int]]]:
+    """A file to read from, and its size if that is known."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        yield io.BytesIO(source), len(source)
+    elif isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            yield file, os.fstat(file.fileno()).st_size
+    else:
+        yield source, None
+
+
+def _chunks(file: IO[bytes], size: Optional[int],
+            progress: Optional[Callable[[int, Optional[int]], None]]) -> Iterator[bytes]:
+    sent = 0
+    for chunk in iter(lambda: file.read(CHUNK), b""):
+        yield chunk
+        sent += len(chunk)
+        if progress:
+            progress(sent, size)
