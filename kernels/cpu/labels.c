@@ -40,13 +40,19 @@ INLINE void keep_best(vf *best, vi *at, vf v, vi index)
 #endif
 }
 
-/* The lowest index among the lanes that hold the maximum. */
+/* The lowest index among the lanes that hold the maximum; best is never NaN. */
 INLINE int lowest_best(vf best, vi at)
 {
-    vi at_best = vi_select(best == vf_max_lanes(best), at, at - at + 255);
 #if defined(__AVX512F__)
-    return _mm512_reduce_min_epi32((__m512i)at_best);
+    __m512 max = _mm512_set1_ps(_mm512_reduce_max_ps((__m512)best));
+    __mmask16 m = _mm512_cmp_ps_mask((__m512)best, max, _CMP_EQ_OQ);
+    if (m & (m - 1)) /* a tie, rarely */
+        return _mm512_mask_reduce_min_epi32(m, (__m512i)at);
+    int32_t lane[VL];
+    memcpy(lane, &at, sizeof lane);
+    return lane[__builtin_ctz(m)];
 #else
+    vi at_best = vi_select(best == vf_max_lanes(best), at, at - at + 255);
     int lowest = at_best[0];
     for (int i = 1; i < VL; i++)
         lowest = at_best[i] < lowest ? at_best[i] : lowest;
