@@ -184,6 +184,19 @@ static void survey(struct sched *s, struct ranking *live, struct ranking *upload
             rank(session->kind == SESSION_UPLOAD ? uploads : live, session, most);
 }
 
+/* A session that gave its last frame away leaves the list: it may be gone before the next look. */
+static void drop_empty(struct sched *s)
+{
+    struct session *session = s->ready.head;
+    s->ready = (struct session_list){0};
+    for (struct session *next; session; session = next) {
+        next = session->sched_next;
+        session->queued = session->pending_head != NULL;
+        if (session->queued)
+            append(&s->ready, session);
+    }
+}
+
 bool sched_choose(struct sched *s)
 {
     struct ranking live = {.count = 0}, uploads = {.count = 0};
@@ -199,5 +212,6 @@ bool sched_choose(struct sched *s)
         int room = most - s->batch.frames;
         add_run(s, uploads.session[i], room < run ? room : run);
     }
+    drop_empty(s);
     return s->batch.runs > 0;
 }
