@@ -176,9 +176,7 @@ static enum err check_query(struct request *r)
 
 static enum err prepare(struct request *r)
 {
-    enum err e = check_query(r);
-    if (!e && r->bad_target)
-        e = err_set(ERR_ARG, "the target holds a zero byte");
+    enum err e = r->bad_target ? err_set(ERR_ARG, "the target holds a zero byte") : check_query(r);
     if (!e && r->endpoint->take && atomic_load(&r->server->draining))
         e = err_set(ERR_BUSY, "the server is shutting down");
     if (!e && r->endpoint->begin)

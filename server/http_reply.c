@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <zlib.h>
 
-enum { GZIP_MIN = 1024, RETRY_SECONDS = 1 };
+enum { GZIP_MIN = 512, RETRY_SECONDS = 1 };
 
 static const char problem_type[] = "application/problem+json";
 
