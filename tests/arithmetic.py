@@ -84,7 +84,8 @@ def check_bf16(logits, gold_logits, model, frames, mode: str) -> None:
 def instruction_sets() -> list[str]:
     """What --isa can name on this CPU."""
     flags = cpu_flags()
-    wanted = {"avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
+    avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+    wanted = {"avx2": {"avx2", "fma"}, "avx512": avx512, "avx512_bf16": avx512 | {"avx512_bf16"}}
     return ["baseline", *(name for name, need in wanted.items() if need <= flags)]
 
 
