@@ -21,9 +21,9 @@ struct out {
     enum out_kind kind;
     struct buf bytes;        /* LWS_PRE bytes of room, then the message */
     enum drop_reason reason; /* OUT_DROPPED */
+    uint64_t encoded;        /* OUT_ANSWER: clock_ns */
     int count;
-    int64_t seq[GATHER];
-    uint64_t encoded; /* OUT_ANSWER: clock_ns */
+    int64_t seq[]; /* OUT_DROPPED: GATHER of them, else none */
 };
 
 /* ---- the queue ----------------------------------------------------------------------------------
@@ -44,11 +44,9 @@ static void free_out(struct out *o)
     free(o);
 }
 
-/* One without `seq` is allocated without its room. */
 static struct out *new_out(enum out_kind kind)
 {
-    size_t size = kind == OUT_DROPPED ? sizeof(struct out) : offsetof(struct out, seq);
-    struct out *o = calloc(1, size + sizeof(uint64_t));
+    struct out *o = calloc(1, sizeof *o + (kind == OUT_DROPPED ? GATHER * sizeof o->seq[0] : 0));
     static const uint8_t room[LWS_PRE];
     if (!o)
         return NULL;

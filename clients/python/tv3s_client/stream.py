@@ -65,12 +65,15 @@ class AsyncStream:
         except InvalidHandshake as e:
             raise ProtocolError(str(e)) from e
         try:
-            first = await asyncio.wait_for(self._socket.recv(), self.timeout)
+            first = json.loads(await asyncio.wait_for(self._socket.recv(), self.timeout))
+            if first.get("type") == "bye":
+                self._bye = first["reason"]
+                await asyncio.wait_for(self._socket.recv(), self.timeout)
         except ConnectionClosed as e:
             raise self._ended(e) from None
-        self.hello = json.loads(first)
-        if self.hello.get("type") != "hello":
+        if first.get("type") != "hello":
             raise ProtocolError(f"the first message is {first!r}")
+        self.hello = first
         self.credit = self.hello["credit"]
         self.next_seq = self.last_seq + 1
         self._reader = asyncio.create_task(self._read())
