@@ -29,7 +29,7 @@ PALETTE = [[128, 64, 128], [244, 35, 232], [70, 70, 70], [107, 142, 35], [70, 13
            [0, 0, 142], [250, 170, 30], [0, 60, 100], [0, 140, 140], [0, 80, 220],
            [220, 20, 60], [255, 0, 0], [119, 11, 190], [152, 251, 152]]
 ID = {name: i for i, name in enumerate(CLASSES)}
-DETAIL = 0.65                                  # chance that an object's details show in a frame
+DETAIL = 0.72                                  # chance that an object's details show in a frame
 FLICKER = 0.035                                # chance that a run of bad frames starts at a frame
 
 
@@ -178,7 +178,7 @@ class Thing:
         self.wrap = span + 260                                             # leaves, and comes back later
         road, walk = 104, 92                                               # y of their far edges
         self.foot = int(road + 8 + 46 * depth if where == 0 else walk + 13 + 6 * depth)
-        if where == 1 and rng.random() < 0.45:                             # crosses the road in front
+        if where == 1 and rng.random() < 0.7:                             # crosses the road in front
             self.foot = int(rng.uniform(125, 156))
         self.bob = rng.uniform(0, 6.28)
         self.key = int(rng.integers(1 << 30))
@@ -264,7 +264,7 @@ class Scene:
         self.freq, self.phase = rng.uniform(0.02, 0.08, 2), rng.uniform(0, 6.28, 2)
         self.span = W + 460
         self.rgb, self.lab = panorama(rng, self.span)
-        names = list(THINGS) + ["pedestrian", "pedestrian", "pedestrian", "dog", "dog", "car", "taxi", "cyclist", "motorcyclist"]
+        names = list(THINGS) + ["pedestrian", "pedestrian", "dog", "car", "cyclist", "motorcyclist"]
         self.things = [Thing(rng, name, self.span) for name in names]
         self.things.sort(key=lambda o: o.foot)
         self.poles = [(int(p), int(rng.integers(10, 15)), rng.uniform(1.0, 1.25)) for p in
