@@ -379,13 +379,10 @@ def test_a_backbone_alone(tmp_path):
 
 
 def test_another_order_of_swin_positions(tmp_path):
-    case = cases.CASES["swin_t_stream"]
     shapes = cases.shapes("swin_t_stream")
-    weights = {k: torch.zeros(1).expand(v) if len(v) else torch.tensor(1) for k, v in shapes.items()}
-    weights = {k: torch.zeros(shapes[k]) for k in weights if "position_index" not in k and "num_batches" not in k}
+    weights = {k: torch.zeros(v) for k, v in shapes.items() if "position_index" not in k and "num_batches" not in k}
     weights["backbone.layers.2.blocks.3.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
     refused(save(tmp_path / "a.pth", weights), "blocks.3.attn.relative_position_index is not Swin's order of positions")
-    assert case["arch"] == "swin_t"
 
 
 # ------------------------------------------------------------------------------------------ hostile archives
