@@ -1,6 +1,6 @@
 /* Depthwise 3x3 convolution with zero padding, bias and exact GELU, channels-last.
  *
- *   out[y, x, c] = GELU(bias[c] + sum_{ky, kx} weight[ky * 3 + kx][c] * x[y + ky - 1, x + kx - 1, c])
+ *   out[y, x, c] = GELU(bias[c] + sum_{j, i} weight[j * 3 + i][c] * x[y + j - 1, x + i - 1, c])
  *
  * A task is one output row and one block of channels. A vector of channels slides along the row:
  * every step loads the three inputs of one new column and adds them to the three outputs they touch

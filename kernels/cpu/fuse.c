@@ -8,15 +8,18 @@
  * is never stored: a task is one output row and up to 256 channels, walked in tiles of columns. For
  * each of the one or two rows of f that a grid row needs, the tile's share of the small maps is
  * first mixed over rows, then summed over columns into a tile of f, and that is added to the grid
- * tile. All of it stays in the second-level cache; from memory come the four maps, once (twice where
- * the grid is larger than half of f), in long runs. Without a grid the tile of f is the output. */
+ * tile. All of it stays in the second-level cache; from memory come the four maps, once (twice
+ * where the grid is larger than half of f), in long runs. Without a grid the tile of f is the
+ * output. */
 #include "kernels/cpu/simd.h"
 
+/* The small maps are never larger than f, so that under a tile of it lie no more columns of theirs,
+ * and a few for the taps. */
 enum {
     BLOCK = 256,     /* channels of a task, at most */
     TILE = 16,       /* columns of f, and of the grid, in a tile, at most */
+    SPAN = TILE + 8, /* columns of a small map under a tile, at most */
     MAX_TAPS = 4,    /* of a small map's columns; bilinear ones have two */
-    SPAN = TILE + 8, /* columns of a small map under a tile, at most: they are never larger than f */
 };
 
 struct fuse {
@@ -53,7 +56,7 @@ INLINE void mix_rows(const struct fuse *k, struct tile *t, int y, int x0, int x1
         int first = col->index[x0], span = col->index[x1 - 1] + col->taps - first;
         for (int x = 0; x < span; x++) {
             size_t at = ((size_t)row->index[y] * (size_t)col->src + (size_t)(first + x)) * k->e + c;
-            FOR_VECTORS(j, n, count) {
+            FOR_VECTORS (j, n, count) {
                 vf sum = vf_set(weight[0]) * act_load(k->g[i], at + j, n, bf16);
                 for (int s = 1; s < row->taps; s++)
                     sum = vf_fma(vf_set(weight[s]),
@@ -69,7 +72,7 @@ INLINE void mix_rows(const struct fuse *k, struct tile *t, int y, int x0, int x1
 INLINE void sum_terms(const void *g0, size_t at, const float *bias, const float *const *from,
                       const float *weight, int terms, size_t count, float *f, bool bf16)
 {
-    FOR_VECTORS(j, n, count) {
+    FOR_VECTORS (j, n, count) {
         vf sum = act_load(g0, at + j, n, bf16) + vf_load_n(bias + j, n);
         for (int i = 0; i < terms; i++)
             sum = vf_fma(vf_set(weight[i]), vf_load(from[i] + j), sum);
@@ -113,7 +116,7 @@ INLINE void grid_tile(const struct fuse *k, struct tile *t, int y, int begin, in
         float weight = row->weight[y * row->taps + s];
         f_row(k, t, row->index[y] + s, x0, x1, c, count, bf16);
         for (int x = begin; x < end; x++)
-            FOR_VECTORS(j, n, count) {
+            FOR_VECTORS (j, n, count) {
                 vf sum = {0};
                 for (int i = 0; i < col->taps; i++)
                     sum = vf_fma(vf_set(col->weight[x * col->taps + i]),
@@ -123,7 +126,7 @@ INLINE void grid_tile(const struct fuse *k, struct tile *t, int y, int begin, in
             }
     }
     for (int x = begin; x < end; x++)
-        FOR_VECTORS(j, n, count)
+        FOR_VECTORS (j, n, count)
             act_store(k->out, ((size_t)y * (size_t)col->dst + (size_t)x) * k->e + c + j,
                       vf_load(t->grid[x - begin] + j), n, out_bf16);
 }
@@ -150,7 +153,7 @@ INLINE void fuse_row(const struct fuse *k, int y, size_t c, size_t count, bool b
             end++;
         f_row(k, &t, y, begin, end, c, count, bf16);
         for (int x = begin; x < end; x++)
-            FOR_VECTORS(j, n, count)
+            FOR_VECTORS (j, n, count)
                 act_store(k->out, ((size_t)y * (size_t)width + (size_t)x) * k->e + c + j,
                           vf_load(t.f[x - begin] + j), n, out_bf16);
     }

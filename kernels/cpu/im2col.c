@@ -32,8 +32,8 @@ static void patch(const struct patches *p, int oy, int ox, char *out)
     }
 }
 
-void KERNEL(im2col)(const void *in, int h, int w, int c, int k, int stride, int pad, int oh,
-                    int ow, int ld, int elem, void *out)
+void KERNEL(im2col)(const void *in, int h, int w, int c, int k, int stride, int pad, int oh, int ow,
+                    int ld, int elem, void *out)
 {
     struct patches p = {in, h, w, k, stride, pad, (size_t)c * (size_t)elem};
     size_t used = (size_t)(k * k) * p.pixel, row = (size_t)ld * (size_t)elem;

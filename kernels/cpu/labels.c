@@ -67,7 +67,7 @@ INLINE void mix_rows(const float *logits, size_t classes, const struct resize_ax
     const float *weight = rows->weight + (size_t)y * (size_t)rows->taps;
     const float *from = logits + (size_t)rows->index[y] * width * classes;
     for (size_t x = 0; x < width; x++, from += classes, mixed += ld)
-        FOR_VECTORS(j, n, classes) {
+        FOR_VECTORS (j, n, classes) {
             vf sum = {0};
             for (size_t t = 0; t < (size_t)rows->taps; t++)
                 sum = vf_fma(vf_set(weight[t]), vf_load_n(from + t * width * classes + j, n), sum);

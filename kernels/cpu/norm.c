@@ -14,7 +14,7 @@
 INLINE float row_sum(const void *x, size_t at, size_t c, float mean, int power, bool bf16)
 {
     vf sum = vf_set(0.0f), other = sum; /* two sums in turn: half the chain */
-    FOR_VECTORS(j, n, c) {
+    FOR_VECTORS (j, n, c) {
         vf v = act_load(x, at + j, n, bf16);
         if (power == 2) {
             v -= vf_set(mean);
@@ -38,7 +38,7 @@ INLINE void layernorm_rows(const void *x, size_t rows, size_t c, const float *ga
         float mean = row_sum(x, at, c, 0.0f, 1, in_bf16) / (float)c;
         float var = row_sum(x, at, c, mean, 2, in_bf16) / (float)c;
         vf scale = vf_set(1.0f / sqrtf(var + eps)), centre = vf_set(mean);
-        FOR_VECTORS(j, n, c) {
+        FOR_VECTORS (j, n, c) {
             vf v = (act_load(x, at + j, n, in_bf16) - centre) * scale;
             v = vf_fma(v, vf_load_n(gamma + j, n), vf_load_n(beta + j, n));
             act_store(out, at + j, v, n, out_bf16);
@@ -67,7 +67,7 @@ INLINE void rmsnorm_rows(const float *x, size_t rows, size_t c, const float *wei
         size_t at = row * c;
         float square = row_sum(x, at, c, 0.0f, 2, false) / (float)c;
         vf scale = vf_set(1.0f / sqrtf(square + eps));
-        FOR_VECTORS(j, n, c)
+        FOR_VECTORS (j, n, c)
             act_store(out, at + j, vf_load_n(x + at + j, n) * scale * vf_load_n(weight + j, n), n,
                       out_bf16);
     }

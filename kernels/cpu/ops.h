@@ -90,8 +90,8 @@ struct cpu_ops {
      * and read D floats a token for 2 % of the scan's arithmetic. Parallel over (window, channel
      * block). */
     void (*selective_scan)(const struct scan_weights *w, const struct scan_window *windows,
-                           int count, const void *b, const float *dbc, size_t ld_dbc,
-                           const void *z, size_t ld_z, void *y, bool bf16);
+                           int count, const void *b, const float *dbc, size_t ld_dbc, const void *z,
+                           size_t ld_z, void *y, bool bf16);
 
     /* Labels: logits [rows->src, cols->src, classes] fp32 resized by the composed maps, argmax
      * over classes, ties to the lower class; out: [rows->dst, cols->dst] bytes, classes <= 255.

@@ -1,8 +1,8 @@
 /* RGB24 to network input: bilinear resize, then (x - mean) / std.
  *
- * A task is one output row. It walks the row in tiles whose source columns fit a small buffer: first
- * the tile's source pixels are mixed over the rows' taps into fp32, a vector of bytes at a time,
- * then every output pixel is the sum over the columns' taps of four floats (one pixel and a
+ * A task is one output row. It walks the row in tiles whose source columns fit a small buffer:
+ * first the tile's source pixels are mixed over the rows' taps into fp32, a vector of bytes at a
+ * time, then every output pixel is the sum over the columns' taps of four floats (one pixel and a
  * neighbour's first channel that the next store overwrites). Rows before columns, as stated. */
 #include "kernels/cpu/simd.h"
 
@@ -19,7 +19,7 @@ static const v4 inv_std = {1.0f / 58.395f, 1.0f / 57.12f, 1.0f / 57.375f, 0.0f};
 static void mix_rows(const uint8_t *src, ptrdiff_t stride, const float *weight, int taps,
                      size_t count, float *mixed)
 {
-    FOR_VECTORS(i, n, count) {
+    FOR_VECTORS (i, n, count) {
         vf sum = {0};
         for (int t = 0; t < taps; t++) {
             vb bytes = {0};

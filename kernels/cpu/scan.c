@@ -4,9 +4,9 @@
  *   S[n] = exp2(dt * a_log2e[n]) S[n] + u * B[n],  y = sum_n S[n] C[n]    [n][D], every token
  *   y = (y + skip * b) * SiLU(z)
  *
- * This is the head's largest cost: 472 M exponentials for a 480p frame. Channels are independent, so
- * a task is one window and one block of channels. It copies its columns of W_dt, a_log2e and S into
- * small arrays, a vector of channels after the other, and walks the window's rows in chunks of
+ * This is the head's largest cost: 472 M exponentials for a 480p frame. Channels are independent,
+ * so a task is one window and one block of channels. It copies its columns of W_dt, a_log2e and S
+ * into small arrays, a vector of channels after the other, and walks the window's rows in chunks of
  * tokens; for every vector of a chunk first dt and u, then the recurrence, then skip and gate. The
  * first and the last have no chain from token to token and keep their constants out of the
  * recurrence's registers. With AVX-512 and n = 16 the recurrence holds all of S in registers and
@@ -71,17 +71,30 @@ INLINE void recur_any(struct chunk *k, int tokens, const float *bc, size_t ld_bc
 
 #if defined(__AVX512F__)
 #define EACH_STATE(X)                                                                              \
-    X(0, y0) X(1, y1) X(2, y2) X(3, y3) X(4, y0) X(5, y1) X(6, y2) X(7, y3)                        \
-    X(8, y0) X(9, y1) X(10, y2) X(11, y3) X(12, y0) X(13, y1) X(14, y2) X(15, y3)
+    X(0, y0)                                                                                       \
+    X(1, y1)                                                                                       \
+    X(2, y2)                                                                                       \
+    X(3, y3)                                                                                       \
+    X(4, y0)                                                                                       \
+    X(5, y1)                                                                                       \
+    X(6, y2)                                                                                       \
+    X(7, y3)                                                                                       \
+    X(8, y0)                                                                                       \
+    X(9, y1)                                                                                       \
+    X(10, y2)                                                                                      \
+    X(11, y3)                                                                                      \
+    X(12, y0)                                                                                      \
+    X(13, y1)                                                                                      \
+    X(14, y2)                                                                                      \
+    X(15, y3)
 #define LOAD(i, y) vf s##i = s[i];
 #define STEP(i, y)                                                                                 \
-    s##i = vf_fma(vf_exp2_table(dt * a[i]), s##i, u * vf_set(bc[i]));                                    \
+    s##i = vf_fma(vf_exp2_table(dt * a[i]), s##i, u * vf_set(bc[i]));                              \
     y = vf_fma(s##i, vf_set(bc[16 + i]), y);
 #define STORE(i, y) s[i] = s##i;
 
 /* recur_any for 16 states: the same operations in the same order, S in registers. */
-INLINE void recur_16(struct chunk *k, int tokens, const float *bc, size_t ld_bc, const vf *a,
-                     vf *s)
+INLINE void recur_16(struct chunk *k, int tokens, const float *bc, size_t ld_bc, const vf *a, vf *s)
 {
     EACH_STATE(LOAD)
     for (int t = 0; t < tokens; t++, bc += ld_bc) {
@@ -131,8 +144,7 @@ INLINE void scan_chunk(const struct scan_task *k, size_t row, int tokens, size_t
 }
 
 /* Columns begin..end - 1 of a matrix [count][channels] into vectors, [vector][count]; and back. */
-INLINE void pack(const float *from, size_t count, size_t channels, size_t begin, size_t end,
-                 vf *to)
+INLINE void pack(const float *from, size_t count, size_t channels, size_t begin, size_t end, vf *to)
 {
     for (size_t c = begin; c < end; c += VL)
         for (size_t i = 0; i < count; i++)

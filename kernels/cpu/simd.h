@@ -2,8 +2,8 @@
  *
  * Every kernel source is compiled once per instruction set, with -DISA=name and that set's -m
  * flags, so here only the compiler's own macros decide: VL floats per vector is 16 with AVX-512, 8
- * with AVX2 and 4 otherwise (SSE2, NEON, or no SIMD at all: GCC and clang lower vector extensions to
- * whatever there is). Loads, arithmetic and conversions are plain vector-extension C. Intrinsics
+ * with AVX2 and 4 otherwise (SSE2, NEON, or no SIMD at all: GCC and clang lower vector extensions
+ * to whatever there is). Loads, arithmetic and conversions are plain vector-extension C. Intrinsics
  * stand where that C would be slow or round twice: fma, min/max, floor, masked tails, 2^n.
  *
  * Activations are fp32 or bf16 behind a `void *`: act_load and act_store take the element type as
@@ -16,7 +16,7 @@
  *   vf_exp       e^x, 3e-7; saturates at e^-87 and e^88
  *   vf_softplus  log(1 + e^x), 4e-7; at least e^-87
  *   vf_silu      x / (1 + e^-x), 4e-7; below -87 it stays at the value there, which is -1e-36
- *   vf_gelu      x (1 + erf(x / sqrt 2)) / 2, error below 3e-7 |x|; below -5.6 it stays at -1e-7 or so
+ *   vf_gelu      x (1 + erf(x / sqrt 2)) / 2, error below 3e-7 |x|; constant below -5.6: -1e-7
  * NaN in gives NaN out; infinities give the limits. */
 #ifndef TV3S_KERNELS_CPU_SIMD_H
 #define TV3S_KERNELS_CPU_SIMD_H
@@ -49,8 +49,8 @@ typedef uint8_t vb __attribute__((vector_size(VL)));
 #define INLINE static inline __attribute__((always_inline, unused))
 
 /* The kernel `op` of this instruction set: layernorm -> layernorm_avx512. */
-#define KERNEL(op)           KERNEL_JOIN(op, ISA)
-#define KERNEL_JOIN(op, isa) KERNEL_PASTE(op, isa)
+#define KERNEL(op)            KERNEL_JOIN(op, ISA)
+#define KERNEL_JOIN(op, isa)  KERNEL_PASTE(op, isa)
 #define KERNEL_PASTE(op, isa) op##_##isa
 
 /* Every kernel, with the signature that struct cpu_ops gives it. */
@@ -186,31 +186,28 @@ INLINE vf vf_floor(vf x)
 
 /* ---- sums and maxima over lanes, always in the same order ---- */
 
+/* Every lane i gets lane i ^ by. */
 #if defined(__AVX512F__)
-#define VF_ROTATE(v, by)                                                                           \
-    __builtin_shufflevector(v, v, (by) & 15, (1 + (by)) & 15, (2 + (by)) & 15, (3 + (by)) & 15,    \
-                            (4 + (by)) & 15, (5 + (by)) & 15, (6 + (by)) & 15, (7 + (by)) & 15,    \
-                            (8 + (by)) & 15, (9 + (by)) & 15, (10 + (by)) & 15, (11 + (by)) & 15,  \
-                            (12 + (by)) & 15, (13 + (by)) & 15, (14 + (by)) & 15, (15 + (by)) & 15)
+#define VF_SWAP(v, by)                                                                             \
+    __builtin_shufflevector(v, v, 0 ^ by, 1 ^ by, 2 ^ by, 3 ^ by, 4 ^ by, 5 ^ by, 6 ^ by, 7 ^ by,  \
+                            8 ^ by, 9 ^ by, 10 ^ by, 11 ^ by, 12 ^ by, 13 ^ by, 14 ^ by, 15 ^ by)
 #elif defined(__AVX2__)
-#define VF_ROTATE(v, by)                                                                           \
-    __builtin_shufflevector(v, v, (by) & 7, (1 + (by)) & 7, (2 + (by)) & 7, (3 + (by)) & 7,        \
-                            (4 + (by)) & 7, (5 + (by)) & 7, (6 + (by)) & 7, (7 + (by)) & 7)
+#define VF_SWAP(v, by)                                                                             \
+    __builtin_shufflevector(v, v, 0 ^ by, 1 ^ by, 2 ^ by, 3 ^ by, 4 ^ by, 5 ^ by, 6 ^ by, 7 ^ by)
 #else
-#define VF_ROTATE(v, by)                                                                           \
-    __builtin_shufflevector(v, v, (by) & 3, (1 + (by)) & 3, (2 + (by)) & 3, (3 + (by)) & 3)
+#define VF_SWAP(v, by) __builtin_shufflevector(v, v, 0 ^ by, 1 ^ by, 2 ^ by, 3 ^ by)
 #endif
 
 INLINE float vf_sum(vf v)
 {
 #if defined(__AVX512F__)
-    v += VF_ROTATE(v, 8);
+    v += VF_SWAP(v, 8);
 #endif
 #if defined(__AVX2__)
-    v += VF_ROTATE(v, 4);
+    v += VF_SWAP(v, 4);
 #endif
-    v += VF_ROTATE(v, 2);
-    v += VF_ROTATE(v, 1);
+    v += VF_SWAP(v, 2);
+    v += VF_SWAP(v, 1);
     return v[0];
 }
 
@@ -218,13 +215,13 @@ INLINE float vf_sum(vf v)
 INLINE vf vf_max_lanes(vf v)
 {
 #if defined(__AVX512F__)
-    v = vf_max(v, VF_ROTATE(v, 8));
+    v = vf_max(v, VF_SWAP(v, 8));
 #endif
 #if defined(__AVX2__)
-    v = vf_max(v, VF_ROTATE(v, 4));
+    v = vf_max(v, VF_SWAP(v, 4));
 #endif
-    v = vf_max(v, VF_ROTATE(v, 2));
-    return vf_max(v, VF_ROTATE(v, 1));
+    v = vf_max(v, VF_SWAP(v, 2));
+    return vf_max(v, VF_SWAP(v, 1));
 }
 
 /* ---- loads and stores ---- */
@@ -284,8 +281,8 @@ INLINE vh vf_to_bf16(vf v)
 #if defined(__AVX512BF16__)
     return (vh)_mm512_cvtneps_pbh((__m512)v); /* subnormals become 0 */
 #elif defined(__AVX512F__)
-    __m512i u = (__m512i)v, lowest = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), lowest);
+    __m512i u = (__m512i)v, odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
     __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
     rounded = _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
     return (vh)_mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
@@ -407,8 +404,8 @@ INLINE vf vf_exp2_table(vf x)
                      0x1.ae89fap+0f, 0x1.b7f770p+0f, 0x1.c199bep+0f, 0x1.cb720ep+0f,
                      0x1.d5818ep+0f, 0x1.dfc974p+0f, 0x1.ea4afap+0f, 0x1.f50766p+0f};
     /* x + 1.5 * 2^18, rounded down: the last five bits count 32nds */
-    __m512i i = _mm512_castps_si512(_mm512_add_round_ps(
-        (__m512)x, _mm512_set1_ps(0x1.8p18f), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+    __m512i i = _mm512_castps_si512(_mm512_add_round_ps((__m512)x, _mm512_set1_ps(0x1.8p18f),
+                                                        _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
     vf t = (vf)_mm512_permutex2var_ps((__m512)low, i, (__m512)high);
     vf r = (vf)_mm512_reduce_ps((__m512)x, 5 << 4 | _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     vf p = vf_fma(r, vf_set(0x1.f15740p-3f), vf_set(0x1.62e09ep-1f));

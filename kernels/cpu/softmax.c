@@ -1,7 +1,7 @@
 /* Softmax of attention scores by rows, and the scaling of rows afterwards. All run inside one
  * thread: attention calls them from its own parallel region on a block that is in cache.
  *
- *   softmax_rows:       p = exp(scale * (s - max s)), 1 / sum p apart, so that the division falls on
+ *   softmax_rows:       p = exp(scale * (s - max s)), and 1 / sum p apart: the division falls on
  *                       the narrower product p V (scale_rows)
  *   softmax_bias_rows:  softmax(scale * s + bias + mask), normalised
  *
@@ -15,7 +15,7 @@
 INLINE vf row_max(const float *s, size_t n)
 {
     vf max = vf_set(-__builtin_inff());
-    FOR_VECTORS(j, l, n) {
+    FOR_VECTORS (j, l, n) {
         vf v = vf_load_n(s + j, l);
         if (l < VL)
             v = vf_first(v, l, max);
@@ -29,7 +29,7 @@ INLINE float exp_row(const float *s, size_t n, vf max, vf k, void *p, size_t at,
                      bool bf16)
 {
     vf sum = vf_set(0.0f), other = sum; /* two sums in turn: half the chain */
-    FOR_VECTORS(j, l, n) {
+    FOR_VECTORS (j, l, n) {
         vf e = vf_exp2_degree((vf_load_n(s + j, l) - max) * k, bf16 ? 3 : 5);
         if (bf16) {
             vh h = vf_to_bf16(e);
@@ -71,7 +71,7 @@ INLINE void softmax_bias_row(const float *s, size_t n, float scale, const float 
                              const float *mask, void *p, size_t at, bool bf16)
 {
     vf t[SOFTMAX_BIAS_MAX / VL], max = vf_set(-__builtin_inff()), sum = vf_set(0.0f);
-    FOR_VECTORS(j, l, n) {
+    FOR_VECTORS (j, l, n) {
         vf v = vf_fma(vf_load_n(s + j, l), vf_set(scale), vf_load_n(bias + j, l));
         if (mask)
             v += vf_load_n(mask + j, l);
@@ -85,7 +85,7 @@ INLINE void softmax_bias_row(const float *s, size_t n, float scale, const float 
         sum += t[i];
     }
     vf factor = vf_set(1.0f / vf_sum(sum));
-    FOR_VECTORS(j, l, n)
+    FOR_VECTORS (j, l, n)
         act_store(p, at + j, t[j / VL] * factor, l, bf16);
 }
 
@@ -106,7 +106,7 @@ void KERNEL(softmax_bias_rows)(const float *s, int ld_s, int m, int n, float sca
 
 INLINE void scale_row(const float *x, size_t n, float factor, void *out, size_t at, bool bf16)
 {
-    FOR_VECTORS(j, l, n)
+    FOR_VECTORS (j, l, n)
         act_store(out, at + j, vf_load_n(x + j, l) * vf_set(factor), l, bf16);
 }
 

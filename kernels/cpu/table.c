@@ -1,8 +1,8 @@
 /* The kernels of one instruction set as a table; dispatch.c chooses among the tables. */
 #include "kernels/cpu/simd.h"
 
-#define TEXT(x)  TEXT_(x)
-#define TEXT_(x) #x
+#define TEXT(x)   TEXT_(x)
+#define TEXT_(x)  #x
 #define ENTRY(op) .op = KERNEL(op),
 
 extern const struct cpu_ops KERNEL(cpu_ops);

@@ -4,8 +4,8 @@
  *
  * A line per kernel, shape and element type: the least time of all repetitions (other work on the
  * machine only adds), bytes of operands moved once per second, and operations per second, where an
- * operation is what the kernel counts (an exponential, a multiply-add of the stencil, ...). With one
- * thread the time is the processor's, so that a busy machine matters little. */
+ * operation is what the kernel counts (an exponential, a multiply-add of the stencil, ...). With
+ * one thread the time is the processor's, so that a busy machine matters little. */
 #include "base/dtype.h"
 #include "kernels/cpu/ops.h"
 
