@@ -1,0 +1,167 @@
+"""Packets of real encoders over WebSocket: the same masks as images of the same decoded frames."""
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+
+import numpy as np
+import pytest
+
+import cases
+import masks
+from daemon import Daemon
+from live import Frame, Raw, client, header, labels, rgb, tool_masks
+from tv3s_client import Answer, Dropped, Failed
+
+SIZE = (64, 96)
+COUNT = 14
+X264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "7", "-threads", "1", "-x264-params", "aud=1:log-level=none")
+X265 = ("-c:v", "libx265", "-pix_fmt", "yuv420p", "-x265-params", "aud=1:log-level=none:keyint=7:pools=1")
+CODECS = {  # encoder's arguments, ending, codec
+    "h264": ((*X264, "-bf", "0"), "h264", "h264"),
+    "h264-reordered": ((*X264, "-bf", "3"), "h264", "h264"),
+    "hevc": ((*X265, "-bf", "2"), "hevc", "hevc"),
+    "vp8": (("-c:v", "libvpx", "-b:v", "400k", "-deadline", "realtime"), "ivf", "vp8"),
+    "vp9": (("-c:v", "libvpx-vp9", "-b:v", "400k", "-deadline", "realtime", "-cpu-used", "8"), "ivf", "vp9"),
+    "av1": (("-c:v", "libaom-av1", "-cpu-used", "8", "-b:v", "400k", "-usage", "realtime"), "ivf", "av1"),
+}
+
+
+def packets_of(path) -> list[bytes]:
+    data = open(path, "rb").read()
+    if path.endswith(".ivf"):
+        out, at = [], 32
+        while at < len(data):
+            size, = struct.unpack_from("<I", data, at)
+            out.append(data[at + 12:at + 12 + size])
+            at += 12 + size
+        return out
+    mark = b"\0\0\0\1\x09" if path.endswith("h264") else b"\0\0\0\1\x46"  # access unit delimiters
+    return [mark + unit for unit in data.split(mark)[1:]]
+
+
+@pytest.fixture(scope="module")
+def daemon(tiny_model, tmp_path_factory):
+    with Daemon(tiny_model, tmp_path_factory.mktemp("spool") / "s") as d:
+        yield d
+
+
+@pytest.fixture(scope="module")
+def clips(tiny_model, tmp_path_factory):
+    """codec -> (packets, what is to come of them)"""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            options, ending, _ = CODECS[name]
+            folder = tmp_path_factory.mktemp(name)
+            path = masks.video(folder / f"clip.{ending}", cases.frames(SIZE, COUNT, 9), *options)
+            decoded = masks.decoded(path, "rgb24", (*SIZE, 3))
+            assert len(decoded) == COUNT
+            made[name] = packets_of(path), tool_masks(tiny_model, decoded, folder)
+            assert len(made[name][0]) == COUNT
+        return made[name]
+    return make
+
+
+def packet(data, codec, i=None) -> Frame:
+    return Frame.packet(data, codec, pts=None if i is None else i * 40000)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_packets_give_the_masks_of_their_pictures(daemon, clips, name):
+    packets, expected = clips(name)
+    codec = CODECS[name][2]
+    with client(daemon).stream(f"packets-{name}", format="raw") as s:
+        answers = list(s.masks(packet(p, codec, i) for i, p in enumerate(packets)))
+    assert len(answers) == COUNT
+    assert all((labels(a) == e).all() for a, e in zip(answers, expected))
+    assert sorted(a.seq for a in answers) == list(range(COUNT)) and all(a.pts == a.seq * 40000 for a in answers)
+    if "reordered" in name:
+        assert [a.seq for a in answers] != list(range(COUNT))
+
+
+def test_reordering_that_uses_up_the_credit_raises_it(daemon, clips):
+    packets, expected = clips("h264-reordered")
+    with client(daemon).stream("raised", format="raw", credit=1) as s:
+        answers = list(s.masks(packet(p, "h264") for p in packets))
+        assert 1 < s.credit <= 6
+    assert all((labels(a) == e).all() for a, e in zip(answers, expected)) and len(answers) == COUNT
+
+
+def test_dropped_packets_are_decoded_for_those_after_them(daemon, clips):
+    """Frames go by, the picture does not break: what is answered is what the tool says of those frames alone."""
+    packets, _ = clips("h264")
+
+    async def run():
+        async with Raw(daemon, "decoded?drop=newest&credit=1&format=raw&mode=frame") as c:
+            for i, p in enumerate(packets):
+                await c.send(header(i, 4, 1) + p)
+            await c.send('{"type":"end"}')
+            answered, dropped = {}, []
+            while True:
+                message = await c.recv()
+                if isinstance(message, bytes):
+                    answered[int.from_bytes(message[8:16], "little")] = message[48:]
+                elif json.loads(message)["type"] == "dropped":
+                    dropped += json.loads(message)["seq"]
+                elif json.loads(message)["type"] == "bye":
+                    return answered, dropped
+    answered, dropped = asyncio.run(run())
+    assert sorted([*answered, *dropped]) == list(range(COUNT)) and dropped
+    with client(daemon).stream("alone", format="raw", mode="frame") as s:
+        alone = list(s.masks(packet(p, "h264") for p in packets))
+    for seq, mask in answered.items():
+        assert mask == alone[seq].data, seq
+
+
+def test_parameter_sets_and_damage_are_reported_and_survived(daemon, clips):
+    packets, expected = clips("h264")
+    junk = b"\0\0\0\1\x65" + bytes(range(1, 60))
+    sent = [b"\0\0\0\1\x09\xf0", *packets[:3], junk, *packets[7:9]]
+    with client(daemon).stream("damage", format="raw") as s:
+        events = list(s.results(packet(p, "h264") for p in sent))
+    assert [(e.seq, e.reason) for e in events if isinstance(e, Dropped)] == [(0, "empty")]
+    assert [e.seq for e in events if isinstance(e, Failed)] in ([4], [])
+    answers = [e for e in events if isinstance(e, Answer)]
+    assert [a.seq for a in answers if a.seq != 4] == [1, 2, 3, 5, 6]
+    assert all((labels(a) == e).all() for a, e in zip(answers[:3], expected[:3]))
+
+
+def test_a_stream_may_change_codec_and_go_back_to_images(daemon, clips):
+    h264, expected = clips("h264")
+    vp9, _ = clips("vp9")
+    picture = cases.frames(SIZE, 1, 2)[0]
+    sent = [*(packet(p, "h264") for p in h264[:4]), *(packet(p, "vp9") for p in vp9[:3]), rgb(picture)]
+    with client(daemon).stream("change", format="raw") as s:
+        answers = list(s.masks(sent))
+    assert [a.seq for a in answers] == list(range(8))
+    assert all((labels(a) == e).all() for a, e in zip(answers[:4], expected[:4]))
+
+
+def test_a_new_connection_begins_with_a_new_decoder(daemon, clips):
+    packets, expected = clips("h264-reordered")
+    for round_ in range(2):  # the first leaves packets in the decoder
+        async def leave():
+            async with Raw(daemon, "again?credit=16") as c:
+                for i, p in enumerate(packets[:5]):
+                    await c.send(header(c.hello["last_seq"] + 1 + i, 4, 1) + p)
+                c.socket.transport.abort()
+        asyncio.run(leave())
+        with client(daemon).stream("again", format="raw", takeover=True) as s:
+            s.reset()
+            answers = list(s.masks(packet(p, "h264") for p in packets))
+        assert len(answers) == COUNT
+        assert all((labels(a) == e).all() for a, e in zip(answers, expected)), round_
+    assert np.array_equal(labels(answers[-1]), expected[-1])
+
+
+def test_pictures_beyond_the_limit_are_refused(tiny_model, tmp_path, clips):
+    packets, _ = clips("vp9")
+    with Daemon(tiny_model, tmp_path / "s", "--max-pixels", "4096") as d:
+        with client(d).stream("large") as s:
+            events = list(s.results([packet(packets[0], "vp9"), rgb(cases.frames((65, 64), 1, 0)[0]),
+                                     rgb(cases.frames((64, 64), 1, 0)[0])]))
+    assert [(e.seq, e.problem["status"]) for e in events if isinstance(e, Failed)] == [(0, 413), (1, 413)]
+    assert [e.seq for e in events if isinstance(e, Answer)] == [2]
