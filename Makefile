@@ -195,11 +195,13 @@ asan: export LSAN_OPTIONS := suppressions=$(CURDIR)/tests/lsan.supp:print_suppre
 asan: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	+@$(MAKE) --no-print-directory test BUILD=$(BUILD)/asan SANITIZE=address,undefined OPT='-O1 -g'
 
+# Arithmetic has no threads of ours, and takes long here.
+TSAN_PYTEST := $(PYTEST) $(patsubst %,--ignore=tests/test_%.py,architectures parity streams eval)
 tsan: export TSAN_OPTIONS := suppressions=$(CURDIR)/tests/tsan.supp:halt_on_error=1:exitcode=66
 tsan: export OMP_NUM_THREADS := 1
 tsan: ## the same tests under ThreadSanitizer
 	+@$(MAKE) --no-print-directory test BUILD=$(BUILD)/tsan SANITIZE=thread OPT='-O1 -g' \
-	    RUN_ENV='setarch -R'
+	    RUN_ENV='setarch -R' PYTEST='$(TSAN_PYTEST)'
 
 # ---- fuzzing: tests/fuzz/fuzz_X.c, seeds in tests/fuzz/corpus/X ----------------------------------
 $(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_PROTO) $(LIB_ENGINE)

@@ -97,7 +97,7 @@ def test_overlay_video_is_the_blend(tmp_path, tiny_model, clip, labels):
     assert kind == ["h264,yuv420p,bt709"]
     got = masks.decoded(tmp_path / "o.mp4", "rgb24", (72, 98, 3)).astype(float)
     want = (masks.decoded(clip, "rgb24", (72, 98, 3)) + np.array(PALETTE)[np.array(labels)] + 1) // 2
-    assert np.median(np.abs(got - want)) < 4 and np.abs(got - want).mean() < 9   # coded with loss
+    assert np.median(np.abs(got - want)) < 6 and np.abs(got - want).mean() < 12  # coded with loss
     assert masks.times(tmp_path / "o.mp4") == pytest.approx(masks.times(clip), abs=1e-6)
 
 

@@ -146,25 +146,23 @@ static enum err label_batch(struct pipeline *p, struct slot **batch, int n)
     return e;
 }
 
-static bool same_size(const struct slot *a, const struct slot *b)
-{
-    return a->frame.width == b->frame.width && a->frame.height == b->frame.height;
-}
-
-/* Runs of up to `batch` frames of one size; a new size starts the stream anew. */
+/* Runs of up to `batch` frames of one size; a new size starts the stream anew. A slot that was
+ * handed on is not looked at again. */
 static enum err label_all(struct pipeline *p)
 {
     struct slot *batch[SEGMENT_MAX_BATCH], *next = NULL;
     enum err e = queue_get(p->decoded, (void **)&next);
     while (!e && next) {
-        int n = 0;
+        int n = 0, width = next->frame.width, height = next->frame.height;
+        bool same;
         do {
             batch[n++] = next;
             e = queue_get(p->decoded, (void **)&next);
-        } while (!e && next && n < p->job->batch && same_size(next, batch[0]));
+            same = !e && next && next->frame.width == width && next->frame.height == height;
+        } while (same && n < p->job->batch);
         if (!e)
             e = label_batch(p, batch, n);
-        if (!e && next && !same_size(next, batch[0]))
+        if (!e && next && !same)
             stream_reset(p->stream);
     }
     return e;
