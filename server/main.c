@@ -7,17 +7,21 @@
 #include "base/openmp.h"
 #include "base/version.h"
 
+#include <stdio.h>
+
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
 static enum err serve(struct config *c)
 {
     struct server s = {0};
     server_block_signals();
+    char why[512];
     enum err e = server_open(&s, c);
+    snprintf(why, sizeof why, "%s", err_text()); /* closing says things of its own */
     if (!e)
         server_run(&s, c);
     server_close(&s);
-    return e;
+    return e ? err_set(e, "%s", why) : ERR_OK;
 }
 
 static enum err check(const struct config *c)
