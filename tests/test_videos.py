@@ -1,0 +1,339 @@
+"""Uploaded videos: the result is that of `tv3s segment`, byte for byte, and bad ones fail with their reason."""
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+import zipfile
+
+import numpy as np
+import pytest
+
+import cases
+import masks
+from conftest import TV3S
+from daemon import Daemon
+from test_http import bomb, multipart
+
+ENDING = {"png": "zip", "raw": "raw", "rle": "jsonl", "coco_rle": "jsonl", "overlay": "mp4", "labels": "mkv"}
+MIME = {"png": "application/zip", "raw": "application/octet-stream", "rle": "application/x-ndjson",
+        "coco_rle": "application/x-ndjson", "overlay": "video/mp4", "labels": "video/x-matroska"}
+X264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "4")
+FRAMES = 10
+
+
+@pytest.fixture(scope="module")
+def rgb() -> np.ndarray:
+    return cases.frames((64, 96), FRAMES, 21)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, rgb) -> str:
+    """An MP4 with its index at the end, as x264 writes it."""
+    return masks.video(tmp_path_factory.mktemp("clip") / "clip.mp4", rgb, *X264)
+
+
+def tool(model, source, out, *options) -> bytes:
+    subprocess.run([TV3S, "segment", model, source, "-o", out, *map(str, options)], check=True, capture_output=True)
+    with open(out, "rb") as f:
+        return f.read()
+
+
+def upload_slowly(d: Daemon, path: str, query="", pause_at=0.5, during=None) -> dict:
+    """Sends part of the file, calls during(), and sends the rest."""
+    data = open(path, "rb").read()
+    cut = int(len(data) * pause_at)
+    with socket.create_connection(("127.0.0.1", d.http_port), timeout=120) as s:
+        s.sendall(f"POST /v1/videos{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode())
+        s.sendall(data[:cut])
+        if during:
+            during()
+        s.sendall(data[cut:])
+        answer = b""
+        while b"\r\n\r\n" not in answer or b"}" not in answer.split(b"\r\n\r\n")[-1]:
+            answer += s.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 202"), answer
+    return d.finish(json.loads(answer.split(b"\r\n\r\n")[-1])["id"])
+
+
+# ------------------------------------------------------------------------------------------------------ results
+@pytest.mark.parametrize("name", ENDING)
+def test_the_result_is_the_tools(daemon, tiny_model, clip, tmp_path, name):
+    job = daemon.upload(clip, f"?format={name}")
+    assert job["state"] == "succeeded" and job["frames"] == {"done": FRAMES, "total": FRAMES, "corrupt": 0}
+    assert job["size"] == [96, 64] and job["fps"] == 25 and job["error"] is None and job["format"] == name
+    assert job["created"] <= job["started"] <= job["finished"]
+    r = daemon.get(job["masks"])
+    assert r.status == 200 and r.headers["Content-Type"] == MIME[name]
+    assert r.body == tool(tiny_model, clip, tmp_path / f"out.{ENDING[name]}", "--format", name)
+    assert daemon.request("DELETE", "/v1/videos/" + job["id"]).status == 204
+
+
+def test_single_masks_are_those_of_the_whole(daemon, clip, rgb):
+    job = daemon.upload(clip)
+    with zipfile.ZipFile(io.BytesIO(daemon.get(job["masks"]).body)) as z:
+        for i in range(FRAMES):
+            one = daemon.get(f"{job['masks']}/{i}")
+            assert one.headers["Content-Type"] == "image/png" and one.body == z.read(f"{i:06d}.png")
+    assert daemon.get(f"{job['masks']}/{FRAMES}").status == 404
+    lines = daemon.upload(clip, "?format=rle")
+    text = daemon.get(lines["masks"]).body.decode().splitlines()
+    assert [daemon.get(f"{lines['masks']}/{i}").body.decode() for i in range(FRAMES)] == text
+    for name in ("labels", "overlay"):
+        video = daemon.upload(clip, f"?format={name}")
+        one = daemon.get(f"{video['masks']}/3")
+        assert one.headers["Content-Type"] == "image/png"
+        if name == "labels":
+            assert np.array_equal(masks.png(one.body), masks.rle(json.loads(text[3])))
+
+
+@pytest.mark.parametrize("name, codec", [
+    ("front.mp4", (*X264, "-qp", "2", "-movflags", "+faststart")),
+    ("fragments.mp4", (*X264, "-qp", "2", "-movflags", "frag_keyframe+empty_moov")),
+    ("a.mkv", (*X264, "-qp", "2")), ("a.webm", ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8")),
+    ("a.ts", ("-c:v", "mpeg2video", "-q:v", "2")), ("a.avi", ("-c:v", "mpeg4", "-q:v", "2")),
+    ("a.mov", ("-c:v", "png")), ("a.gif", ()),
+])
+def test_containers_give_the_same_however_they_arrive(daemon, tiny_model, tmp_path, name, codec):
+    frames = np.random.default_rng(3).integers(0, 255, (12, 96, 128, 3), np.uint8)   # noise: more than 64 KiB
+    source = masks.video(tmp_path / name, frames, *codec)
+    assert os.path.getsize(source) > 100_000
+    want = tool(tiny_model, source, tmp_path / "o.jsonl")
+    for job in (daemon.upload(source, "?format=rle"), upload_slowly(daemon, source, "?format=rle", 0.8)):
+        assert job["state"] == "succeeded", job
+        assert daemon.get(job["masks"]).body == want
+
+
+def test_masks_come_while_the_video_is_arriving(daemon, tmp_path, tiny_model):
+    frames = np.random.default_rng(4).integers(0, 255, (12, 96, 96, 3), np.uint8)
+    source = masks.video(tmp_path / "a.mkv", frames, "-c:v", "ffv1", "-g", "1")
+    assert os.path.getsize(source) > 200_000
+    seen = []
+
+    def look():
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            job = daemon.json("/v1/videos")["videos"][0]
+            if job["frames"]["done"] > 0:
+                break
+            time.sleep(0.02)
+        seen.append((job, daemon.get(f"/v1/videos/{job['id']}/masks/0").status,
+                     daemon.get(f"/v1/videos/{job['id']}/masks")))
+
+    job = upload_slowly(daemon, source, "?format=raw", 0.8, look)
+    before, first, whole = seen[0]
+    assert before["state"] == "running" and 0 < before["frames"]["done"] < 12 and first == 200
+    assert whole.status == 409 and whole.problem() == "conflict"
+    assert daemon.get(job["masks"]).body == tool(tiny_model, source, tmp_path / "o.raw")
+
+
+def test_a_still_image_is_a_video_of_one_frame(daemon, tiny_model, tmp_path, rgb):
+    source = os.path.join(masks.images(tmp_path / "in", rgb[:1]), "0000.png")
+    for name in ("rle", "png"):
+        job = daemon.upload(source, f"?format={name}")
+        assert job["state"] == "succeeded" and job["frames"]["done"] == 1
+        assert daemon.get(job["masks"]).body == tool(tiny_model, source, tmp_path / f"o.{ENDING[name]}")
+
+
+def test_modes_and_resize_reach_the_engine(daemon, tiny_model, clip, tmp_path):
+    for query, options in (("mode=frame", ["--mode", "frame"]), ("mode=clip", ["--mode", "clip"])):
+        job = daemon.upload(clip, f"?format=raw&{query}")
+        assert daemon.get(job["masks"]).body == tool(tiny_model, clip, tmp_path / "o.raw", *options)
+
+
+def test_uploads_as_a_form(daemon, clip):
+    body, kind = multipart(open(clip, "rb").read(), "file")
+    r = daemon.request("POST", "/v1/videos?format=raw", body, Content_Type=kind)
+    assert r.status == 202 and daemon.finish(r.json()["id"])["state"] == "succeeded"
+    form = daemon.get(f"/v1/videos/{r.json()['id']}/masks").body
+    assert form == daemon.get(daemon.upload(clip, "?format=raw")["masks"]).body
+
+
+def test_many_videos_at_once(daemon, tiny_model, clip, tmp_path):
+    want, got = tool(tiny_model, clip, tmp_path / "o.raw"), []
+    threads = [threading.Thread(target=lambda: got.append(daemon.upload(clip, "?format=raw"))) for _ in range(5)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert len(got) == 5 and all(daemon.get(j["masks"]).body == want for j in got)
+    listed = [j["created"] for j in daemon.json("/v1/videos")["videos"]]
+    assert listed == sorted(listed, reverse=True)
+
+
+# ------------------------------------------------------------------------------------------------------- ranges
+def test_ranges(daemon, clip):
+    path = daemon.upload(clip, "?format=raw")["masks"]
+    r = daemon.get(path)
+    whole, tag = r.body, r.headers["ETag"]
+    assert r.headers["Accept-Ranges"] == "bytes"
+    for text, part in (("0-9", whole[:10]), ("100-", whole[100:]), ("-7", whole[-7:]), ("5-99999999", whole[5:]),
+                       (f"-{len(whole) + 5}", whole)):
+        r = daemon.get(path, Range="bytes=" + text)
+        assert r.status == 206 and r.body == part
+        first = len(whole) - len(part) if text != "0-9" else 0
+        assert r.headers["Content-Range"] == f"bytes {first}-{first + len(part) - 1}/{len(whole)}"
+    for text in (f"{len(whole)}-", "-0"):
+        r = daemon.get(path, Range="bytes=" + text)
+        assert (r.status, r.problem()) == (416, "range") and r.headers["Content-Range"] == f"bytes */{len(whole)}"
+    for text in ("bytes=9-3", "bytes=a-b", "lines=0-3", "bytes=0-1,5-6"):
+        r = daemon.get(path, Range=text)
+        assert r.status == 200 and r.body == whole
+    assert daemon.get(path, Range="bytes=0-4", If_Range=tag).status == 206
+    assert daemon.get(path, Range="bytes=0-4", If_Range='"other"').body == whole
+    r = daemon.request("HEAD", path)
+    assert int(r.headers["Content-Length"]) == len(whole) and r.body == b""
+
+
+def test_a_slow_reader_of_a_large_result_delays_nobody(daemon, clip):
+    path = daemon.upload(clip, "?format=raw")["masks"]
+    with socket.create_connection(("127.0.0.1", daemon.http_port)) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 50)
+        time.sleep(0.3)
+        assert daemon.get("/livez").status == 200
+
+
+# ------------------------------------------------------------------------------------------------------- events
+def events(d: Daemon, job_id: str) -> list[tuple[str, dict, float]]:
+    c, out = d.connect(), []
+    c.request("GET", f"/v1/videos/{job_id}/events")
+    r = c.getresponse()
+    assert r.status == 200 and r.headers["Content-Type"] == "text/event-stream"
+    kind = None
+    for line in r:
+        line = line.decode().rstrip("\n")
+        if line.startswith("event: "):
+            kind = line[7:]
+        elif line.startswith("data: "):
+            out.append((kind, json.loads(line[6:]), time.monotonic()))
+    c.close()
+    return out
+
+
+def test_events_tell_the_way_to_the_end(daemon, tmp_path):
+    frames = cases.frames((256, 384), 24, 5)
+    job = daemon.upload(masks.video(tmp_path / "a.mp4", frames, *X264), wait=False)
+    told = events(daemon, job["id"])
+    assert [k for k, _, _ in told[:-1]] == ["progress"] * (len(told) - 1) and told[-1][0] == "end"
+    done = [j["frames"]["done"] for _, j, _ in told]
+    assert done == sorted(done) and done[-1] == 24 and told[-1][1]["state"] == "succeeded"
+    states = [j["state"] for _, j, _ in told]
+    assert sorted(set(states), key=states.index) == [s for s in ("queued", "running", "succeeded") if s in states]
+    times = [t for _, _, t in told[:-2]]
+    assert all(b - a > 0.15 for a, b in zip(times, times[1:]))      # at most five a second
+    again = events(daemon, job["id"])
+    assert [(k, j["state"]) for k, j, _ in again] == [("progress", "succeeded"), ("end", "succeeded")]
+
+
+def test_events_of_a_deleted_job_end(tmp_path, tiny_model, clip):
+    with Daemon(tiny_model, tmp_path / "spool", "--jobs-running", "1") as d:
+        slow = masks.video(tmp_path / "a.mp4", cases.frames((480, 640), 40, 5), *X264)
+        first = d.upload(slow, wait=False)
+        second = d.upload(clip, wait=False)
+        assert d.json("/v1/videos/" + second["id"])["state"] == "queued"
+        told = []
+        threads = [threading.Thread(target=lambda i=j["id"]: told.append(events(d, i))) for j in (first, second)]
+        [t.start() for t in threads]
+        time.sleep(0.3)
+        for j in (first, second):
+            assert d.request("DELETE", "/v1/videos/" + j["id"]).status == 204
+        [t.join() for t in threads]
+        assert [t[-1][:1] + (t[-1][1]["state"],) for t in told] == [("end", "cancelled")] * 2
+        assert d.json("/v1/videos")["videos"] == []
+        end = time.monotonic() + 60
+        while os.listdir(d.spool) != ["lock"] and time.monotonic() < end:
+            time.sleep(0.05)
+        assert os.listdir(d.spool) == ["lock"]
+
+
+# ---------------------------------------------------------------------------------------------------- bad input
+def failed(d: Daemon, path, data: bytes) -> dict:
+    path.write_bytes(data)
+    job = d.upload(str(path))
+    assert job["state"] == "failed" and job["masks"] is None
+    assert d.get(f"/v1/videos/{job['id']}/masks").status == 409
+    assert d.spool not in json.dumps(job)
+    return job["error"]
+
+
+def test_what_is_no_video_fails_with_its_reason(daemon, tmp_path, clip):
+    whole = open(clip, "rb").read()
+    hls = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
+    ffconcat = f"ffconcat version 1.0\nfile '{clip}'\n".encode()
+    sdp = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+    for data in (b"this is no video" * 100, b"x", hls, ffconcat, sdp, b"\0" * 200_000):
+        error = failed(daemon, tmp_path / "bad", data)
+        assert error["type"] == "/problems/bad-format" and error["status"] == 422 and error["detail"], data
+    assert failed(daemon, tmp_path / "cut", whole[: len(whole) // 2])["type"] == "/problems/bad-format"
+    assert failed(daemon, tmp_path / "bomb", bomb(60000, 60000))["type"] in ("/problems/over-limit",
+                                                                            "/problems/bad-format")
+    silence = tmp_path / "a.wav"
+    masks.ffmpeg("-f", "lavfi", "-i", "anullsrc", "-t", "0.1", silence)
+    assert failed(daemon, tmp_path / "audio", silence.read_bytes())["type"] == "/problems/bad-format"
+    assert daemon.upload(clip)["state"] == "succeeded"
+
+
+def test_a_cut_video_gives_what_it_has(daemon, tiny_model, tmp_path, rgb):
+    source = masks.video(tmp_path / "a.mkv", rgb, "-c:v", "ffv1", "-g", "1")
+    data = open(source, "rb").read()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
+    job = daemon.upload(str(tmp_path / "cut.mkv"), "?format=raw")
+    assert job["state"] == "succeeded" and 0 < job["frames"]["done"] < FRAMES
+    assert daemon.get(job["masks"]).body == tool(tiny_model, tmp_path / "cut.mkv", tmp_path / "o.raw")
+
+
+def test_refused_uploads_leave_nothing(daemon, clip):
+    before = len(daemon.json("/v1/videos")["videos"])
+    for query, body, kind, status in (("?format=x", b"abc", None, 400), ("?model=x", b"abc", None, 404),
+                                      ("", b"", None, 400), ("", b"a=b", "application/x-www-form-urlencoded", 415),
+                                      ("?color=red", b"abc", None, 400)):
+        headers = {"Content_Type": kind} if kind else {}
+        r = daemon.request("POST", "/v1/videos" + query, body, **headers)
+        assert r.status == status and r.problem()
+    with socket.create_connection(("127.0.0.1", daemon.http_port)) as s:     # breaks off in the middle
+        s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 5000)
+        time.sleep(0.2)
+    end = time.monotonic() + 60
+    while len(daemon.json("/v1/videos")["videos"]) > before and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(daemon.json("/v1/videos")["videos"]) == before
+    assert daemon.get("/v1/videos/nobody").status == 404
+
+
+def test_limits_of_videos(tmp_path, tiny_model, clip, rgb):
+    flags = ("--max-upload", "300000", "--max-frames", "8", "--max-duration", "1.5", "--max-pixels", "20000",
+             "--jobs-max", "3")
+    with Daemon(tiny_model, tmp_path / "spool", *flags) as d:
+        assert d.upload(clip)["error"]["type"] == "/problems/over-limit"                       # ten frames
+        slow = masks.video(tmp_path / "slow.mkv", rgb[:5], *X264, rate=2)
+        assert d.upload(slow)["error"]["type"] == "/problems/over-limit"                       # 2.5 s
+        large = masks.video(tmp_path / "large.mkv", cases.frames((160, 160), 2, 1), *X264)
+        job = d.upload(large)
+        assert job["error"]["type"] == "/problems/over-limit" and "20000" in job["error"]["detail"]
+        r = d.request("POST", "/v1/videos", b"x" * 1000)
+        assert r.status == 503 and r.headers["Retry-After"]                                    # three are there
+        for j in d.json("/v1/videos")["videos"]:
+            d.request("DELETE", "/v1/videos/" + j["id"])
+        assert d.request("POST", "/v1/videos", b"x" * 300001).status == 413
+        r = d.request("POST", "/v1/videos", iter([b"x" * 100000] * 4))
+        assert (r.status, r.problem()) == (413, "over-limit")
+        short = masks.video(tmp_path / "short.mkv", rgb[:3], *X264)
+        assert d.upload(short)["state"] == "succeeded"
+
+
+def test_the_end_of_the_daemon_cancels_and_cleans(tmp_path, tiny_model):
+    slow = masks.video(tmp_path / "a.mp4", cases.frames((480, 640), 60, 5), *X264)
+    with Daemon(tiny_model, tmp_path / "spool", "--drain-seconds", "1") as d:
+        d.upload(slow, wait=False)
+        began = time.monotonic()
+        assert d.stop() == 0 and time.monotonic() - began < 60
+        assert os.listdir(d.spool) == ["lock"]
+
+
+def test_a_spool_has_one_daemon(tmp_path, tiny_model):
+    with Daemon(tiny_model, tmp_path / "spool"):
+        with pytest.raises(AssertionError, match="spool"):
+            Daemon(tiny_model, tmp_path / "spool")
