@@ -133,6 +133,7 @@ $(LIB_MEDIA): $(call to_obj,$(MEDIA_SRCS))
 
 $(LIB_SERVER): $(call to_obj,$(SERVER_SRCS))
 	$(archive)
+$(BUILD)/obj/server/assets.o: proto/openapi.json $(wildcard clients/web/*) # it has them inside
 
 $(BUILD)/tv3s: $(call to_obj,$(TOOL_SRCS)) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
 	@echo '  LD $@'
@@ -208,6 +209,8 @@ $(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_PROTO) $(LIB_ENGINE)
 	@mkdir -p $(@D)
 	@echo '  LD $@'
 	$(Q)$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(PROTO_LIBS) $(ENGINE_LIBS)
+
+$(BUILD)/fuzz/fuzz_http_headers: $(BUILD)/obj/server/http_headers.o
 
 fuzz-build: $(FUZZERS)
 
