@@ -15,6 +15,7 @@
 
 #include "base/try.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -88,6 +89,8 @@ static void *engine_main(void *sched)
     struct sched *s = sched;
     struct inbox in;
     pthread_setname_np(pthread_self(), "engine");
+    if (s->config->threads > 0) /* OpenMP keeps it by thread, and main opened the engines */
+        omp_set_num_threads(s->config->threads);
     while (receive(s, sched_due(s), &in)) {
         work_off(s, &in);
         if (sched_due(s) == 0 && sched_choose(s))
@@ -153,6 +156,7 @@ static void end_all(struct sched *s, struct inbox *in)
 {
     for (struct item *next, *item = in->items; item; item = next) {
         next = item->next;
+        sched_count(s, item, -1);
         end_item(s, item);
     }
     while (s->ready.head) {
@@ -239,7 +243,6 @@ static enum err check(struct sched *s, struct item *item)
 
 void sched_submit(struct sched *s, struct item *item)
 {
-    bool counts = item->session->kind != SESSION_UPLOAD;
     enum err e = check(s, item);
     if (!item->decoded)
         item->decoded = clock_ns();
@@ -248,12 +251,10 @@ void sched_submit(struct sched *s, struct item *item)
         item_deliver(item, s->metrics);
         return;
     }
-    metric_add(s->metrics, METRIC_QUEUE_ENGINE, 1);
-    atomic_fetch_add(&s->waiting, counts);
+    sched_count(s, item, 1);
     if (post(s, item))
         return;
-    metric_add(s->metrics, METRIC_QUEUE_ENGINE, -1);
-    atomic_fetch_sub(&s->waiting, counts);
+    sched_count(s, item, -1);
     end_item(s, item);
 }
 

@@ -43,6 +43,15 @@ static void pend(struct session *session, struct item *item)
     session->pending++;
 }
 
+void sched_count(struct sched *s, const struct item *item, int n)
+{
+    if (item->kind == ITEM_COMMAND)
+        return;
+    metric_add(s->metrics, METRIC_QUEUE_ENGINE, n);
+    if (item->session->kind != SESSION_UPLOAD)
+        atomic_fetch_add(&s->waiting, n);
+}
+
 struct item *sched_take(struct sched *s, struct session *session)
 {
     struct item *item = session->pending_head;
@@ -51,10 +60,7 @@ struct item *sched_take(struct sched *s, struct session *session)
         session->pending_tail = NULL;
     session->pending--;
     item->next = NULL;
-    if (item->kind != ITEM_COMMAND) {
-        metric_add(s->metrics, METRIC_QUEUE_ENGINE, -1);
-        atomic_fetch_sub(&s->waiting, session->kind != SESSION_UPLOAD);
-    }
+    sched_count(s, item, -1);
     return item;
 }
 

@@ -71,6 +71,8 @@ void sched_file(struct sched *s, struct item *item);
 void sched_settle(struct sched *s, struct session *session);
 /* Takes the first pending item out, which is there. */
 struct item *sched_take(struct sched *s, struct session *session);
+/* One frame more (1) or less (-1) in the scheduler; commands do not count. Any thread. */
+void sched_count(struct sched *s, const struct item *item, int n);
 /* Nanoseconds until a batch should start: 0 now; at most a second. */
 uint64_t sched_due(const struct sched *s);
 /* Fills s->batch from `ready`; false when nothing is left to do. */

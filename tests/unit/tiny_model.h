@@ -113,15 +113,10 @@ static inline enum err tiny_add(void *ctx, const char *name, int ndim, const int
     return st_writer_add(w->writer, name, DT_F32, ndim, shape, v);
 }
 
-/* Writes a model file with random weights and opens it; the file is gone when this returns. */
-static inline struct model *tiny_open(const struct arch *a, uint64_t seed)
+/* Writes a model file with random weights. */
+static inline void tiny_write(const struct arch *a, uint64_t seed, const char *path)
 {
     struct tiny_weights w = {.seed = seed};
-    struct model *m = NULL;
-    char path[] = "/tmp/tv3s-tiny-XXXXXX";
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    close(fd);
     assert_int_equal(st_writer_open(&w.writer), ERR_OK);
     assert_int_equal(arch_write(a, w.writer), ERR_OK);
     assert_int_equal(arch_visit(a, tiny_add, &w), ERR_OK);
@@ -129,6 +124,17 @@ static inline struct model *tiny_open(const struct arch *a, uint64_t seed)
     st_writer_close(w.writer);
     while (w.tensors)
         free(w.tensor[--w.tensors]);
+}
+
+/* Writes a model file and opens it; the file is gone when this returns. */
+static inline struct model *tiny_open(const struct arch *a, uint64_t seed)
+{
+    struct model *m = NULL;
+    char path[] = "/tmp/tv3s-tiny-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    tiny_write(a, seed, path);
     if (model_open(path, &m) != ERR_OK)
         fail_msg("%s", err_text());
     unlink(path);
