@@ -25,6 +25,7 @@ enum err image_decoder_open(struct image_decoder **out)
 {
     struct image_decoder *d = calloc(1, sizeof *d);
     *out = d;
+    av_log_set_level(AV_LOG_QUIET); /* what matters is reported by us, once */
     if (d) {
         d->packet = av_packet_alloc();
         d->frame = av_frame_alloc();
