@@ -188,8 +188,12 @@ static enum err prepare(struct request *r)
 
 static void answer(struct request *r, handler how)
 {
-    enum err e = r->error ? r->error : how(r);
-    const char *text = r->error ? r->error_text : err_text();
+    enum err e = r->error;
+    const char *text = r->error_text;
+    if (!e) {
+        e = how(r); /* where it waits, the request may be another thread's now */
+        text = err_text();
+    }
     if (e) /* what is cancelled under a request is so because the server stops */
         reply_problem(r, e == ERR_CANCELLED ? ERR_BUSY : e, text);
 }
