@@ -19,7 +19,7 @@
 /* ---- the query ----------------------------------------------------------------------------------
  */
 
-enum { QUERY_VALUE = 256 };
+enum { QUERY_VALUE = 256, QUERY_MAX = 4096 };
 
 static const char *const names[] = {"model", "mode",   "format",  "resize",
                                     "drop",  "credit", "takeover"};
@@ -49,7 +49,9 @@ static enum err query_take(struct query *q, const char *argument)
         if (q->given[i])
             return err_set(ERR_ARG, "the parameter %s is there twice", names[i]);
         q->given[i] = true;
-        memcpy(q->value[i], value, strlen(value) + 1); /* fits: see query_read */
+        if (strlen(value) >= QUERY_VALUE)
+            return err_set(ERR_ARG, "the parameter %s is too long", names[i]);
+        memcpy(q->value[i], value, strlen(value) + 1);
         return ERR_OK;
     }
     return err_set(ERR_ARG, "there is no parameter '%.*s'", (int)len, argument);
@@ -57,16 +59,14 @@ static enum err query_take(struct query *q, const char *argument)
 
 static enum err query_read(struct lws *wsi, struct query *q)
 {
-    char argument[QUERY_VALUE];
+    char argument[QUERY_MAX];
     *q = (struct query){0};
-    if (lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_URI_ARGS) <= 0)
-        return ERR_OK;
+    if (lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_URI_ARGS) >= QUERY_MAX)
+        return err_set(ERR_ARG, "the query is too long");
     for (int i = 0;; i++) {
         int n = lws_hdr_copy_fragment(wsi, argument, sizeof argument, WSI_TOKEN_HTTP_URI_ARGS, i);
-        if (n == -1)
-            return ERR_OK;
         if (n < 0)
-            return err_set(ERR_ARG, "a parameter is too long");
+            return ERR_OK;
         enum err e = n > 0 ? query_take(q, argument) : ERR_OK;
         if (e)
             return e;
@@ -218,6 +218,21 @@ static bool origin_allowed(const struct config *config, struct lws *wsi)
     return false;
 }
 
+/* No subprotocol is fine; others than ours are not. */
+static enum err check_protocol(struct lws *wsi)
+{
+    char list[256];
+    if (lws_hdr_total_length(wsi, WSI_TOKEN_PROTOCOL) <= 0)
+        return ERR_OK;
+    if (lws_hdr_copy(wsi, list, sizeof list, WSI_TOKEN_PROTOCOL) > 0) {
+        char *rest = list;
+        for (char *name; (name = strsep(&rest, ", "));)
+            if (strcmp(name, "tv3s.v1") == 0)
+                return ERR_OK;
+    }
+    return err_set(ERR_ARG, "the subprotocol is tv3s.v1");
+}
+
 /* ---- the answer ---------------------------------------------------------------------------------
  */
 
@@ -268,6 +283,8 @@ int upgrade_confirm(struct ws *w, struct lws *wsi)
         return answer(wsi, 403, "", problem) ? -1 : 1;
     }
     enum err e = read_path(wsi, id);
+    if (!e)
+        e = check_protocol(wsi);
     if (!e && (w->draining || atomic_load(&w->server->draining)))
         e = err_set(ERR_BUSY, "the server is shutting down");
     if (!e && w->count >= config->ws_connections)
