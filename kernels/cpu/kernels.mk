@@ -31,3 +31,9 @@ $(BUILD)/obj/kernels/cpu/%.$(1).o: kernels/cpu/%.c $(BUILD)/flags
 	$$(Q)$$(CC) $$(ALL_CFLAGS) $$(KERNEL_CFLAGS) $$(KERNEL_CFLAGS_$(1)) -DISA=$(1) -c $$< -o $$@
 endef
 $(foreach isa,$(KERNEL_SIMD_ISAS),$(eval $(call kernel_rule,$(isa))))
+
+# make build/kernel_bench; build/kernel_bench [isa]
+$(BUILD)/kernel_bench: tests/bench/kernel_bench.c $(KERNEL_SIMD_OBJS) \
+		$(BUILD)/obj/kernels/cpu/dispatch.o
+	@echo '  LD $@'
+	$(Q)$(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $^ -lm
