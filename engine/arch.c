@@ -50,7 +50,7 @@ static enum err check_tv3s_head(const struct arch *a)
     if (!err)
         err = in_range("conv", -1, a->conv, 1, ARCH_MAX_CONV);
     if (!err)
-        err = in_range("dt_rank", -1, a->dt_rank, 1, ARCH_MAX_CHANNELS);
+        err = in_range("dt_rank", -1, a->dt_rank, 1, ARCH_MAX_STATE);
     return err;
 }
 

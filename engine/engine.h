@@ -23,7 +23,7 @@ struct engine_config {
     int device_index;
     enum dtype dtype; /* DT_F32 or DT_BF16 */
     int threads;      /* CPU: 0 = all cores this process may use */
-    const char *isa;  /* CPU: "avx512", "avx2", "baseline"; NULL = the best there is */
+    const char *isa;  /* CPU: "avx512_bf16", "avx512", "avx2", "baseline"; NULL = best */
 };
 
 enum stream_mode { MODE_STREAM, MODE_CLIP, MODE_FRAME };

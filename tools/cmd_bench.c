@@ -24,7 +24,8 @@ struct bench {
 static const char help[] =
     "usage: tv3s bench MODEL [options]\n"
     "\n"
-    "Prints JSON: frames/s, milliseconds per frame, GFLOP per frame, GFLOP/s, and the GFLOP/s of a\n"
+    "Prints JSON: frames/s, milliseconds per frame, GFLOP per frame, GFLOP/s, and the GFLOP/s of "
+    "a\n"
     "large matrix product in the same process on the same device and dtype, and their ratio.\n"
     "\n"
     "  --size WxH        frame size (864x480)\n"
@@ -34,7 +35,7 @@ static const char help[] =
     "  --device DEVICE   cpu or cuda[:N] (cpu)\n"
     "  --dtype DTYPE     f32 or bf16 (f32)\n"
     "  --threads N       CPU threads (all)\n"
-    "  --isa NAME        avx512, avx2 or baseline (the best there is)\n";
+    "  --isa NAME        avx512_bf16, avx512, avx2 or baseline (the best there is)\n";
 
 static double seconds(void)
 {
@@ -133,11 +134,10 @@ static enum err report(const struct engine *e, const struct bench *b, const stru
         "model", a->name, "device", engine_description(e), "dtype",
         b->engine.dtype == DT_BF16 ? "bf16" : "f32", "size", g.width, g.height, "network_input",
         g.net_width, g.net_height, "streams", b->streams, "frames", b->frames * b->streams,
-        "frames_per_second", fps, "ms_per_frame", "p50",
-        1e3 * times[b->frames / 2] / b->streams, "p99", 1e3 * times[last] / b->streams,
-        "ms_per_step", "p50", 1e3 * times[b->frames / 2], "p99", 1e3 * times[last],
-        "gflop_per_frame", g.gflop, "gflops", rate, "matmul_gflops", peak, "ratio",
-        peak > 0 ? rate / peak : 0.0, "state_bytes_per_stream", (json_int_t)g.state_bytes,
+        "frames_per_second", fps, "ms_per_frame", "p50", 1e3 * times[b->frames / 2] / b->streams,
+        "p99", 1e3 * times[last] / b->streams, "ms_per_step", "p50", 1e3 * times[b->frames / 2],
+        "p99", 1e3 * times[last], "gflop_per_frame", g.gflop, "gflops", rate, "matmul_gflops", peak,
+        "ratio", peak > 0 ? rate / peak : 0.0, "state_bytes_per_stream", (json_int_t)g.state_bytes,
         "peak_rss_mb", (double)usage.ru_maxrss / 1024);
     if (!j)
         return err_set(ERR_NOMEM, "out of memory");
@@ -173,8 +173,13 @@ int cmd_bench(int argc, char **argv)
         {"device", required_argument, NULL, 'd'},  {"dtype", required_argument, NULL, 't'},
         {"threads", required_argument, NULL, 'j'}, {"isa", required_argument, NULL, 'i'},
         {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0}};
-    struct bench b = {.name = argv[0], .width = 864, .height = 480, .streams = 1, .frames = 20,
-                      .warmup = 3, .engine = {.dtype = DT_F32}};
+    struct bench b = {.name = argv[0],
+                      .width = 864,
+                      .height = 480,
+                      .streams = 1,
+                      .frames = 20,
+                      .warmup = 3,
+                      .engine = {.dtype = DT_F32}};
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         bool ok = true;
         switch (o) {

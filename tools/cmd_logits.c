@@ -26,7 +26,7 @@ static const char usage_text[] =
     "  --batch N                  frames per step of the engine (1)\n"
     "  --device cpu|cuda[:N]      (cpu)\n"
     "  --dtype f32|bf16           (f32)\n"
-    "  --isa NAME                 cpu: baseline, avx2, avx512 (the best there is)\n"
+    "  --isa NAME                 cpu: baseline, avx2, avx512, avx512_bf16 (the best)\n"
     "  --threads N                cpu: (all)\n";
 
 struct job {
