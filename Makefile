@@ -233,7 +233,7 @@ lint: deps-lint ## formatting, static analysis, layering, file sizes
 	@sh tests/lint.sh
 
 format: ## rewrite every C file with clang-format
-	git ls-files -co --exclude-standard '*.c' '*.h' | xargs clang-format -i
+	git ls-files -co --exclude-standard '*.c' '*.h' | grep -v '^reference/' | xargs clang-format -i
 
 # ---- packages: dpkg is asked first, so this costs nothing when all is there -----------------------
 define install_missing

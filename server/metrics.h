@@ -25,8 +25,8 @@ enum metric_id {
 enum err metrics_open(struct metrics **out);
 void metrics_close(struct metrics *m);
 
-void metric_add(struct metrics *m, enum metric_id id, int64_t n); /* counters and gauges */
-void metric_set(struct metrics *m, enum metric_id id, double value); /* gauges */
+void metric_add(struct metrics *m, enum metric_id id, int64_t n);          /* counters and gauges */
+void metric_set(struct metrics *m, enum metric_id id, double value);       /* gauges */
 void metric_observe(struct metrics *m, enum metric_id id, double seconds); /* histograms */
 double metric_get(struct metrics *m, enum metric_id id);
 

@@ -9,7 +9,7 @@ c_files=$(git ls-files -co --exclude-standard '*.c' '*.h' | while read -r f; do
 sources=$(echo "$c_files" | grep '\.c$' | grep -v '^reference/')
 
 # shellcheck disable=SC2086
-clang-format --dry-run -Werror $c_files || fail "run 'make format'"
+clang-format --dry-run -Werror $(echo "$c_files" | grep -v '^reference/') || fail "run 'make format'"
 
 # Both compilers, no warning. Kernels built per instruction set are compiled here as the baseline.
 for cc in gcc clang; do

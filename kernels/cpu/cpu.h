@@ -48,7 +48,7 @@ enum err cpu_attention(struct backend *be, struct attention *a, const void *q, c
                        void *out, int images);
 
 /* window_attention.c */
-enum err cpu_window_attention(struct backend *be, const struct window_attention *a,
-                              const void *qkv, void *out, int images);
+enum err cpu_window_attention(struct backend *be, const struct window_attention *a, const void *qkv,
+                              void *out, int images);
 
 #endif

@@ -24,9 +24,9 @@ enum gemm_post { GEMM_PLAIN, GEMM_SUM, GEMM_GELU };
 
 struct gemm_desc {
     int m, n, k;
-    int ld_src, ld_dst; /* row strides in elements */
+    int ld_src, ld_dst;        /* row strides in elements */
     dnnl_data_type_t src, dst; /* the weights have src's type */
-    bool bias; /* fp32 [N] */
+    bool bias;                 /* fp32 [N] */
     enum gemm_post post;
     const dnnl_memory_desc_t *weights; /* layout to use; NULL = the one that oneDNN prefers */
 };
