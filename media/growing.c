@@ -43,10 +43,12 @@ enum err growing_open(const char *path, const struct decode_options *o, AVIOCont
 {
     struct growing *g = av_mallocz(sizeof *g);
     uint8_t *buffer = av_malloc(BUFFER);
-    enum err e = g && buffer ? ERR_OK : err_set(ERR_NOMEM, "no memory for a decoder");
+    enum err e = ERR_OK;
     *out = NULL;
-    if (e)
+    if (!g || !buffer) {
+        e = err_set(ERR_NOMEM, "no memory for a decoder");
         goto done;
+    }
     g->o = o;
     g->fd = open(path, O_RDONLY | O_CLOEXEC);
     if (g->fd < 0) {

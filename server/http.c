@@ -317,12 +317,15 @@ static enum err listen_on(const char *address, int port, int *out)
 
 static int bound_port(int fd)
 {
-    struct sockaddr_storage at = {0};
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } at = {.v6 = {0}};
     socklen_t len = sizeof at;
-    if (getsockname(fd, (struct sockaddr *)&at, &len) != 0)
+    if (getsockname(fd, &at.any, &len) != 0)
         return 0;
-    return ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
-                                          : ((struct sockaddr_in *)&at)->sin_port);
+    return ntohs(at.any.sa_family == AF_INET6 ? at.v6.sin6_port : at.v4.sin_port);
 }
 
 static enum err start_daemon(struct http *h)
@@ -377,13 +380,20 @@ static void wait_for(atomic_int *count, double seconds)
         usleep(5000);
 }
 
+/* After quiesce the listening socket is ours alone. */
+static void stop_listening(struct http *h)
+{
+    if (h->daemon && h->listener >= 0)
+        MHD_quiesce_daemon(h->daemon);
+    if (h->listener >= 0)
+        close(h->listener);
+    h->listener = -1;
+}
+
 void http_drain(struct http *h, double seconds)
 {
     sse_drain(h);
-    if (h->listener >= 0 && MHD_quiesce_daemon(h->daemon) != MHD_INVALID_SOCKET) {
-        close(h->listener);
-        h->listener = -1;
-    }
+    stop_listening(h);
     wait_for(&h->requests, seconds);
 }
 
@@ -391,6 +401,7 @@ void http_close(struct http *h)
 {
     if (!h)
         return;
+    stop_listening(h);
     if (h->daemon) {
         sse_drain(h);
         wait_for(&h->waiting, STOP_SECONDS);
@@ -400,8 +411,6 @@ void http_close(struct http *h)
         }
         MHD_stop_daemon(h->daemon);
     }
-    if (h->listener >= 0)
-        close(h->listener); /* MHD closes its own copy's descriptor only after quiesce */
     sse_close(h);
     free(h);
 }

@@ -216,6 +216,7 @@ def events(d: Daemon, job_id: str) -> list[tuple[str, dict, float]]:
 def test_events_tell_the_way_to_the_end(daemon, tmp_path):
     frames = cases.frames((256, 384), 24, 5)
     job = daemon.upload(masks.video(tmp_path / "a.mp4", frames, *X264), wait=False)
+    assert daemon.request("HEAD", f"/v1/videos/{job['id']}/events").body == b""
     told = events(daemon, job["id"])
     assert [k for k, _, _ in told[:-1]] == ["progress"] * (len(told) - 1) and told[-1][0] == "end"
     done = [j["frames"]["done"] for _, j, _ in told]
@@ -327,9 +328,17 @@ def test_limits_of_videos(tmp_path, tiny_model, clip, rgb):
 def test_the_end_of_the_daemon_cancels_and_cleans(tmp_path, tiny_model):
     slow = masks.video(tmp_path / "a.mp4", cases.frames((480, 640), 60, 5), *X264)
     with Daemon(tiny_model, tmp_path / "spool", "--drain-seconds", "1") as d:
-        d.upload(slow, wait=False)
+        job, told = d.upload(slow, wait=False), []
+        watcher = threading.Thread(target=lambda: told.extend(events(d, job["id"])))
+        watcher.start()
+        sender = socket.create_connection(("127.0.0.1", d.http_port))          # half an upload
+        sender.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 5000)
+        while not told and len(d.json("/v1/videos")["videos"]) < 2:
+            time.sleep(0.05)
         began = time.monotonic()
         assert d.stop() == 0 and time.monotonic() - began < 60
+        watcher.join()
+        sender.close()
         assert os.listdir(d.spool) == ["lock"]
 
 
