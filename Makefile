@@ -20,7 +20,7 @@ CUDA    ?= 0
 SANITIZE ?=
 PYTHON  ?= /usr/bin/python3
 FUZZ_SECONDS ?= 60
-PYTEST  ?= tests
+PYTEST  ?= tests reference/test_reference.py
 Q       := $(if $(V),,@)
 NPROC   := $(shell nproc)
 
@@ -194,10 +194,11 @@ asan: export ASAN_OPTIONS := detect_leaks=1:abort_on_error=1
 asan: export UBSAN_OPTIONS := print_stacktrace=1
 asan: export LSAN_OPTIONS := suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0
 asan: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	+@$(MAKE) --no-print-directory test BUILD=$(BUILD)/asan SANITIZE=address,undefined OPT='-O1 -g'
+	+@$(MAKE) --no-print-directory test BUILD=$(BUILD)/asan SANITIZE=address,undefined OPT='-O1 -g' \
+	    PYTEST=$(if $(filter command line,$(origin PYTEST)),'$(PYTEST)',tests)
 
 # Arithmetic has no threads of ours, and takes long here.
-TSAN_PYTEST := $(PYTEST) $(patsubst %,--ignore=tests/test_%.py,architectures parity streams eval)
+TSAN_PYTEST := tests $(patsubst %,--ignore=tests/test_%.py,architectures parity streams eval)
 tsan: export TSAN_OPTIONS := suppressions=$(CURDIR)/tests/tsan.supp:halt_on_error=1:exitcode=66
 tsan: export OMP_NUM_THREADS := 1
 tsan: ## the same tests under ThreadSanitizer
