@@ -184,7 +184,7 @@ unit: $(TESTS) ## the C tests alone
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed" >&2; exit 1; fi; \
 	echo "unit tests: all $(words $(TESTS)) programs passed"
 
-pytest: $(BUILD)/tv3s ## the Python tests alone; PYTEST=tests/test_X.py for one
+pytest: $(BUILD)/tv3s $(DAEMON) ## the Python tests alone; PYTEST=tests/test_X.py for one
 	$(RUN_ENV) TV3S_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST)
 
 # libgomp and oneDNN are not instrumented, so ThreadSanitizer cannot see their barriers: the engine
