@@ -7,10 +7,11 @@
  * of it whenever it is between batches, and files each item under its session, so the order within
  * a session is kept and nothing but the inbox needs a lock.
  *
- * A session is on the `ready` list while it has pending items. Sessions without references come
- * back by sched_release and are freed by the engine thread alone, so what it holds between two
- * looks at the inbox stays valid. After sched_stop there is no such thread: what comes then ends at
- * once in the caller's thread, and the lock keeps streams from being closed by two at a time. */
+ * A session is on the `ready` list, which has a reference, while it has pending items. Sessions
+ * without references come back by sched_release and are freed by the engine thread alone, so what
+ * it holds between two looks at the inbox stays valid. After sched_stop there is no such thread:
+ * what comes then ends at once in the caller's thread, and the lock keeps streams from being closed
+ * by two at a time. */
 #include "server/sched_parts.h"
 
 #include "base/try.h"
@@ -163,8 +164,9 @@ static void end_all(struct sched *s, struct inbox *in)
         struct session *session = s->ready.head;
         s->ready.head = session->sched_next;
         session->queued = false;
-        for (int n = session->pending; n > 0; n--) /* the last one may free the session */
+        while (session->pending_head)
             end_item(s, sched_take(s, session));
+        session_unref(session);
     }
     for (struct session *next, *session = in->released; session; session = next) {
         next = session->sched_next;
@@ -286,18 +288,15 @@ void sched_probe(struct sched *s, void (*done)(void *owner, enum err e, const ch
         done(owner, ERR_NOMEM, "no memory for a probe");
         return;
     }
-    p->done = done;
-    p->owner = owner;
+    *p = (struct probe){.done = done, .owner = owner};
     pthread_mutex_lock(&s->lock);
-    bool open = !s->ended;
-    if (open) {
+    if (!s->ended) {
         p->next = s->probes;
         s->probes = p;
+        p = NULL;
         pthread_cond_signal(&s->wake);
     }
     pthread_mutex_unlock(&s->lock);
-    if (open)
-        return;
-    p->next = NULL;
-    answer_probes(p, err_set(ERR_CANCELLED, "the server is stopping"));
+    if (p)
+        answer_probes(p, err_set(ERR_CANCELLED, "the server is stopping"));
 }

@@ -86,7 +86,7 @@ void sched_settle(struct sched *s, struct session *session)
             break;
     }
     if (session->pending_head && !session->queued) {
-        append(&s->ready, session);
+        append(&s->ready, session_ref(session));
         session->queued = true;
     }
     session_unref(session);
@@ -184,13 +184,14 @@ static void survey(struct sched *s, struct ranking *live, struct ranking *upload
         next = session->sched_next;
         session->queued = false;
         sched_settle(s, session); /* back into the list, unless that was all */
+        session_unref(session);   /* the old list's */
     }
     for (session = s->ready.head; session; session = session->sched_next)
         if (session->params.model == s->batch.model)
             rank(session->kind == SESSION_UPLOAD ? uploads : live, session, most);
 }
 
-/* A session that gave its last frame away leaves the list: it may be gone before the next look. */
+/* A session that gave its last frame away leaves the list. */
 static void drop_empty(struct sched *s)
 {
     struct session *session = s->ready.head;
@@ -200,6 +201,8 @@ static void drop_empty(struct sched *s)
         session->queued = session->pending_head != NULL;
         if (session->queued)
             append(&s->ready, session);
+        else
+            session_unref(session);
     }
 }
 

@@ -53,7 +53,7 @@ struct sched {
     bool ended;   /* it did: nothing is taken in any more */
 
     /* engine thread */
-    struct session_list ready; /* sessions with pending frames */
+    struct session_list ready; /* sessions with pending frames; a reference each */
     uint64_t clock;            /* batches so far */
     uint64_t single_clock;     /* as if all single images were one stream */
     int turn;                  /* the model that was served last */

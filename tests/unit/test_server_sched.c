@@ -430,6 +430,44 @@ static void frames_of_a_deleted_stream_fail(void **state)
     session_unref(s);
 }
 
+static void delete_stream(struct command *c)
+{
+    struct rig *r = c->owner;
+    session_delete(r->sessions, c->session);
+    rig_done(c);
+}
+
+/* Between two of its frames, so that the rest of them are pending already. */
+static void a_stream_may_go_at_any_time(void **state)
+{
+    struct rig *r = *state;
+    rig_start(r);
+    struct session *s = rig_live(r, "a"), *other = rig_live(r, "b");
+    struct rig_command *last = rig_command(s, COMMAND_RESET);
+    last->command.done = delete_stream;
+    last->command.owner = r;
+    rig_hold(r);
+    rig_submit(r, s, 1, 0, W, H);
+    rig_submit(r, other, 2, 0, W, H);
+    sched_command(r->sched, &last->command);
+    rig_submit(r, s, 1, 1, W, H);
+    rig_submit(r, s, 1, 2, W, H);
+    rig_submit(r, other, 2, 1, W, H);
+    session_unref(s);
+    rig_let_go(r);
+    assert_int_equal(rig_await(last), ERR_OK);
+    rig_wait(r, 5);
+    assert_masks(r, other, 2, 0, 2, W, H);
+    for (int i = 0, failed = 0; i < 5; i++) {
+        failed += r->delivered[i]->error == ERR_NOT_FOUND;
+        assert_true(i < 4 || failed == 2);
+    }
+    rig_clear(r); /* the last references */
+    rig_submit(r, other, 2, 2, W, H);
+    rig_wait(r, 1);
+    session_unref(other);
+}
+
 /* ---- probes and the end -------------------------------------------------------------------------
  */
 
@@ -521,6 +559,7 @@ int main(void)
         TEST(too_many_waiting_live_frames_are_refused),
         TEST(states_beyond_the_limit_are_refused),
         TEST(frames_of_a_deleted_stream_fail),
+        TEST(a_stream_may_go_at_any_time),
         TEST(a_probe_goes_through_every_engine),
         TEST(the_end_delivers_everything_once),
     };
