@@ -31,8 +31,8 @@ enum err server_open(struct server *s, struct config *c)
     TRY(sessions_open(c, s->metrics, &s->sessions));
     sessions_connect(s->sessions, s->sched);
     TRY(jobs_open(s, &s->jobs));
-    TRY(http_open(s, &s->http));
-    return ws_open(s, &s->ws);
+    TRY(ws_open(s, &s->ws)); /* before HTTP, whose DELETE tells it that a stream is gone */
+    return http_open(s, &s->http);
 }
 
 /* The front ends close after the engine and the workers have given all their frames back, and
