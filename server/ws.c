@@ -147,23 +147,6 @@ static void on_wake(struct ws *w)
 /* ---- libwebsockets' callback --------------------------------------------------------------------
  */
 
-static int on_receive(struct connection *c, struct lws *wsi, const void *data, size_t len)
-{
-    if (!c)
-        return -1;
-    int code = in_receive(c, data, len);
-    if (!code) {
-        connection_update(c);
-        return 0;
-    }
-    const char *text = err_text();
-    size_t reason = strlen(text) < 120 ? strlen(text) : 120;
-    log_event(LOG_INFO, "ws_violation", "stream=%s code=%d error=%s", c->session->id, code,
-              log_text(text));
-    lws_close_reason(wsi, (enum lws_close_status)code, (unsigned char *)text, reason);
-    return -1;
-}
-
 static void on_destroy(struct ws *w, struct lws *wsi, struct connection *c)
 {
     if (!c)
@@ -200,7 +183,14 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
             connection_timer(c);
         return 0;
     case LWS_CALLBACK_RECEIVE:
-        return on_receive(lws_get_opaque_user_data(wsi), wsi, in, len);
+        c = lws_get_opaque_user_data(wsi);
+        if (!c)
+            return -1;
+        in_receive(c, in, len);
+        return 0;
+    case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE: /* the answer to our close frame is not answered */
+        c = lws_get_opaque_user_data(wsi);
+        return c && c->sent_close ? -1 : 0;
     case LWS_CALLBACK_SERVER_WRITEABLE:
         c = lws_get_opaque_user_data(wsi);
         return c ? out_write(c) : -1;

@@ -57,11 +57,12 @@ struct connection {
     bool ended;      /* the client says: no more frames */
     int closing;     /* the close code, once we are to close when all is answered */
     const char *bye; /* its reason */
-    bool said_bye;   /* nothing goes out after it */
+    bool said_bye;   /* nothing more is taken in, and what comes back is not told */
+    bool sent_close; /* the close frame is out: the client's is awaited, for a while */
+    char fault[124]; /* what the client did wrong, for the close frame; or "" */
 
     /* the message that is arriving */
     struct buf message;
-    bool arriving;
 
     struct out *out_head, *out_tail;
     int out_count;
@@ -129,6 +130,8 @@ void connection_item(struct connection *c, struct item *item);
 void connection_reset_done(struct connection *c, const struct command *command);
 /* Answers what is in flight, says bye, closes. `now`: without waiting for what is in flight. */
 void connection_close(struct connection *c, int code, const char *reason, bool now);
+/* The client broke a rule: closes with `code` and err_text(), after nothing. */
+void connection_fail(struct connection *c, int code);
 /* After every event: closes when it is time, lets the held frame go, stops or goes on reading. */
 void connection_update(struct connection *c);
 
@@ -141,8 +144,8 @@ void connection_drop(struct connection *c, struct item *item, enum drop_reason r
 void connection_reset(struct connection *c);
 
 /* ---- ws_in.c */
-/* Some bytes of a message. 0, or a close code with err_text(). */
-int in_receive(struct connection *c, const void *data, size_t len);
+/* Some bytes of a message. */
+void in_receive(struct connection *c, const void *data, size_t len);
 
 /* ---- ws_out.c */
 /* Each queues one message. When memory runs out the connection is closed: nothing is lost in

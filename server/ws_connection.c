@@ -20,6 +20,7 @@
 #include "server/log.h"
 #include "server/workers.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { MORE_OUTSTANDING = 16, OUT_MAX = 256 };
@@ -223,7 +224,8 @@ void connection_reset(struct connection *c)
     release_held(c);
     struct ws_reset *r = calloc(1, sizeof *r);
     if (!r) {
-        connection_close(c, LWS_CLOSE_STATUS_UNEXPECTED_CONDITION, "memory", true);
+        err_set(ERR_NOMEM, "no memory for a command");
+        connection_fail(c, LWS_CLOSE_STATUS_UNEXPECTED_CONDITION);
         return;
     }
     r->owner = c;
@@ -273,6 +275,20 @@ void connection_close(struct connection *c, int code, const char *reason, bool n
         say_bye(c);
     else
         connection_update(c);
+}
+
+void connection_fail(struct connection *c, int code)
+{
+    if (c->said_bye)
+        return;
+    snprintf(c->fault, sizeof c->fault, "%s", err_text());
+    log_event(LOG_INFO, "ws_failed", "stream=%s code=%d error=%s", c->session->id, code,
+              log_text(c->fault));
+    c->closing = code;
+    c->said_bye = true;
+    buf_free(&c->message);
+    out_clear(c);
+    lws_callback_on_writable(c->wsi);
 }
 
 /* Whether to read on. */

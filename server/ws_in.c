@@ -117,33 +117,32 @@ static int take_control(struct connection *c)
 /* ---- messages -----------------------------------------------------------------------------------
  */
 
-/* Keeps no more memory than an idle connection needs. */
-static void done_with_message(struct connection *c)
-{
-    buf_free(&c->message);
-    c->arriving = false;
-}
-
-int in_receive(struct connection *c, const void *data, size_t len)
+/* A close code with err_text(), or 0. */
+static int take_bytes(struct connection *c, const void *data, size_t len)
 {
     bool binary = lws_frame_is_binary(c->wsi);
     uint64_t most = binary ? c->ws->server->config->max_image : CONTROL_MAX;
-    if (c->said_bye)
-        return 0; /* it has not read our close yet */
-    lws_validity_confirmed(c->wsi);
-    c->arriving = true;
     if (len > most - c->message.len) {
         err_set(ERR_LIMIT, "a message of more than %llu bytes", (unsigned long long)most);
-        done_with_message(c);
         return TOO_LARGE;
     }
-    if (buf_append(&c->message, data, len)) {
-        done_with_message(c);
+    if (buf_append(&c->message, data, len))
         return NO_MEMORY;
-    }
     if (!lws_is_final_fragment(c->wsi))
         return 0;
     int code = binary ? take_frame(c) : take_control(c);
-    done_with_message(c);
+    buf_free(&c->message); /* an idle connection keeps no memory for messages */
     return code;
+}
+
+void in_receive(struct connection *c, const void *data, size_t len)
+{
+    lws_validity_confirmed(c->wsi);
+    if (c->said_bye)
+        return; /* it has not read our close yet */
+    int code = take_bytes(c, data, len);
+    if (code)
+        connection_fail(c, code);
+    else
+        connection_update(c);
 }

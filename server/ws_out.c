@@ -12,7 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GATHER = 256 };
+enum { GATHER = 256, LINGER = 5 };
+/* libwebsockets keeps the name to itself, the number it has kept in all versions */
+#define WRITE_CLOSE ((enum lws_write_protocol)4)
 
 enum out_kind { OUT_TEXT, OUT_ANSWER, OUT_ERROR, OUT_DROPPED };
 
@@ -32,9 +34,7 @@ struct out {
 /* The client cannot be told everything any more: it is better told nothing. */
 static void give_up(struct connection *c)
 {
-    c->said_bye = true;
-    c->closing = LWS_CLOSE_STATUS_UNEXPECTED_CONDITION;
-    lws_callback_on_writable(c->wsi);
+    connection_fail(c, LWS_CLOSE_STATUS_UNEXPECTED_CONDITION);
 }
 
 static void free_out(struct out *o)
@@ -245,6 +245,24 @@ static bool write_one(struct connection *c)
     return good;
 }
 
+/* Our close frame. The socket stays open, and what comes is thrown away, until the client's close
+ * frame is here or LINGER seconds are over: a socket closed with bytes unread takes back what the
+ * client has not read yet, and with it the reason. (lws_close_reason would close on the next
+ * bytes of a client that floods.) */
+static int write_close(struct connection *c)
+{
+    uint8_t room[LWS_PRE + 2 + sizeof c->fault];
+    const char *reason = c->fault[0] ? c->fault : c->bye ? c->bye : "";
+    size_t len = strlen(reason);
+    room[LWS_PRE] = (uint8_t)(c->closing >> 8);
+    room[LWS_PRE + 1] = (uint8_t)c->closing;
+    memcpy(room + LWS_PRE + 2, reason, len);
+    c->sent_close = true;
+    lws_rx_flow_control(c->wsi, 1);
+    lws_set_timeout(c->wsi, PENDING_TIMEOUT_USER_REASON_BASE, LINGER);
+    return lws_write(c->wsi, room + LWS_PRE, len + 2, WRITE_CLOSE) < 0 ? -1 : 0;
+}
+
 int out_write(struct connection *c)
 {
     while (c->out_head && !lws_send_pipe_choked(c->wsi))
@@ -255,10 +273,5 @@ int out_write(struct connection *c)
         lws_callback_on_writable(c->wsi);
         return 0;
     }
-    if (!c->said_bye)
-        return 0;
-    const char *reason = c->bye ? c->bye : "";
-    lws_close_reason(c->wsi, (enum lws_close_status)c->closing, (unsigned char *)(uintptr_t)reason,
-                     strlen(reason));
-    return -1;
+    return c->said_bye && !c->sent_close ? write_close(c) : 0;
 }
