@@ -43,10 +43,10 @@ void server_close(struct server *s)
         sched_stop(s->sched);
     if (s->workers)
         workers_stop(s->workers);
-    if (s->ws)
-        ws_close(s->ws);
     if (s->http)
         http_close(s->http);
+    if (s->ws)
+        ws_close(s->ws);
     if (s->jobs)
         jobs_close(s->jobs);
     sessions_close(s->sessions);
