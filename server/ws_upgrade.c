@@ -114,6 +114,8 @@ static enum err read_path(struct lws *wsi, char id[SESSION_ID])
     if (n < 0 || len < 0 || strncmp(path, before, sizeof before - 1) != 0 ||
         strcmp(path + n - (sizeof after - 1), after) != 0)
         return err_set(ERR_NOT_FOUND, "WebSockets are at /v1/streams/ID/ws");
+    if (len >= SESSION_ID)
+        return err_set(ERR_ARG, "a stream ID has at most %d characters", SESSION_ID - 1);
     memcpy(id, path + sizeof before - 1, (size_t)len);
     id[len] = '\0';
     return session_id_valid(id) ? ERR_OK : err_set(ERR_ARG, "'%s' is no stream ID", id);

@@ -51,6 +51,7 @@ def upgrade(daemon, target, **headers):
     ("/v1/streams/a%2Fb/ws", 400),
     ("/v1/streams/" + 128 * "x" + "/ws", 101),
     ("/v1/streams/" + 129 * "x" + "/ws", 400),
+    ("/v1/streams/" + 131 * "x" + "/ws", 404),
     ("/v1/streams/" + 2000 * "x" + "/ws", 404),
     ("/v1/streams/a/ws?model=nobody", 404),
     ("/v1/streams/a/ws?mode=fast", 400),
@@ -63,7 +64,7 @@ def upgrade(daemon, target, **headers):
     ("/v1/streams/a/ws?colour=red", 400),
     ("/v1/streams/a/ws?credit=4&credit=4", 400),
     ("/v1/streams/a/ws?mode=" + 300 * "x", 400),
-])
+], ids=range(20))
 def test_an_upgrade_is_checked_first(daemon, target, status):
     got, headers, body = upgrade(daemon, target)
     assert got == status, body
@@ -123,7 +124,7 @@ def close_code(daemon, *messages, name="bad") -> int:
     header(0, width=2 ** 31, height=2 ** 31), header(0, kind=1), header(0, kind=4, codec=1),
     "", "hello", "[]", "{}", '{"type":"nothing"}', '{"type":"format"}', '{"type":"format","format":"gif"}',
     '{"type":"reset","x":1}', "\0", '{"type":"end"',
-])
+], ids=range(25))
 def test_malformed_messages_close_with_1002(daemon, message):
     assert close_code(daemon, message) == 1002
 
@@ -243,7 +244,7 @@ class Wire:
     ("reserved bits", 0xC1, b"{}", (1002, None)),
     ("a fragmented ping", 0x09, b"", (1002, None)),
     ("a continuation of nothing", 0x80, b"x", (1002, None)),
-])
+], ids=range(7))
 def test_frames_against_the_protocol_end_the_connection(daemon, what, first, payload, codes):
     w = Wire(daemon, "against")
     w.send(first, payload)
