@@ -28,7 +28,7 @@ void metrics_close(struct metrics *m);
 void metric_add(struct metrics *m, enum metric_id id, int64_t n);          /* counters and gauges */
 void metric_set(struct metrics *m, enum metric_id id, double value);       /* gauges */
 void metric_observe(struct metrics *m, enum metric_id id, double seconds); /* histograms */
-double metric_get(struct metrics *m, enum metric_id id);
+double metric_get(struct metrics *m, enum metric_id id); /* a histogram's: how many were observed */
 
 enum err metrics_write(struct metrics *m, struct buf *out);
 

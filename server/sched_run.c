@@ -62,7 +62,7 @@ static void applied(struct sched *s, struct session *session, struct item *const
  */
 
 /* The batch in the engine's terms. */
-struct job {
+struct step_args {
     struct engine_run run[BATCH_MAX];
     struct image image[BATCH_MAX];
     uint8_t *labels[BATCH_MAX];
@@ -108,7 +108,7 @@ static void prepare_all(struct sched *s, struct batch *b)
     b->runs = kept;
 }
 
-static struct engine_run engine_run_of(struct job *j, const struct batch *b, int run)
+static struct engine_run engine_run_of(struct step_args *j, const struct batch *b, int run)
 {
     int first = b->run[run].first;
     for (int i = first; i < first + b->run[run].count; i++) {
@@ -124,7 +124,7 @@ static struct engine_run engine_run_of(struct job *j, const struct batch *b, int
 }
 
 /* One frame after the other, so that one that fails fails alone. */
-static void step_each(struct sched *s, struct batch *b, const struct job *j)
+static void step_each(struct sched *s, struct batch *b, const struct step_args *j)
 {
     for (int i = 0; i < b->runs; i++) {
         for (int k = b->run[i].first; k < b->run[i].first + b->run[i].count; k++) {
@@ -142,7 +142,7 @@ static void step_each(struct sched *s, struct batch *b, const struct job *j)
 /* Returns whether the batch succeeded as a whole. */
 static bool step(struct sched *s, struct batch *b)
 {
-    struct job j;
+    struct step_args j;
     for (int i = 0; i < b->runs; i++)
         j.run[i] = engine_run_of(&j, b, i);
     enum err e = engine_step(b->model->engine, j.run, b->runs);
