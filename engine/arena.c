@@ -29,6 +29,7 @@ enum err arena_get(struct arena *a, size_t bytes, void **out)
         if (a->blocks == ARENA_BLOCKS)
             return err_set(ERR_INTERNAL, "the arena has too many blocks");
         size_t size = bytes > BLOCK ? bytes : BLOCK;
+        size = size > a->high ? size : a->high; /* doubles what there is: few blocks always do */
         enum err e = a->be->ops->alloc(a->be, size, &a->block[a->blocks]);
         if (e != ERR_OK)
             return e;
@@ -53,17 +54,15 @@ void arena_release(struct arena *a, struct arena_mark m)
     a->before = m.before;
 }
 
-enum err arena_settle(struct arena *a)
+void arena_settle(struct arena *a)
 {
     if (a->blocks <= 1)
-        return ERR_OK;
+        return;
     size_t high = a->high;
     arena_close(a);
     a->high = high;
-    enum err e = a->be->ops->alloc(a->be, high, &a->block[0]);
-    if (e != ERR_OK)
-        return e;
+    if (a->be->ops->alloc(a->be, high, &a->block[0]) != ERR_OK)
+        return; /* the next arena_get tries again, and reports */
     a->size[0] = high;
     a->blocks = 1;
-    return ERR_OK;
 }

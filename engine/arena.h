@@ -31,6 +31,6 @@ enum err arena_get(struct arena *a, size_t bytes, void **out);
 struct arena_mark arena_mark(const struct arena *a);
 void arena_release(struct arena *a, struct arena_mark m);
 /* Everything is released already; merges the blocks. */
-enum err arena_settle(struct arena *a);
+void arena_settle(struct arena *a);
 
 #endif

@@ -74,6 +74,7 @@ enum err engine_take(struct engine *e, size_t bytes, void **out)
             continue;
         *out = e->spare[i].data;
         e->spare[i] = e->spare[--e->spares];
+        e->spare_bytes -= bytes;
         return ERR_OK;
     }
     return e->be->ops->alloc(e->be, bytes, out);
@@ -81,10 +82,12 @@ enum err engine_take(struct engine *e, size_t bytes, void **out)
 
 void engine_give(struct engine *e, void *data, size_t bytes)
 {
-    if (data && e->spares < ENGINE_SPARES)
-        e->spare[e->spares++] = (struct spare){data, bytes};
-    else
+    if (!data || e->spares == ENGINE_SPARES || e->spare_bytes + bytes > ENGINE_SPARE_BYTES) {
         e->be->ops->free(e->be, data);
+        return;
+    }
+    e->spare[e->spares++] = (struct spare){data, bytes};
+    e->spare_bytes += bytes;
 }
 
 size_t engine_feature_bytes(const struct engine *e, const struct plan *p)
@@ -95,19 +98,21 @@ size_t engine_feature_bytes(const struct engine *e, const struct plan *p)
 }
 
 /* Frees the least recently used plan that no stream holds, with the spare buffers (they were made
- * for sizes that may be gone). */
-static void evict(struct engine *e)
+ * for sizes that may be gone). False when all plans are held. */
+static bool evict(struct engine *e)
 {
     int oldest = -1;
     for (int i = 0; i < e->plans; i++)
         if (e->plan[i]->users == 0 && (oldest < 0 || e->plan[i]->age < e->plan[oldest]->age))
             oldest = i;
     if (oldest < 0)
-        return;
+        return false;
     plan_close(e->plan[oldest], e->be);
     e->plan[oldest] = e->plan[--e->plans];
     while (e->spares > 0)
         e->be->ops->free(e->be, e->spare[--e->spares].data);
+    e->spare_bytes = 0;
+    return true;
 }
 
 enum err engine_plan(struct engine *e, const struct stream_config *c, int width, int height,
@@ -127,8 +132,8 @@ enum err engine_plan(struct engine *e, const struct stream_config *c, int width,
             return ERR_OK;
         }
     }
-    if (e->plans >= ENGINE_PLANS)
-        evict(e);
+    while (e->plans >= ENGINE_PLANS && evict(e))
+        ;
     struct plan **grown = realloc(e->plan, (size_t)(e->plans + 1) * sizeof *grown);
     if (!grown)
         return err_set(ERR_NOMEM, "out of memory for a plan");

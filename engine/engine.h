@@ -28,7 +28,7 @@ struct engine_config {
 
 enum stream_mode { MODE_STREAM, MODE_CLIP, MODE_FRAME };
 
-enum { CLIP_MAX_FRAMES = 16, ENGINE_MAX_SIDE = 16384 };
+enum { CLIP_MAX_FRAMES = 16, ENGINE_MAX_SIDE = 16384, ENGINE_RUN_MAX = 256 };
 
 struct stream_config {
     enum stream_mode mode;

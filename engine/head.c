@@ -76,7 +76,8 @@ static enum err fuse_stage(const struct loader *l, struct head *h, int stage, co
 static enum err fuse_open(const struct loader *l, struct head *h)
 {
     int e = h->arch->embed;
-    float *w = NULL, *scale = malloc(2 * (size_t)e * sizeof *scale), *shift = scale + e;
+    float *w = NULL, *scale = malloc(2 * (size_t)e * sizeof *scale);
+    float *shift = scale ? scale + e : NULL;
     enum err result = scale ? ERR_OK : err_set(ERR_NOMEM, "out of memory for weights");
     if (result == ERR_OK)
         result = load_batchnorm(l, e, scale, shift);

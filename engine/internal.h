@@ -9,9 +9,10 @@
 #include "engine/plan.h"
 
 enum {
-    ENGINE_PLANS = 32,   /* cached; more only while streams hold them */
-    ENGINE_SPARES = 256, /* device buffers kept for reuse */
-    CLIP_HISTORY = 64,   /* largest clip offset + 1 */
+    ENGINE_PLANS = 32,              /* cached; more only while streams hold them */
+    ENGINE_SPARES = 64,             /* device buffers kept for reuse, */
+    ENGINE_SPARE_BYTES = 256 << 20, /* and their bytes */
+    CLIP_HISTORY = 64,              /* largest clip offset + 1 */
 };
 
 /* A device buffer that came back; hidden states and clip features are the only users. */
@@ -32,10 +33,11 @@ struct engine {
     uint64_t clock;
     struct spare spare[ENGINE_SPARES];
     int spares;
+    size_t spare_bytes;
 };
 
 /* What a stream owns. `state` is NULL at the zero state. In clip mode `history` holds the features
- * of the last frames instead: frame f's at [f % CLIP_HISTORY]. */
+ * of the last frames instead: frame f's at [f % stream_history]. */
 struct stream {
     struct engine *engine;
     struct stream_config config;
@@ -45,6 +47,12 @@ struct stream {
     void *history[CLIP_HISTORY];
     bool in_batch; /* while engine_step runs */
 };
+
+/* Frames whose features a clip stream keeps: as many as its largest offset. */
+static inline uint64_t stream_history(const struct stream *s)
+{
+    return s->config.clip_offsets[0] > 0 ? (uint64_t)s->config.clip_offsets[0] : 1;
+}
 
 /* A device buffer, from the spares when one of that size is there. */
 enum err engine_take(struct engine *e, size_t bytes, void **out);

@@ -10,12 +10,8 @@
 
 static enum err check_values(void *ctx, const char *name, int ndim, const int64_t *shape)
 {
-    const struct st_tensor *t = st_find(ctx, name);
-    size_t at;
     (void)ndim, (void)shape;
-    if (!st_all_finite(t, &at))
-        return err_set(ERR_FORMAT, "tensor %s: value %zu is NaN or infinite", name, at);
-    return ERR_OK;
+    return st_check_values(st_find(ctx, name));
 }
 
 enum err model_open(const char *path, struct model **out)

@@ -22,4 +22,7 @@ enum err st_assemble(const struct st_tensor *tensors, size_t count, struct st_fi
  * Integer tensors are always finite. */
 bool st_all_finite(const struct st_tensor *t, size_t *index);
 
+/* What every weight must be: finite, and a variance not negative. ERR_FORMAT names the value. */
+enum err st_check_values(const struct st_tensor *t);
+
 #endif

@@ -101,3 +101,19 @@ bool st_all_finite(const struct st_tensor *t, size_t *index)
         return true;
     }
 }
+
+enum err st_check_values(const struct st_tensor *t)
+{
+    size_t at;
+    if (!st_all_finite(t, &at))
+        return err_set(ERR_FORMAT, "tensor %s: value %zu is NaN or infinite", t->name, at);
+    if (!strstr(t->name, ".running_var"))
+        return ERR_OK;
+    for (size_t i = 0; i < st_elements(t); i++) {
+        float v;
+        enum err err = st_to_f32(t, i, 1, &v);
+        if (err || v < 0)
+            return err_set(ERR_FORMAT, "tensor %s: value %zu is a negative variance", t->name, i);
+    }
+    return ERR_OK;
+}

@@ -19,7 +19,6 @@ enum {
     PASS_ROWS = 16384,    /* grid tokens of a pass, or one frame */
     ENCODER_ROWS = 26000, /* stride-4 tokens that are encoded together, or one frame */
     PASS_FRAMES = 64,
-    RUN_MAX = 65536,
 };
 
 /* A run while the batch is under way. */
@@ -58,8 +57,9 @@ static size_t state_bytes(const struct plan *p)
 
 static enum err check_run(const struct engine *e, const struct engine_run *r)
 {
-    if (!r->stream || r->stream->engine != e || r->count < 1 || r->count > RUN_MAX)
-        return err_set(ERR_ARG, "a run needs a stream of this engine and 1 to %d frames", RUN_MAX);
+    if (!r->stream || r->stream->engine != e || r->count < 1 || r->count > ENGINE_RUN_MAX)
+        return err_set(ERR_ARG, "a run needs a stream of this engine and 1 to %d frames",
+                       ENGINE_RUN_MAX);
     if (r->stream->in_batch)
         return err_set(ERR_ARG, "a batch has two runs of one stream");
     for (int i = 0; i < r->count; i++) {
@@ -214,7 +214,8 @@ static void *clip_feature(const struct frame_ref *f, int back)
     const struct work *w = f->work;
     uint64_t first = w->fresh ? 0 : w->stream->frames, at = first + (uint64_t)f->index;
     at = at < (uint64_t)back ? 0 : at - (uint64_t)back;
-    return at >= first ? w->feature[at - first] : w->stream->history[at % CLIP_HISTORY];
+    return at >= first ? w->feature[at - first]
+                       : w->stream->history[at % stream_history(w->stream)];
 }
 
 /* Units of one frame. Waves: stream mode, its index in the run; the others start at 0. */
@@ -284,8 +285,7 @@ static enum err run_passes(struct step *s)
         struct arena_mark mark = arena_mark(&e->arena);
         enum err r = run_pass(e, &s->frame[first], n);
         arena_release(&e->arena, mark);
-        if (r == ERR_OK)
-            r = arena_settle(&e->arena);
+        arena_settle(&e->arena);
         if (r != ERR_OK)
             return r;
     }
@@ -298,7 +298,7 @@ static void commit_history(struct engine *e, struct work *w)
     struct stream *s = w->stream;
     size_t bytes = engine_feature_bytes(e, w->plan);
     for (int i = 0; i < w->run->count; i++) {
-        void **slot = &s->history[(s->frames + (uint64_t)i) % CLIP_HISTORY];
+        void **slot = &s->history[(s->frames + (uint64_t)i) % stream_history(s)];
         engine_give(e, *slot, bytes);
         *slot = w->feature[i];
         w->feature[i] = NULL;
@@ -341,6 +341,7 @@ enum err engine_step(struct engine *e, const struct engine_run *runs, int count)
     struct step s = {.e = e};
     if (count < 1)
         return ERR_OK;
+    e->be->ops->enter(e->be);
     enum err r = step_open(&s, runs, count);
     if (r == ERR_OK)
         r = run_passes(&s);

@@ -7,11 +7,12 @@
 
 #include "base/try.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static enum err check_config(const struct engine *e, const struct stream_config *c)
+static enum err check_config(const struct stream_config *c)
 {
     if (c->clip_frames < 0 || c->clip_frames > CLIP_MAX_FRAMES)
         return err_set(ERR_ARG, "a clip has 1 to %d frames", CLIP_MAX_FRAMES);
@@ -23,7 +24,6 @@ static enum err check_config(const struct engine *e, const struct stream_config 
     }
     if (c->clip_frames > 0 && c->clip_offsets[c->clip_frames - 1] != 0)
         return err_set(ERR_ARG, "the last clip offset must be 0");
-    (void)e;
     return ERR_OK;
 }
 
@@ -31,7 +31,7 @@ enum err stream_open(struct engine *e, const struct stream_config *c, struct str
 {
     static const int offsets[] = {9, 6, 3, 0}; /* the paper's section 3.3 */
     *out = NULL;
-    TRY(check_config(e, c));
+    TRY(check_config(c));
     struct stream *s = calloc(1, sizeof *s);
     if (!s)
         return err_set(ERR_NOMEM, "out of memory");
@@ -201,28 +201,35 @@ static enum err import_layers(const struct st_file *f, const struct arch *a, con
     return ERR_OK;
 }
 
-/* The plan of the file's frame size, when the whole signature fits this stream's model. */
-static enum err import_plan(struct stream *s, const struct st_file *f, uint64_t *frames,
+/* The plan of the file's frame size, when the whole signature fits this stream's model, and the
+ * file is long enough to hold such a state: nothing is made by what a file merely claims. */
+static enum err import_plan(struct stream *s, const struct st_file *f, size_t len, uint64_t *frames,
                             struct plan **out)
 {
+    const struct arch *a = &s->engine->model->arch;
+    struct geometry geo;
     const char *version = st_metadata(f, "tv3s.state"), *shape = st_metadata(f, "shape");
     const char *count = st_metadata(f, "frames"), *frame;
     int width, height;
     char mine[256], *end;
     if (!version || strcmp(version, "1") != 0 || !shape || !count)
         return err_set(ERR_FORMAT, "this is not an exported stream state");
+    errno = 0;
     *frames = strtoull(count, &end, 10);
-    if (end == count || *end)
+    if (count[0] < '0' || count[0] > '9' || *end || errno)
         return err_set(ERR_FORMAT, "the state's frame count is not a number");
     frame = strstr(shape, " frame=");
     if (!frame || sscanf(frame, " frame=%5dx%5d", &width, &height) != 2)
         return err_set(ERR_FORMAT, "the state does not say its frame size");
-    TRY(engine_plan(s->engine, &s->config, width, height, out));
-    signature(&s->engine->model->arch, &(*out)->geo, mine, sizeof mine);
+    TRY(engine_geometry(a, width, height, s->config.resize_override ? &s->config.resize : NULL,
+                        &geo));
+    signature(a, &geo, mine, sizeof mine);
     if (strcmp(mine, shape) != 0)
         return err_set(ERR_FORMAT, "the state is of another model or geometry: it has %.120s",
                        shape);
-    return ERR_OK;
+    if (len < geo.state_bytes)
+        return err_set(ERR_FORMAT, "the state is shorter than its shape needs");
+    return engine_plan(s->engine, &s->config, width, height, out);
 }
 
 enum err stream_import(struct stream *s, const void *buf, size_t len)
@@ -237,7 +244,7 @@ enum err stream_import(struct stream *s, const void *buf, size_t len)
         return err_set(ERR_UNSUPPORTED, "only streams with carried state can import one");
     enum err r = st_parse(buf, len, &f);
     if (r == ERR_OK)
-        r = import_plan(s, f, &frames, &p);
+        r = import_plan(s, f, len, &frames, &p);
     if (r == ERR_OK) {
         values = malloc(p->state_floats * sizeof *values);
         state = malloc(p->state_floats * sizeof *state);

@@ -4,7 +4,7 @@
  * "act" buffers hold activations in the backend's dtype (fp32 or bfloat16), `float *` buffers are
  * always fp32; the residual stream and the hidden state are fp32 in either dtype. Buffers are the
  * backend's own memory (alloc). Handles (linear, attention) hold packed weights and everything
- * that can be prepared before the first frame; after that no operation allocates.
+ * that can be prepared early; after a plan's first frame no operation allocates.
  *
  * One thread, the engine thread, calls a backend. Operations return nothing where they cannot
  * fail; a device that fails asynchronously reports through `sync`. */
@@ -87,11 +87,13 @@ struct window_attention {
 struct backend_ops {
     const char *name; /* "cpu avx512", ... */
     void (*close)(struct backend *be);
+    /* The calling thread is about to use the backend (which another may have opened). */
+    void (*enter)(struct backend *be);
 
     /* 64-byte aligned memory of the backend, contents undefined. ERR_NOMEM. */
     enum err (*alloc)(struct backend *be, size_t bytes, void **out);
     void (*free)(struct backend *be, void *p);
-    /* Host floats to backend memory, converted to fp32 (plain copy). */
+    /* A copy of `count` host floats in backend memory; the caller frees it. ERR_NOMEM. */
     enum err (*upload)(struct backend *be, const float *src, size_t count, float **out);
     /* Backend memory to host memory, complete on return. */
     enum err (*download)(struct backend *be, void *dst, const void *src, size_t bytes);

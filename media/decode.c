@@ -263,19 +263,24 @@ static enum err next_picture(struct decoder *d, AVFrame **out)
     }
 }
 
+/* Time stamps and durations beyond these are lies, and sums of them would overflow. */
+static const int64_t pts_max = INT64_C(1) << 60, step_max = INT64_C(1) << 40;
+
 /* Strictly ascending in every case: muxers and readers depend on it. */
 static void set_time(struct decoder *d, const AVFrame *in, struct frame *f)
 {
     double unit = (double)d->info.tb_num / d->info.tb_den;
     int64_t step = in->pkt_duration > 0 ? in->pkt_duration : 0;
+    int64_t pts = in->best_effort_timestamp;
     if (step == 0 && d->info.rate > 0 && !d->info.folder)
-        step = llrint(1 / (d->info.rate * unit));
+        step = (int64_t)fmin(rint(1 / (d->info.rate * unit)), (double)step_max);
+    step = step > step_max ? step_max : step;
     f->duration = step;
     if (d->info.folder) {
         f->pts = d->delivered;
         f->duration = 1;
-    } else if (in->best_effort_timestamp != AV_NOPTS_VALUE) {
-        f->pts = in->best_effort_timestamp;
+    } else if (pts > -pts_max && pts < pts_max) { /* AV_NOPTS_VALUE is not */
+        f->pts = pts;
     } else {
         f->pts = d->delivered ? d->last_pts + (d->last_step ? d->last_step : 1) : 0;
     }

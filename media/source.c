@@ -92,6 +92,29 @@ static enum err make_url(const char *input, const struct decode_options *o, char
     return ERR_OK;
 }
 
+enum { ALIGN_SLACK = 64 * 16384 }; /* pixels: libavcodec's own limit counts aligned rows */
+
+static int64_t most_pixels(const struct decode_options *o)
+{
+    return o->max_pixels ? o->max_pixels : 1 << 26;
+}
+
+/* Probing decodes frames with contexts of its own: the limit on pixels holds for them too. */
+static int find_stream_info(struct source *s)
+{
+    unsigned n = s->format->nb_streams;
+    AVDictionary **options = calloc(n + 1, sizeof *options);
+    if (!options)
+        return AVERROR(ENOMEM);
+    for (unsigned i = 0; i < n; i++)
+        av_dict_set_int(&options[i], "max_pixels", most_pixels(s->o) + ALIGN_SLACK, 0);
+    int r = avformat_find_stream_info(s->format, options);
+    for (unsigned i = 0; i < n; i++)
+        av_dict_free(&options[i]);
+    free(options);
+    return r;
+}
+
 static enum err open_format(struct source *s, const char *input)
 {
     AVDictionary *options = NULL;
@@ -120,7 +143,7 @@ static enum err open_format(struct source *s, const char *input)
     s->format->pb = s->growing;
     int r = avformat_open_input(&s->format, url, NULL, &options); /* frees it on failure */
     if (r >= 0)
-        r = avformat_find_stream_info(s->format, NULL);
+        r = find_stream_info(s);
     if (r == AVERROR_INVALIDDATA)
         e = err_set(ERR_FORMAT, "%s: neither a video nor an image", input);
     else if (r < 0)
@@ -144,7 +167,7 @@ static enum err open_codec(struct source *s, const char *input)
         if ((int)i != index)
             s->format->streams[i]->discard = AVDISCARD_ALL;
     const AVCodecParameters *par = s->stream->codecpar;
-    int64_t most = s->o->max_pixels ? s->o->max_pixels : 1 << 26;
+    int64_t most = most_pixels(s->o);
     if ((int64_t)par->width * par->height > most)
         return err_set(ERR_LIMIT, "%s: frames of %dx%d, more than %lld pixels", input, par->width,
                        par->height, (long long)most);
@@ -155,7 +178,7 @@ static enum err open_codec(struct source *s, const char *input)
         return err_set(ERR_NOMEM, "no memory for a decoder");
     int r = avcodec_parameters_to_context(s->codec, par);
     s->codec->pkt_timebase = s->stream->time_base;
-    s->codec->max_pixels = most;
+    s->codec->max_pixels = most + ALIGN_SLACK;
     s->codec->thread_count = s->o->threads > 0 ? s->o->threads : 1;
     s->codec->flags |= AV_CODEC_FLAG_UNALIGNED; /* crop exactly */
     if (r >= 0)

@@ -212,22 +212,6 @@ static enum err load_joined(struct import *im, size_t i, void **owned)
     return err;
 }
 
-static enum err check_values(const struct st_tensor *t)
-{
-    size_t at;
-    if (!st_all_finite(t, &at))
-        return err_set(ERR_FORMAT, "tensor %s: value %zu is NaN or infinite", t->name, at);
-    if (!strstr(t->name, ".running_var"))
-        return ERR_OK;
-    for (size_t i = 0; i < st_elements(t); i++) {
-        float v;
-        enum err err = st_to_f32(t, i, 1, &v);
-        if (err || v < 0)
-            return err_set(ERR_FORMAT, "tensor %s: value %zu is a negative variance", t->name, i);
-    }
-    return ERR_OK;
-}
-
 static int by_name(const void *name, const void *source)
 {
     return strcmp(name, ((const struct source *)source)->name);
@@ -250,7 +234,7 @@ static enum err take_tensor(void *ctx, const char *name, int ndim, const int64_t
         err = load(im, s->first, &t->data, &im->owned[i]);
     }
     if (!err)
-        err = check_values(t);
+        err = st_check_values(t);
     im->sources[i].used = true;
     return err ? err : st_writer_add(im->writer, name, t->dtype, ndim, shape, t->data);
 }

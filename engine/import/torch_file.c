@@ -8,6 +8,7 @@
 #include "engine/import/torch_file.h"
 #include "engine/safetensors_parts.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -131,9 +132,13 @@ static enum err explain(const char *path)
 {
     uint8_t head[512] = {0};
     FILE *file = fopen(path, "rb");
-    size_t len = file ? fread(head, 1, sizeof head, file) : 0;
-    if (file)
-        fclose(file);
+    if (!file)
+        return err_set(errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", path, strerror(errno));
+    size_t len = fread(head, 1, sizeof head, file);
+    bool unreadable = ferror(file);
+    fclose(file);
+    if (unreadable)
+        return err_set(ERR_IO, "%s: cannot be read", path);
     bool pickle = len > 2 && head[0] == 0x80 && head[1] >= 2 && head[1] <= 5;
     bool tar = len > 262 && memcmp(head + 257, "ustar", 5) == 0;
     if (pickle || tar)

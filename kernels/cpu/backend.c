@@ -30,12 +30,13 @@ static enum err cpu_alloc(struct backend *be, size_t bytes, void **out)
 {
     size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
     (void)be;
-    *out = aligned_alloc(align, (bytes + align) / align * align);
+    bytes = (bytes + !bytes + align - 1) / align * align;
+    *out = aligned_alloc(align, bytes);
     if (!*out)
         return err_set(ERR_NOMEM, "out of memory for %zu bytes", bytes);
 #ifdef MADV_HUGEPAGE
     if (align == HUGE_PAGE)
-        madvise(*out, (bytes + align) / align * align, MADV_HUGEPAGE); /* a hint: may fail */
+        madvise(*out, bytes, MADV_HUGEPAGE); /* a hint: may fail */
 #endif
     return ERR_OK;
 }
@@ -244,6 +245,13 @@ static enum err cpu_peak(struct backend *be, double *gflops)
     return ok ? ERR_OK : err_set(ERR_INTERNAL, "oneDNN's large matrix product failed");
 }
 
+/* OpenMP's number of threads belongs to the calling thread; scratch is there for ours. */
+static void cpu_enter(struct backend *be)
+{
+    if (omp_get_max_threads() != cpu_of(be)->gemm.threads)
+        omp_set_num_threads(cpu_of(be)->gemm.threads);
+}
+
 static void cpu_close(struct backend *be)
 {
     struct cpu_backend *c = cpu_of(be);
@@ -254,6 +262,7 @@ static void cpu_close(struct backend *be)
 
 static const struct backend_ops table = {
     .close = cpu_close,
+    .enter = cpu_enter,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .upload = cpu_upload,
@@ -297,14 +306,12 @@ enum err cpu_backend_open(enum dtype dtype, int threads, const char *isa, struct
     struct cpu_backend *c = calloc(1, sizeof *c);
     if (!c)
         return err_set(ERR_NOMEM, "out of memory");
-    if (threads > 0)
-        omp_set_num_threads(threads);
     c->ops = ops;
     c->table = table;
     c->table.name = c->name;
     c->base.ops = &c->table;
     c->base.dtype = dtype;
-    enum err e = gemm_context_open(&c->gemm, omp_get_max_threads());
+    enum err e = gemm_context_open(&c->gemm, threads > 0 ? threads : omp_get_max_threads());
     if (e != ERR_OK) {
         cpu_close(&c->base);
         return e;

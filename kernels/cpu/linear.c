@@ -20,9 +20,9 @@ enum { TILE = 96, STEP = 16 };
 struct linear {
     int in, out;
     enum linear_output output;
-    void *weights;               /* packed */
-    float *bias;                 /* [out] or NULL */
-    struct gemm *tile[TILE + 1]; /* by height; [TILE] always there */
+    void *weights;                  /* packed */
+    float *bias;                    /* [out] or NULL */
+    struct gemm *tile[TILE / STEP]; /* [i]: (i + 1) * STEP rows; the last is always there */
 };
 
 static size_t output_elem(const struct backend *be, const struct linear *l)
