@@ -24,7 +24,6 @@ MORE = {
     "mit_65x129": dict(arch="mit_b1", hw=(65, 129), T=2, classes=124),
     "mit_tall": dict(arch="mit_b0", hw=(300, 40), T=2, classes=19),
     "swin_32x32": dict(arch="swin_t", hw=(32, 32), T=8, classes=19),
-    "swin_32x32_again": dict(arch="swin_t", hw=(32, 32), T=8, classes=19, seed=4),   # states with slow decays
     "swin_65x129": dict(arch="swin_t", hw=(65, 129), T=2, classes=124),
     "swin_wide": dict(arch="swin_t", hw=(40, 300), T=2, classes=19),
     "swin_clip": dict(arch="swin_t", hw=(64, 96), T=4, classes=19, mode="clip"),
