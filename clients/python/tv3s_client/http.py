@@ -126,10 +126,10 @@ class Client:
 
     def ready(self) -> bool:
         try:
-            self._json("GET", "/readyz")
-        except Tv3sError:
+            with self._request("GET", "/readyz"):
+                return True
+        except (Tv3sError, OSError):
             return False
-        return True
 
     def metrics(self) -> str:
         with self._request("GET", "/metrics") as answer:
