@@ -1,0 +1,111 @@
+"""The Python client's HTTP half, against the real daemon. Streams are in test_ws.py."""
+from __future__ import annotations
+
+import asyncio
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cases
+import masks
+from conftest import CLASSES, PALETTE
+from daemon import Daemon
+from live import async_client, client
+from tv3s_client import JobFailed, Tv3sError
+
+SIZE, COUNT = (64, 96), 6
+
+
+@pytest.fixture(scope="module")
+def daemon(tiny_model, tmp_path_factory):
+    with Daemon(tiny_model, tmp_path_factory.mktemp("spool") / "s") as d:
+        yield d
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> str:
+    return masks.video(tmp_path_factory.mktemp("clip") / "clip.mp4", cases.frames(SIZE, COUNT, 5), "-c:v", "libx264",
+                       "-pix_fmt", "yuv420p")
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(cases.frames(SIZE, 1, 5)[0]).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_upload_wait_download(daemon, clip, tmp_path):
+    c = client(daemon)
+    sent, seen, got = [], [], []
+    job = c.upload(clip, progress=lambda *p: sent.append(p))
+    done = c.wait(job, progress=seen.append)
+    assert done.done == done.total == COUNT and seen[-1].ended and sent[-1][0] == sent[-1][1] > 0
+    c.download(job, tmp_path / "masks.zip", progress=lambda *p: got.append(p))
+    assert got[-1][0] == got[-1][1] == (tmp_path / "masks.zip").stat().st_size
+    assert c.download(job.id) == (tmp_path / "masks.zip").read_bytes()
+    frames = masks.zipped(tmp_path / "masks.zip", PALETTE)
+    assert (masks.png(c.mask(job, 2), PALETTE) == frames[2]).all() and len(frames) == COUNT
+    assert [j.id for j in c.jobs()] == [job.id] and c.job(job).state == "succeeded"
+    c.delete(job)
+    assert c.jobs() == []
+
+
+def test_uploads_come_from_files_of_unknown_size_and_from_bytes(daemon, clip):
+    c = client(daemon)
+    data = open(clip, "rb").read()
+
+    class Pipe(io.RawIOBase):
+        source = io.BytesIO(data)
+
+        def read(self, n=-1):
+            return self.source.read(min(n, 1000))
+
+    results = [c.download(c.wait(c.upload(v, format="raw"))) for v in (Pipe(), data)]
+    assert results[0] == results[1] and len(results[0]) == COUNT * SIZE[0] * SIZE[1]
+
+
+def test_what_is_no_video_fails_with_the_servers_reason(daemon):
+    with pytest.raises((JobFailed, Tv3sError)) as e:
+        c = client(daemon)
+        c.wait(c.upload(b"not a video" * 100))
+    assert 400 <= e.value.status < 500 and e.value.problem["title"]
+
+
+def test_images_and_streams_over_http(daemon, picture):
+    c = client(daemon)
+    mask = c.segment(picture, format="raw")
+    assert mask.size == SIZE[::-1] and len(mask.data) == SIZE[0] * SIZE[1]
+    c.open_stream("http", format="raw")
+    first = c.frame("http", picture)
+    assert first.seq == 0 and first.data == mask.data
+    state = c.save_state("http")
+    second = c.frame("http", picture).data
+    c.restore_state("http", state)
+    assert c.frame("http", picture).data == second
+    c.reset("http")
+    assert c.frame("http", picture).data == first.data
+    assert c.describe("http")["frames"] == 4 and "http" in [s["id"] for s in c.streams()]
+    c.delete_stream("http")
+    with pytest.raises(Tv3sError) as e:
+        c.describe("http")
+    assert (e.value.status, e.value.type) == (404, "not-found") and e.value.problem["request_id"]
+
+
+def test_the_server_describes_itself(daemon):
+    c = client(daemon)
+    assert c.ready() and "tv3sd_frames_total" in c.metrics()
+    assert [k["name"] for k in c.model(c.models()[0]["name"])["classes"]] == CLASSES
+
+
+def test_the_same_with_asyncio(daemon, clip, picture):
+    async def run():
+        c = async_client(daemon)
+        job = await c.wait(await c.upload(clip, format="raw"), timeout=100)
+        result, mask = await asyncio.gather(c.download(job), c.segment(picture, format="raw"))
+        await c.delete(job)
+        return result, mask
+    result, mask = asyncio.run(run())
+    assert np.frombuffer(result, np.uint8).size == COUNT * mask.size[0] * mask.size[1]
