@@ -19,6 +19,7 @@ struct chunk {
     size_t row0, rows;
     struct scan_window *window;
     int windows;
+    size_t tail; /* floats of S, which a window's tail follows */
 };
 
 /* Where the walk over the bands of all units stands. */
@@ -40,7 +41,7 @@ static void add_band(const struct head_unit *u, const struct plan_cut *cut,
         s->w = w->w;
         s->row_stride = p->geo.grid_width;
         s->state = state;
-        s->tail = NULL; /* set by the caller, who knows n and D */
+        s->tail = state + c->tail;
     }
     c->rows += (size_t)band->rows;
 }
@@ -99,8 +100,8 @@ enum err head_mix(const struct head *h, struct arena *arena, const struct head_u
 {
     const struct arch *a = h->arch;
     struct arena_mark mark = arena_mark(arena);
-    size_t windows = 0, state = (size_t)a->state * (size_t)a->inner;
-    struct chunk c = {0};
+    size_t windows = 0;
+    struct chunk c = {.tail = (size_t)a->state * (size_t)a->inner};
     void *p;
     for (int i = 0; i < count; i++)
         windows += (size_t)units[i].plan->cut[1].windows + (size_t)units[i].plan->cut[0].windows;
@@ -109,8 +110,6 @@ enum err head_mix(const struct head *h, struct arena *arena, const struct head_u
     for (int layer = 0; layer < a->layers; layer++) {
         struct cursor at = {0};
         while (next_chunk(units, count, layer, &at, &c)) {
-            for (int i = 0; i < c.windows; i++)
-                c.window[i].tail = c.window[i].state + state;
             TRY(mix_chunk(&h->mixer[layer], arena, a, &c, r));
         }
     }

@@ -16,7 +16,6 @@
 
 #include "base/try.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -90,8 +89,6 @@ static void *engine_main(void *sched)
     struct sched *s = sched;
     struct inbox in;
     pthread_setname_np(pthread_self(), "engine");
-    if (s->config->threads > 0) /* OpenMP keeps it by thread, and main opened the engines */
-        omp_set_num_threads(s->config->threads);
     while (receive(s, sched_due(s), &in)) {
         work_off(s, &in);
         if (sched_due(s) == 0 && sched_choose(s))
