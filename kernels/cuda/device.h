@@ -1,0 +1,169 @@
+/* What kernel sources share. C++, for .cu files only; kernels.h says how the two builds differ. */
+#ifndef TV3S_KERNELS_CUDA_DEVICE_H
+#define TV3S_KERNELS_CUDA_DEVICE_H
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/kernels.h"
+
+typedef __nv_bfloat16 bf16_t;
+
+#ifdef __CUDACC__
+/* LAUNCH(kernel or (kernel<T, 4>), grid, block, shared bytes, stream, arguments...). The stand-in
+ * has its own, a loop over the grid. */
+#define LAUNCH(kernel, grid, block, shared, stream, ...)                                           \
+    ((kernel) < < < (grid), (block), (shared), (stream) >>> (__VA_ARGS__))
+/* unsigned char *name: the block's dynamic shared memory, 16-byte aligned. */
+#define SHARED_BYTES(name)                                                                         \
+    extern __shared__ __align__(16) unsigned char shared_bytes[];                                  \
+    unsigned char *name = shared_bytes
+#endif
+
+/* Runs a statement with T as the activation type: WITH_ACT(bf16, LAUNCH((kernel<T>), ...)). */
+#define WITH_ACT(bf16, ...)                                                                        \
+    do {                                                                                           \
+        if (bf16) {                                                                                \
+            typedef bf16_t T;                                                                      \
+            __VA_ARGS__;                                                                           \
+        } else {                                                                                   \
+            typedef float T;                                                                       \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
+enum { WARP = 32 };
+#define FULL_WARP 0xffffffffu
+
+/* Blocks of `per_block` that cover `count`. A grid's x goes to 2^31 - 1, y and z to 65535 only:
+ * what may be long goes to x. */
+static inline unsigned blocks_of(size_t count, size_t per_block)
+{
+    return (unsigned)((count + per_block - 1) / per_block);
+}
+
+/* ---- activations ---- */
+__device__ __forceinline__ float to_f32(float v)
+{
+    return v;
+}
+
+__device__ __forceinline__ float to_f32(bf16_t v)
+{
+    return __bfloat162float(v);
+}
+
+template <typename T> __device__ __forceinline__ T from_f32(float v);
+
+template <> __device__ __forceinline__ float from_f32<float>(float v)
+{
+    return v;
+}
+
+template <> __device__ __forceinline__ bf16_t from_f32<bf16_t>(float v)
+{
+    return __float2bfloat16_rn(v);
+}
+
+/* Whether p and every row of c elements after it allow 4-element accesses. */
+template <typename T> static inline bool aligned4(const T *p, size_t c)
+{
+    return c % 4 == 0 && (uintptr_t)p % (4 * sizeof(T)) == 0;
+}
+
+/* Four neighbouring elements; p is aligned to all four. */
+__device__ __forceinline__ float4 load4(const float *p)
+{
+    return *reinterpret_cast<const float4 *>(p);
+}
+
+__device__ __forceinline__ float4 load4(const bf16_t *p)
+{
+    uint2 u = *reinterpret_cast<const uint2 *>(p);
+    return make_float4(__uint_as_float(u.x << 16), __uint_as_float(u.x & 0xffff0000u),
+                       __uint_as_float(u.y << 16), __uint_as_float(u.y & 0xffff0000u));
+}
+
+/* Two bf16 in one register, `low` at the lower address. */
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high)
+{
+    uint32_t l = __bfloat16_as_ushort(__float2bfloat16_rn(low));
+    uint32_t h = __bfloat16_as_ushort(__float2bfloat16_rn(high));
+    return l | h << 16;
+}
+
+__device__ __forceinline__ void store4(float *p, float4 v)
+{
+    *reinterpret_cast<float4 *>(p) = v;
+}
+
+__device__ __forceinline__ void store4(bf16_t *p, float4 v)
+{
+    *reinterpret_cast<uint2 *>(p) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+}
+
+/* ---- sums over a warp, in one order; every lane gets the result ---- */
+__device__ __forceinline__ float warp_sum(float v)
+{
+    for (int by = WARP / 2; by > 0; by /= 2)
+        v += __shfl_xor_sync(FULL_WARP, v, by);
+    return v;
+}
+
+__device__ __forceinline__ float warp_max(float v)
+{
+    for (int by = WARP / 2; by > 0; by /= 2)
+        v = fmaxf(v, __shfl_xor_sync(FULL_WARP, v, by));
+    return v;
+}
+
+/* ---- functions ---- */
+__device__ __forceinline__ float silu(float x)
+{
+    return x / (1.0f + __expf(-x)); /* -inf: x / inf = 0 */
+}
+
+__device__ __forceinline__ float gelu(float x)
+{
+    return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+}
+
+/* log(1 + e^x) */
+__device__ __forceinline__ float softplus(float x)
+{
+    return fmaxf(x, 0.0f) + log1pf(__expf(-fabsf(x)));
+}
+
+/* ---- tensor cores ----
+ * One warp: d[16][8] += a[16][16] b[16][8], a and b bf16, d fp32. With g = lane / 4, t = lane % 4,
+ * in registers of two neighbouring k (lower k in the lower half):
+ *   a[0] row g, k 2t    a[1] row g + 8, k 2t    a[2] row g, k 2t + 8    a[3] row g + 8, k 2t + 8
+ *   b[0] k 2t, column g     b[1] k 2t + 8, column g
+ *   d[0] row g, column 2t   d[1] row g, column 2t + 1   d[2], d[3] the same in row g + 8 */
+__device__ __forceinline__ void mma_16x8x16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+#ifdef __CUDACC__
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    int lane = (int)threadIdx.x % WARP, g = lane / 4, t = lane % 4; /* blocks are x-major */
+    for (int k = 0; k < 16; k++) {
+        int from_k = k % 8 / 2, shift = k % 2 * 16;
+        uint32_t a_top = __shfl_sync(FULL_WARP, a[k / 8 * 2], g * 4 + from_k);
+        uint32_t a_low = __shfl_sync(FULL_WARP, a[k / 8 * 2 + 1], g * 4 + from_k);
+        uint32_t b_0 = __shfl_sync(FULL_WARP, b[k / 8], 2 * t * 4 + from_k);
+        uint32_t b_1 = __shfl_sync(FULL_WARP, b[k / 8], (2 * t + 1) * 4 + from_k);
+        float top = __uint_as_float(a_top >> shift << 16);
+        float low = __uint_as_float(a_low >> shift << 16);
+        float c_0 = __uint_as_float(b_0 >> shift << 16), c_1 = __uint_as_float(b_1 >> shift << 16);
+        d[0] += top * c_0;
+        d[1] += top * c_1;
+        d[2] += low * c_0;
+        d[3] += low * c_1;
+    }
+#endif
+}
+
+#endif
