@@ -4,7 +4,8 @@
  *   http_route.c    the table of endpoints
  *   http_headers.c  header values, parsed
  *   http_body.c     bodies: raw or multipart, to memory or to a job
- *   http_reply.c    answers: common headers, problem+json, gzip
+ *   http_reply.c    answers: common headers, problem+json
+ *   http_gzip.c     answers that are compressed
  *   http_image.c    a frame on its way through the workers and back
  *   http_stream.c, http_video.c, http_sse.c, http_misc.c   the endpoints
  *
@@ -74,6 +75,7 @@ struct request {
     struct job *job;
     bool job_open;     /* its body is still arriving */
     struct item *item; /* delivered */
+    bool zipped;       /* its mask is */
     void *data;        /* a state */
     size_t data_len;
 };
@@ -126,14 +128,29 @@ void reply_header(struct MHD_Response *answer, const char *name, const char *fmt
 void reply_send(struct request *r, int status, struct MHD_Response *answer);
 void reply_empty(struct request *r, int status);
 void reply_json(struct request *r, int status, json_t *o); /* takes o */
+void reply_json_at(struct request *r, int status, json_t *o, const char *location);
 void reply_problem(struct request *r, enum err e, const char *detail);
 /* The problems that are HTTP's alone: method, range. `answer` has its own headers. */
 struct MHD_Response *reply_problem_of(struct request *r, int status, const char *type,
                                       const char *title, const char *detail);
 /* Straight into the socket, for a body that does not end: the connection is closed next. */
 void reply_at_once(struct request *r);
-/* gzips *data (malloc'd) in place when it gets smaller. Any thread. */
-bool reply_gzip(void **data, size_t *len);
+
+/* ---- http_gzip.c */
+enum { GZIP_MIN = 512 }; /* bytes; less is not worth it */
+/* Whether masks of this format shrink. */
+bool gzip_pays(enum mask_format format);
+/* gzips *data (malloc'd) in place when it gets smaller by a sixteenth. Any thread. */
+bool gzip_in_place(void **data, size_t *len);
+/* Content-Encoding and Vary, of an answer that is or might have been compressed. */
+void gzip_headers(struct MHD_Response *answer, bool zipped);
+/* Text, compressed if the client takes it. Takes malloc'd data. */
+struct MHD_Response *reply_text(struct request *r, const char *mime, void *data, size_t len);
+/* The same of data that stays. */
+struct MHD_Response *reply_text_static(struct request *r, const char *mime, const void *data,
+                                       size_t len);
+/* A file from its beginning, compressed as it is sent. Takes fd. NULL: no memory, fd is closed. */
+struct MHD_Response *gzip_file(int fd);
 
 /* ---- http_image.c */
 /* Sends r->input as a frame of r->session on its way; r->item is its answer. */

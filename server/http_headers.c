@@ -67,29 +67,68 @@ enum range_kind range_parse(const char *text, uint64_t size, uint64_t *first, ui
     return RANGE_PART;
 }
 
-/* "q=0", "q=0.0", ... at `p`, up to the next comma. */
-static bool refused(const char *p)
+/* ---- Accept-Encoding: RFC 9110, 12.5.3 ----------------------------------------------------------
+ */
+
+/* A weight in thousandths: "1", "0.5", "0.123"; -1 for anything else. Moves behind it. */
+static int weight(const char **p)
 {
-    const char *end = p + strcspn(p, ","), *q = p;
-    while (q < end && (q = strchr(q, ';')) && q < end) {
-        q = skip_spaces(q + 1);
-        if ((*q == 'q' || *q == 'Q') && q[1] == '=')
-            return q[2] == '0' && strspn(q + 2, "0.") == strcspn(q + 2, ",; \t");
+    const char *c = *p;
+    if (*c != '0' && *c != '1')
+        return -1;
+    int q = (*c++ - '0') * 1000;
+    if (*c == '.') {
+        c++;
+        for (int unit = 100; unit && is_digit(*c); unit /= 10)
+            q += unit * (*c++ - '0');
     }
-    return false;
+    *p = c;
+    return q <= 1000 ? q : -1;
+}
+
+/* The weight behind a coding, up to the next comma: 1000 without one, 0 if it is malformed, since
+ * what we do not understand is better not relied on. */
+static int weight_of(const char *p)
+{
+    p = skip_spaces(p);
+    if (*p == 0 || *p == ',')
+        return 1000;
+    if (*p++ != ';')
+        return 0;
+    p = skip_spaces(p);
+    if ((*p != 'q' && *p != 'Q') || p[1] != '=')
+        return 0;
+    p += 2;
+    int q = weight(&p);
+    p = skip_spaces(p);
+    return q >= 0 && (*p == 0 || *p == ',') ? q : 0;
+}
+
+static bool is_coding(const char *p, size_t n, const char *name)
+{
+    return n == strlen(name) && strncasecmp(p, name, n) == 0;
 }
 
 bool accepts_gzip(const char *text)
 {
+    int gzip = -1, any = -1, identity = 0; /* as it came, without being named: the last resort */
     for (const char *p = text; p && *p; p += strcspn(p, ","), p += *p == ',') {
         p = skip_spaces(p);
         size_t n = strcspn(p, ",; \t");
-        if ((n == 4 && strncasecmp(p, "gzip", 4) == 0) ||
-            (n == 6 && strncasecmp(p, "x-gzip", 6) == 0) || (n == 1 && *p == '*'))
-            return !refused(p + n);
+        int q = weight_of(p + n);
+        if (is_coding(p, n, "gzip") || is_coding(p, n, "x-gzip"))
+            gzip = gzip > q ? gzip : q;
+        else if (is_coding(p, n, "*"))
+            any = q;
+        else if (is_coding(p, n, "identity"))
+            identity = q;
     }
-    return false;
+    gzip = gzip >= 0 ? gzip : any;
+    return gzip > 0 && gzip >= identity;
 }
+
+/* -------------------------------------------------------------------------------------------------
+ */
 
 bool request_id_valid(const char *text)
 {

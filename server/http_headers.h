@@ -16,7 +16,7 @@ enum range_kind {
  * (or of the whole). */
 enum range_kind range_parse(const char *text, uint64_t size, uint64_t *first, uint64_t *length);
 
-/* Whether Accept-Encoding (or NULL) takes gzip. */
+/* Whether Accept-Encoding (or NULL) takes gzip, and does not prefer the answer as it is. */
 bool accepts_gzip(const char *text);
 
 /* 1 to 64 of A-Z a-z 0-9 . _ - */

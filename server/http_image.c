@@ -15,11 +15,6 @@ static uint64_t microseconds(uint64_t from, uint64_t to)
     return from && to > from ? (to - from) / 1000 : 0;
 }
 
-static bool compressible(enum mask_format f)
-{
-    return f == MASK_RAW || f == MASK_RLE || f == MASK_COCO_RLE;
-}
-
 static enum err reply_mask(struct request *r)
 {
     struct item *item = r->item;
@@ -30,10 +25,8 @@ static enum err reply_mask(struct request *r)
     struct MHD_Response *answer =
         reply_bytes(mask_format_mime(item->format), item->output.data, item->output.len);
     item->output = (struct buf){0};
-    if (compressible(item->format))
-        reply_header(answer, "Vary", "Accept-Encoding");
-    if (r->data_len) /* the mark of on_delivered */
-        reply_header(answer, "Content-Encoding", "gzip");
+    if (gzip_pays(item->format))
+        gzip_headers(answer, r->zipped);
     reply_header(answer, "X-Tv3s-Seq", "%lld", item->seq < 0 ? 0ll : (long long)item->seq);
     reply_header(answer, "X-Tv3s-Size", "%dx%d", item->width, item->height);
     reply_header(answer, "X-Tv3s-Queue-Us", "%llu",
@@ -53,11 +46,9 @@ static void on_delivered(struct item *item)
     struct request *r = item->owner;
     void *data = item->output.data;
     r->item = item;
-    if (!item->error && r->gzip && compressible(item->format) &&
-        reply_gzip(&data, &item->output.len)) {
-        item->output.data = data;
-        r->data_len = 1;
-    }
+    r->zipped = !item->error && r->gzip && gzip_pays(item->format) &&
+                gzip_in_place(&data, &item->output.len);
+    item->output.data = data;
     request_resume(r);
 }
 

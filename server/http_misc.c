@@ -80,7 +80,7 @@ enum err metrics_get(struct request *r)
         buf_free(&text);
         return e;
     }
-    reply_send(r, 200, reply_bytes("text/plain; version=0.0.4", text.data, text.len));
+    reply_send(r, 200, reply_text(r, "text/plain; version=0.0.4", text.data, text.len));
     return ERR_OK;
 }
 
@@ -92,7 +92,8 @@ enum err page_get(struct request *r)
     const struct asset *a = asset_find(r->endpoint->path);
     if (!a)
         return err_set(ERR_NOT_FOUND, "this build has no web page");
-    struct MHD_Response *answer = reply_static(a->mime, a->data, (size_t)(a->end - a->data));
+    struct MHD_Response *answer =
+        reply_text_static(r, a->mime, a->data, (size_t)(a->end - a->data));
     reply_header(answer, "Cache-Control", "no-cache");
     reply_send(r, 200, answer);
     return ERR_OK;

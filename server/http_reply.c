@@ -8,9 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <zlib.h>
 
-enum { GZIP_MIN = 512, RETRY_SECONDS = 1 };
+enum { RETRY_SECONDS = 1 };
 
 static const char problem_type[] = "application/problem+json";
 
@@ -102,33 +101,6 @@ void reply_empty(struct request *r, int status)
     reply_send(r, status, reply_static(NULL, "", 0));
 }
 
-/* ---- gzip ---------------------------------------------------------------------------------------
- */
-
-bool reply_gzip(void **data, size_t *len)
-{
-    z_stream z = {0};
-    if (*len < GZIP_MIN || *len > UINT32_MAX / 2 ||
-        deflateInit2(&z, 1, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK)
-        return false;
-    size_t room = *len - *len / 16; /* less saved is not worth it */
-    uint8_t *out = malloc(room);
-    z.next_in = *data;
-    z.avail_in = (uInt)*len;
-    z.next_out = out;
-    z.avail_out = (uInt)room;
-    bool smaller = out && deflate(&z, Z_FINISH) == Z_STREAM_END;
-    if (smaller) {
-        free(*data);
-        *data = out;
-        *len = z.total_out;
-    } else {
-        free(out);
-    }
-    deflateEnd(&z);
-    return smaller;
-}
-
 /* ---- JSON ---------------------------------------------------------------------------------------
  */
 
@@ -138,18 +110,20 @@ static struct MHD_Response *json_answer(struct request *r, const char *mime, jso
     json_decref(o);
     if (!text)
         return NULL;
-    size_t len = strlen(text);
-    bool zipped = r->gzip && reply_gzip(&text, &len);
-    struct MHD_Response *answer = reply_bytes(mime, text, len);
-    if (zipped)
-        reply_header(answer, "Content-Encoding", "gzip");
-    reply_header(answer, "Vary", "Accept-Encoding");
-    return answer;
+    return reply_text(r, mime, text, strlen(text));
 }
 
 void reply_json(struct request *r, int status, json_t *o)
 {
-    reply_send(r, status, json_answer(r, "application/json", o));
+    reply_json_at(r, status, o, NULL);
+}
+
+void reply_json_at(struct request *r, int status, json_t *o, const char *location)
+{
+    struct MHD_Response *answer = json_answer(r, "application/json", o);
+    if (location)
+        reply_header(answer, "Location", "%s", location);
+    reply_send(r, status, answer);
 }
 
 void reply_problem(struct request *r, enum err e, const char *detail)

@@ -55,13 +55,9 @@ static enum err make(struct request *r, const char *id)
         e = session_make(r->server->sessions, id, &r->params, &created, &r->session);
     if (e)
         return e;
-    json_t *o = describe_stream(r->session);
-    char *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL;
-    struct MHD_Response *answer = reply_bytes("application/json", text, text ? strlen(text) : 0);
-    if (created)
-        reply_header(answer, "Location", "/v1/streams/%s", r->session->id);
-    json_decref(o);
-    reply_send(r, created ? 201 : 200, answer);
+    char location[SESSION_ID + 16];
+    snprintf(location, sizeof location, "/v1/streams/%s", r->session->id);
+    reply_json_at(r, created ? 201 : 200, describe_stream(r->session), created ? location : NULL);
     return ERR_OK;
 }
 

@@ -37,12 +37,9 @@ enum err video_answer(struct request *r)
     if (e)
         return e;
     r->job_open = false;
-    json_t *o = job_json(r->job);
-    char *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL;
-    struct MHD_Response *answer = reply_bytes("application/json", text, text ? strlen(text) : 0);
-    json_decref(o);
-    reply_header(answer, "Location", "/v1/videos/%s", job_id(r->job));
-    reply_send(r, 202, answer);
+    char location[SESSION_ID + 16];
+    snprintf(location, sizeof location, "/v1/videos/%s", job_id(r->job));
+    reply_json_at(r, 202, job_json(r->job), location);
     return ERR_OK;
 }
 
@@ -85,7 +82,7 @@ struct whole {
     int fd;
     uint64_t size;
     const char *mime;
-    char name[64], etag[64];
+    char name[64], tag[64];
 };
 
 /* What is asked for, RFC 9110's way: If-Range that does not match means all of it. */
@@ -93,7 +90,9 @@ static enum range_kind wanted(struct request *r, const struct whole *w, uint64_t
                               uint64_t *length)
 {
     const char *range = request_header(r, "Range"), *unless = request_header(r, "If-Range");
-    bool stale = unless && strcmp(unless, w->etag) != 0;
+    char tag[80];
+    snprintf(tag, sizeof tag, "\"%s\"", w->tag);
+    bool stale = unless && strcmp(unless, tag) != 0;
     return range_parse(stale ? NULL : range, w->size, first, length);
 }
 
@@ -106,6 +105,31 @@ static void reply_outside(struct request *r, struct whole *w)
     reply_send(r, 416, answer);
 }
 
+/* The whole, or the part that is asked for, as it is. */
+static struct MHD_Response *answer_plain(const struct whole *w, enum range_kind kind,
+                                         uint64_t first, uint64_t length)
+{
+    struct MHD_Response *answer = MHD_create_response_from_fd_at_offset64(length, w->fd, first);
+    if (!answer) {
+        close(w->fd);
+        return NULL;
+    }
+    reply_header(answer, "Accept-Ranges", "bytes");
+    reply_header(answer, "ETag", "\"%s\"", w->tag);
+    if (kind == RANGE_PART)
+        reply_header(answer, "Content-Range", "bytes %llu-%llu/%llu", (unsigned long long)first,
+                     (unsigned long long)(first + length - 1), (unsigned long long)w->size);
+    return answer;
+}
+
+/* Compressed bytes have no ranges, and a tag of their own. */
+static struct MHD_Response *answer_zipped(const struct whole *w)
+{
+    struct MHD_Response *answer = gzip_file(w->fd);
+    reply_header(answer, "ETag", "\"%s-gzip\"", w->tag);
+    return answer;
+}
+
 enum err video_masks(struct request *r)
 {
     struct whole w;
@@ -115,25 +139,22 @@ enum err video_masks(struct request *r)
         e = job_result(r->job, &w.fd, &w.size, &w.mime, w.name);
     if (e)
         return e;
-    snprintf(w.etag, sizeof w.etag, "\"%.40s\"", job_id(r->job)); /* a result never changes */
+    snprintf(w.tag, sizeof w.tag, "%.40s", job_id(r->job)); /* a result never changes */
     enum range_kind kind = wanted(r, &w, &first, &length);
     if (kind == RANGE_OUTSIDE) {
         reply_outside(r, &w);
         return ERR_OK;
     }
-    struct MHD_Response *answer = MHD_create_response_from_fd_at_offset64(length, w.fd, first);
-    if (!answer) {
-        close(w.fd);
+    bool pays = gzip_pays(job_format(r->job));
+    bool zip = pays && r->gzip && w.size >= GZIP_MIN && !request_header(r, "Range");
+    struct MHD_Response *answer = zip ? answer_zipped(&w) : answer_plain(&w, kind, first, length);
+    if (!answer)
         return err_set(ERR_NOMEM, "no memory for an answer");
-    }
+    if (pays)
+        gzip_headers(answer, zip);
     reply_header(answer, "Content-Type", "%s", w.mime);
     reply_header(answer, "Content-Disposition", "inline; filename=\"%s\"", w.name);
-    reply_header(answer, "Accept-Ranges", "bytes");
-    reply_header(answer, "ETag", "%s", w.etag);
     reply_header(answer, "Cache-Control", "private, max-age=3600");
-    if (kind == RANGE_PART)
-        reply_header(answer, "Content-Range", "bytes %llu-%llu/%llu", (unsigned long long)first,
-                     (unsigned long long)(first + length - 1), (unsigned long long)w.size);
     reply_send(r, kind == RANGE_PART ? 206 : 200, answer);
     return ERR_OK;
 }
@@ -148,13 +169,8 @@ enum err video_mask(struct request *r)
         e = job_frame(r->job, r->number, &data, &len, &mime);
     if (e)
         return e;
-    bool text = strcmp(mime, "application/json") == 0;
-    bool zipped = r->gzip && text && reply_gzip(&data, &len);
-    struct MHD_Response *answer = reply_bytes(mime, data, len);
-    if (zipped)
-        reply_header(answer, "Content-Encoding", "gzip");
-    if (text)
-        reply_header(answer, "Vary", "Accept-Encoding");
+    struct MHD_Response *answer = gzip_pays(job_format(r->job)) ? reply_text(r, mime, data, len)
+                                                                : reply_bytes(mime, data, len);
     reply_header(answer, "Cache-Control", "private, max-age=3600");
     reply_send(r, 200, answer);
     return ERR_OK;

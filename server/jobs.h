@@ -35,6 +35,7 @@ void job_abort(struct job *job);
 enum err jobs_find(struct jobs *j, const char *id, struct job **out); /* a reference */
 void job_unref(struct job *job);                                      /* NULL is allowed */
 const char *job_id(const struct job *job);
+enum mask_format job_format(const struct job *job);
 enum job_state job_state(struct job *job);
 json_t *job_json(struct job *job); /* as PROTOCOL.md; a new reference */
 json_t *jobs_json(struct jobs *j);

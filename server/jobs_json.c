@@ -14,6 +14,11 @@ const char *job_id(const struct job *job)
     return job->id;
 }
 
+enum mask_format job_format(const struct job *job)
+{
+    return job->params.format;
+}
+
 enum job_state job_state(struct job *job)
 {
     pthread_mutex_lock(&job->jobs->lock);

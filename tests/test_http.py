@@ -107,14 +107,37 @@ def test_every_format_holds_the_same_labels(daemon, pngs, labelled, frames, name
 
 def test_gzip_when_it_pays_and_is_wanted(daemon, frames):
     big = image(np.repeat(np.repeat(frames[0], 4, 0), 4, 1))
-    plain = daemon.request("POST", "/v1/segment?format=raw", big)
-    zipped = daemon.request("POST", "/v1/segment?format=raw", big, Accept_Encoding="gzip")
+    for name in ("raw", "rle", "png"):
+        plain = daemon.request("POST", f"/v1/segment?format={name}", big)
+        zipped = daemon.request("POST", f"/v1/segment?format={name}", big, Accept_Encoding="gzip")
+        refused = daemon.request("POST", f"/v1/segment?format={name}", big, Accept_Encoding="gzip;q=0, identity")
+        assert "Content-Encoding" not in plain.headers and "Content-Encoding" not in refused.headers
+        assert refused.body == plain.body
+        if name == "png":   # compressed already
+            assert "Content-Encoding" not in zipped.headers and "Vary" not in zipped.headers
+            assert zipped.body == plain.body
+        else:
+            assert zipped.headers["Content-Encoding"] == "gzip" and len(zipped.body) < len(plain.body)
+            assert gzip.decompress(zipped.body) == plain.body
+            assert plain.headers["Vary"] == zipped.headers["Vary"] == "Accept-Encoding"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/openapi.json", "/metrics"])
+def test_text_is_compressed_for_those_who_take_it(daemon, path):
+    plain, zipped = daemon.get(path), daemon.get(path, Accept_Encoding="br, gzip;q=0.5")
     assert "Content-Encoding" not in plain.headers and zipped.headers["Content-Encoding"] == "gzip"
-    assert gzip.decompress(zipped.body) == plain.body and len(zipped.body) < len(plain.body)
-    refused = daemon.request("POST", "/v1/segment?format=raw", big, Accept_Encoding="gzip;q=0, identity")
-    assert refused.body == plain.body
-    models = daemon.get("/v1/models", Accept_Encoding="br, gzip")
-    assert json.loads(gzip.decompress(models.body)) == daemon.json("/v1/models")
+    assert plain.headers["Vary"] == zipped.headers["Vary"] == "Accept-Encoding"
+    assert len(zipped.body) == int(zipped.headers["Content-Length"]) < len(plain.body)
+    text = gzip.decompress(zipped.body)
+    assert len(text) > 500 and (path == "/metrics" or text == plain.body)
+    head = daemon.request("HEAD", path, Accept_Encoding="gzip")
+    assert head.headers["Content-Encoding"] == "gzip" and head.body == b""
+
+
+def test_what_is_short_goes_as_it_is(daemon):
+    r = daemon.get("/v1/nothing", Accept_Encoding="gzip")
+    assert (r.status, r.problem()) == (404, "not-found") and "Content-Encoding" not in r.headers
+    assert r.headers["Vary"] == "Accept-Encoding"
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -1,6 +1,7 @@
 """Uploaded videos: the result is that of `tv3s segment`, byte for byte, and bad ones fail with their reason."""
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -185,6 +186,28 @@ def test_ranges(daemon, clip):
     assert daemon.get(path, Range="bytes=0-4", If_Range='"other"').body == whole
     r = daemon.request("HEAD", path)
     assert int(r.headers["Content-Length"]) == len(whole) and r.body == b""
+
+
+@pytest.mark.parametrize("name", ["rle", "coco_rle", "raw", "png", "labels"])
+def test_a_result_that_is_text_is_compressed(daemon, tmp_path, name):
+    source = masks.video(tmp_path / "a.mkv", cases.frames((192, 256), 6, 8), *X264)
+    path = daemon.upload(source, f"?format={name}")["masks"]
+    plain, zipped = daemon.get(path), daemon.get(path, Accept_Encoding="gzip")
+    assert "Content-Encoding" not in plain.headers and plain.headers["Accept-Ranges"] == "bytes"
+    if name in ("png", "labels"):
+        assert zipped.body == plain.body and zipped.headers["ETag"] == plain.headers["ETag"]
+        assert "Content-Encoding" not in zipped.headers and "Vary" not in zipped.headers
+        return
+    assert zipped.headers["Content-Encoding"] == "gzip" and gzip.decompress(zipped.body) == plain.body
+    assert len(zipped.body) < len(plain.body) and plain.headers["Vary"] == zipped.headers["Vary"] == "Accept-Encoding"
+    assert zipped.headers["ETag"] != plain.headers["ETag"] and "Accept-Ranges" not in zipped.headers
+    part = daemon.get(path, Accept_Encoding="gzip", Range="bytes=3-12")     # bytes of the result, never of its gzip
+    assert part.status == 206 and part.body == plain.body[3:13] and "Content-Encoding" not in part.headers
+    for tag in (zipped.headers["ETag"], '"other"'):
+        r = daemon.get(path, Accept_Encoding="gzip", Range="bytes=3-12", If_Range=tag)
+        assert r.status == 200 and r.body == plain.body and "Content-Encoding" not in r.headers
+    one, small = daemon.get(path + "/2"), daemon.get(path + "/2", Accept_Encoding="gzip")
+    assert gzip.decompress(small.body) == one.body and small.headers["Content-Encoding"] == "gzip"
 
 
 def test_a_slow_reader_of_a_large_result_delays_nobody(daemon, clip):

@@ -75,6 +75,35 @@ static void gzip_is_accepted_or_not(void **state)
     assert_true(accepts_gzip("gzip;q=0.01"));
 }
 
+static void weights_of_encodings_count(void **state)
+{
+    static const char *const yes[] = {
+        "gzip;q=1",         "gzip;q=1.000",      "gzip ; q=0.001",
+        "*;q=0, gzip",      "gzip, *;q=0",       "x-gzip",
+        "gzip;Q=0.5",       "identity;q=0.5, *", "identity;q=0, gzip;q=0.1",
+        "gzip;q=0, x-gzip", "identity, gzip",    "br;q=1, gzip;q=0.2",
+        ", ,gzip",          "gzip;q=1.",         "identity;q=0.5, gzip;q=0.5",
+    };
+    static const char *const no[] = {
+        "gzip;q=0.",      "*;q=0",
+        "gzip;q=0, *",    "identity;q=1, gzip;q=0.5",
+        "gzip;q=1.5",     "gzip;q=1.001",
+        "gzip;q=2",       "gzip;q=-1",
+        "gzip;q=",        "gzip;q",
+        "gzip;",          "gzip;q=0.5x",
+        "gzip;q=0.0001",  "gzip;level=9",
+        "gzip q=1",       "identity, gzip;q=0.999",
+        "gzip;q=0.5;q=1", "*;q=0.4, identity;q=0.5",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++)
+        if (!accepts_gzip(yes[i]))
+            fail_msg("%s: refused", yes[i]);
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
+        if (accepts_gzip(no[i]))
+            fail_msg("%s: taken", no[i]);
+}
+
 static void request_ids_are_short_and_plain(void **state)
 {
     char text[66];
@@ -125,6 +154,7 @@ int main(void)
         cmocka_unit_test(a_range_may_lie_outside),
         cmocka_unit_test(what_is_no_single_range_is_the_whole),
         cmocka_unit_test(gzip_is_accepted_or_not),
+        cmocka_unit_test(weights_of_encodings_count),
         cmocka_unit_test(request_ids_are_short_and_plain),
         cmocka_unit_test(forms_are_told_from_bodies),
         cmocka_unit_test(numbers_are_digits_in_range),
