@@ -1,6 +1,7 @@
 # tv3sd: build, test, install.
 #
-#   make            build/tv3s (and build/tv3sd once server/ is there)
+#   make demo       installs what is missing, builds, labels the bundled clip before your eyes
+#   make            build/tv3s and build/tv3sd
 #   make test       everything; installs what Debian packages are missing first
 #   make help       the other targets; V=1 shows the commands
 #
@@ -20,6 +21,7 @@ CUDA    ?= 0
 SANITIZE ?=
 PYTHON  ?= /usr/bin/python3
 FUZZ_SECONDS ?= 60
+DEMO_PORT ?= 8080
 PYTEST  ?= tests reference/test_reference.py
 Q       := $(if $(V),,@)
 NPROC   := $(shell nproc)
@@ -28,7 +30,8 @@ DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-de
 	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
 	libwebsockets-dev zlib1g-dev
 DEPS_TEST  := $(DEPS_BUILD) libcmocka-dev python3 python3-pytest python3-numpy python3-torch \
-	libopenblas0-pthread python3-pil python3-websockets ffmpeg
+	libopenblas0-pthread python3-pil python3-websockets ffmpeg curl
+DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
 DEPS_LINT  := $(DEPS_BUILD) clang clang-format clang-tidy cppcheck libomp-dev libcmocka-dev
 
@@ -53,8 +56,8 @@ PROTO_LIBS   = $(shell pkg-config --libs spng) -ljansson
 MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
 SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib)
 
-.PHONY: all engine deps deps-fuzz deps-lint test unit pytest asan tsan fuzz fuzz-build bench lint \
-	format install clean help libs-engine libs-media libs-server cuda-check force
+.PHONY: all engine demo deps deps-demo deps-fuzz deps-lint test unit pytest asan tsan fuzz \
+	fuzz-build bench lint format install clean help libs-engine libs-media libs-server cuda-check force
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -144,6 +147,10 @@ $(BUILD)/tv3sd: $(BUILD)/obj/server/main.o $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROT
 	@echo '  LD $@'
 	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(SERVER_LIBS) $(MEDIA_LIBS) $(PROTO_LIBS) \
 	    $(ENGINE_LIBS)
+
+demo: deps-demo ## the daemon with the bundled clip sent through it, and where to look
+	+@$(MAKE) --no-print-directory -j$(NPROC) all
+	@$(RUN_ENV) sh tools/demo.sh $(BUILD) $(DEMO_PORT)
 
 # ---- unit tests: tests/unit/test_X.c ------------------------------------------------------------
 # Those named test_media_*.c link FFmpeg, test_server_*.c all there is, the others neither.
@@ -243,12 +250,16 @@ define install_missing
 	        || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
 	    echo "installing:$$missing"; sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	    [ -z "$$sudo" ] || command -v sudo >/dev/null || \
+	        { echo "that needs root, and there is no sudo: apt-get install$$missing" >&2; exit 1; }; \
 	    $$sudo apt-get update -q && \
 	    $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
 	        $$missing; fi
 endef
 deps: ## install the Debian packages that building and testing need
 	$(call install_missing,$(DEPS_TEST))
+deps-demo:
+	$(call install_missing,$(DEPS_DEMO))
 deps-fuzz:
 	$(call install_missing,$(DEPS_FUZZ))
 deps-lint:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 
@@ -13,6 +14,22 @@ from conftest import BUILD, SANITIZED
 
 TV3SD = os.path.join(BUILD, "tv3sd")
 PATIENCE = 300 if SANITIZED else 120   # seconds; the machine may be busy
+
+
+def free_ports(*offsets: int) -> int:
+    """A port p of which all p + offset are free: for what must know its port before it is bound."""
+    for port in range(20000 + os.getpid() % 5000, 60000, 100):
+        taken = [socket.socket() for _ in offsets]
+        try:
+            for s, offset in zip(taken, offsets):
+                s.bind(("127.0.0.1", port + offset))
+            return port
+        except OSError:
+            continue
+        finally:
+            for s in taken:
+                s.close()
+    raise AssertionError("no free ports")
 
 
 class Answer:

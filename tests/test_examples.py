@@ -1,0 +1,112 @@
+"""What the README and docs/curl.md tell people to type, typed: every curl line and every line of Python."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from conftest import HERE
+from daemon import PATIENCE, Daemon, free_ports
+
+ROOT = os.path.join(HERE, "..")
+MODEL, CLIP = (os.path.join(ROOT, "models", name) for name in ("street.safetensors", "street.mp4"))
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    port = free_ports(0, 1)
+    with Daemon(MODEL, tmp_path_factory.mktemp("daemon") / "spool", "--http-port", port, "--ws-port", port + 1) as d:
+        yield d
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where the reader stands: the repository's models, some frames."""
+    os.symlink(os.path.join(ROOT, "models"), tmp_path / "models")
+    (tmp_path / "frames").mkdir()
+    subprocess.run(["ffmpeg", "-v", "error", "-i", CLIP, "-frames:v", "4", tmp_path / "frames/%03d.jpg"], check=True)
+    shutil.copy(tmp_path / "frames/001.jpg", tmp_path / "frame.jpg")
+    return tmp_path
+
+
+def blocks(path: str, language: str) -> str:
+    with open(os.path.join(ROOT, path)) as f:
+        return "".join(re.findall(rf"^```{language}\n(.*?)^```", f.read(), re.M | re.S))
+
+
+class Reader:
+    """Types lines of curl, with the first upload's ID for `ID`."""
+
+    def __init__(self, daemon, folder):
+        self.daemon, self.folder, self.job = daemon, folder, "ID"
+
+    def type(self, line: str) -> bytes:
+        words = [w.replace("localhost:8080", f"localhost:{self.daemon.http_port}").replace("/ID", "/" + self.job)
+                 for w in shlex.split(line, comments=True)]
+        assert words[0] == "curl"
+        done = subprocess.run(["curl", "-sS", "--fail-with-body", "--noproxy", "*", *words[1:]], cwd=self.folder,
+                              capture_output=True, timeout=PATIENCE)
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+        if self.job == "ID" and "/v1/videos" in line:
+            self.job = json.loads(done.stdout)["id"]
+        return done.stdout
+
+
+def test_curl_in_the_readme(daemon, folder):
+    reader = Reader(daemon, folder)
+    answers = [reader.type(line) for line in blocks("README.md", "sh").splitlines()]
+    assert answers[1].rstrip().splitlines()[-2] == b"event: end" and b'"succeeded"' in answers[1]
+    assert (folder / "overlay.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def calls(lines: list[str]) -> set[tuple[str, str]]:
+    """(method, path as openapi.json writes it)"""
+    found = set()
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        path = next(w for w in words if w.startswith("localhost:8080"))[len("localhost:8080"):].split("?")[0]
+        path = re.sub(r"/(cam-7|ID)\b", "/{id}", path)
+        path = path.replace("/masks/7", "/masks/{n}").replace("/models/street", "/models/{name}")
+        method = words[words.index("-X") + 1] if "-X" in words else "PUT" if "-T" in words else \
+            "POST" if "-F" in words else "GET"
+        found.add((method, path))
+    return found
+
+
+def test_curl_for_every_call(daemon, folder):
+    lines = [line for line in blocks("docs/curl.md", "sh").splitlines() if line]
+    with open(os.path.join(ROOT, "proto/openapi.json")) as f:
+        paths = json.load(f)["paths"]
+    described = {(method.upper(), path) for path, methods in paths.items() for method in methods
+                 if method in ("get", "put", "post", "delete") and not path.endswith("/ws") and path != "/"}
+    assert calls(lines) == described
+    reader = Reader(daemon, folder)
+    for line in lines:
+        reader.type(line)
+    assert len(zipfile.ZipFile(folder / "masks.zip").namelist()) == 150
+    assert (folder / "head.zip").read_bytes() == (folder / "masks.zip").read_bytes()[:1024]
+    assert daemon.get("/v1/videos/" + reader.job).status == 404
+
+
+def python(daemon, folder, code: str) -> str:
+    code = code.replace("http://localhost:8080", f"http://localhost:{daemon.http_port}")
+    assert str(daemon.http_port) in code
+    env = {**os.environ, "PYTHONPATH": os.path.join(ROOT, "clients/python")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True,
+                          timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_python_in_the_readme(daemon, folder):
+    said = python(daemon, folder, blocks("README.md", "python"))
+    assert said.splitlines()[-1] == "150 of 150 frames"
+    assert (folder / "overlay.mp4").read_bytes()[4:8] == b"ftyp"
+    assert [(folder / f"{i}.png").read_bytes()[:4] for i in range(4)] == [b"\x89PNG"] * 4
