@@ -29,8 +29,8 @@ NPROC   := $(shell nproc)
 DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-dev libspng-dev \
 	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
 	libwebsockets-dev zlib1g-dev
-DEPS_TEST  := $(DEPS_BUILD) libcmocka-dev python3 python3-pytest python3-numpy python3-torch \
-	libopenblas0-pthread python3-pil python3-websockets ffmpeg curl
+DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest python3-numpy \
+	python3-torch libopenblas0-pthread python3-pil python3-websockets ffmpeg curl
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
 DEPS_LINT  := $(DEPS_BUILD) clang clang-format clang-tidy cppcheck libomp-dev libcmocka-dev
@@ -153,7 +153,8 @@ demo: deps-demo ## the daemon with the bundled clip sent through it, and where t
 	@$(RUN_ENV) sh tools/demo.sh $(BUILD) $(DEMO_PORT)
 
 # ---- unit tests: tests/unit/test_X.c ------------------------------------------------------------
-# Those named test_media_*.c link FFmpeg, test_server_*.c all there is, the others neither.
+# Those named test_media_*.c link FFmpeg, test_server_*.c all there is, test_cuda_*.c the CUDA kernels
+# built for the host, the others nothing of these.
 $(BUILD)/tests/test_server_%: $(BUILD)/obj/tests/unit/test_server_%.o $(LIB_SERVER) $(LIB_MEDIA) \
 		$(LIB_PROTO) $(LIB_ENGINE)
 	@mkdir -p $(@D)
@@ -171,6 +172,7 @@ $(BUILD)/tests/test_%: $(BUILD)/obj/tests/unit/test_%.o $(LIB_PROTO) $(LIB_ENGIN
 	@echo '  LD $@'
 	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) \
 	    -lcmocka $(PROTO_LIBS) $(ENGINE_LIBS)
+include tests/cuda_host/cuda_host.mk
 # What they test of tools/, which is in no archive.
 $(BUILD)/tests/test_metrics: $(BUILD)/obj/tools/metrics.o
 $(BUILD)/tests/test_npy: $(BUILD)/obj/tools/npy.o
@@ -241,7 +243,7 @@ lint: deps-lint ## formatting, static analysis, layering, file sizes
 	@sh tests/lint.sh
 
 format: ## rewrite every C file with clang-format
-	git ls-files -co --exclude-standard '*.c' '*.h' | grep -v '^reference/' | xargs clang-format -i
+	git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' | grep -v '^reference/' | xargs clang-format -i
 
 # ---- packages: dpkg is asked first, so this costs nothing when all is there -----------------------
 define install_missing

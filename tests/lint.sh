@@ -9,17 +9,18 @@ c_files=$(git ls-files -co --exclude-standard '*.c' '*.h' | while read -r f; do
 sources=$(echo "$c_files" | grep '\.c$' | grep -v '^reference/')
 
 # shellcheck disable=SC2086
-clang-format --dry-run -Werror $(echo "$c_files" | grep -v '^reference/') || fail "run 'make format'"
+clang-format --dry-run -Werror $(echo "$c_files" | grep -v '^reference/') \
+    $(git ls-files -co --exclude-standard '*.cu') || fail "run 'make format'"
 
 # Both compilers, no warning. Kernels built per instruction set are compiled here as the baseline.
 for cc in gcc clang; do
     # shellcheck disable=SC2086
     echo "$sources" | xargs -P "$(nproc)" -n 4 $cc -std=c11 -D_GNU_SOURCE -O1 -fopenmp -Wall -Wextra \
-        -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror -I. ${LINT_CFLAGS:-} \
-        -fsyntax-only || fail "$cc has warnings"
+        -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror -I. -Itests/cuda_host \
+        ${LINT_CFLAGS:-} -fsyntax-only || fail "$cc has warnings"
 done
 
-cppcheck --quiet --std=c11 --language=c -D_GNU_SOURCE -D__GNUC__=12 -I. \
+cppcheck --quiet --std=c11 --language=c -D_GNU_SOURCE -D__GNUC__=12 -I. -Itests/cuda_host \
     --enable=warning,performance,portability --inline-suppr --error-exitcode=1 -j "$(nproc)" \
     --suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches --suppress=invalidPointerCast \
     --suppress=memleak:server/sched.c \
@@ -30,7 +31,7 @@ checks='-*,bugprone-suspicious-*,-bugprone-suspicious-include,bugprone-infinite-
 checks="$checks,bugprone-too-small-loop-variable,misc-redundant-expression"
 checks="$checks,bugprone-assert-side-effect"
 echo "$sources" | grep -vE '^(tests|kernels)/' | xargs -P "$(nproc)" -n 4 sh -c \
-    'clang-tidy --quiet --checks="$0" --warnings-as-errors="*" "$@" -- -std=c11 -D_GNU_SOURCE -I. \
+    'clang-tidy --quiet --checks="$0" --warnings-as-errors="*" "$@" -- -std=c11 -D_GNU_SOURCE -I. -Itests/cuda_host \
     2>/dev/null' "$checks" || fail "clang-tidy"
 
 # Layers: engine and kernels know no codec, no network and nothing above them.

@@ -1,0 +1,450 @@
+/* The stand-in's machine: fibers, barriers, launches, memory. cuda_runtime_api.h says what it does.
+ *
+ * One block runs at a time. Its scheduler (run_block) resumes the threads that can go on, in turn.
+ * A thread that waits writes down for what in its `struct thread` and switches back. The last
+ * arrival at a block's barrier, or of a mask's lanes, releases the others: it computes what they
+ * get, so no lane's value is read after that lane went on. If no thread can go on and some are
+ * left, the block is stuck; its fibers are dropped where they stand. */
+#include "cuda_runtime.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#else
+#define __sanitizer_start_switch_fiber(save, bottom, size) ((void)(bottom), (void)(size))
+#define __sanitizer_finish_switch_fiber(save, bottom, size)                                        \
+    ((void)(save), (void)(bottom), (void)(size))
+#endif
+
+enum {
+    WARP = 32,
+    MAX_THREADS = 1024,
+    STACK = 128 << 10, /* of one thread; its lowest page is a guard */
+    GUARD = 4096,
+    SHARED_DEFAULT = 48 << 10,
+    SHARED_MAX = 163 << 10, /* of sm_80, the smallest of the cards that matter */
+    MAX_KERNELS = 256,
+};
+
+enum wait { READY, BLOCK_BARRIER, SHUFFLE, VOTE, LEFT };
+
+struct thread {
+    ucontext_t context;
+    void *fake_stack; /* AddressSanitizer's */
+    uint3 index;
+    enum wait wait;
+    const char *file; /* where it waits */
+    int line;
+    unsigned mask; /* SHUFFLE, VOTE */
+    const void *value;
+    void *out;
+    size_t bytes;
+    int source;
+    int predicate; /* VOTE, BLOCK_BARRIER; on release the result */
+};
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+bool cuda_host_reverse, cuda_host_verbose = true;
+size_t cuda_host_launches;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held by the launch that runs */
+static __thread cudaError_t last_error;
+
+static struct thread threads[MAX_THREADS], *current;
+static char *stacks;
+static ucontext_t scheduler;
+static void *scheduler_fake_stack;
+static const void *scheduler_stack;
+static size_t scheduler_stack_size;
+static int thread_count, arrived; /* of the block; at its barrier */
+static cuda_host_body body;
+static void *body_args, *shared_memory;
+
+static struct {
+    const void *kernel;
+    size_t bytes;
+} limit[MAX_KERNELS];
+static int limits;
+
+/* All __shared__ variables lie in one section; the empty array makes sure that there is one. */
+extern char __start_cuda_shared[], __stop_cuda_shared[];
+static char no_shared[1] __attribute__((section("cuda_shared"), used));
+
+/* ---- fibers ---- */
+
+static void to_scheduler(struct thread *t, bool leaves)
+{
+    (void)leaves;
+    __sanitizer_start_switch_fiber(leaves ? NULL : &t->fake_stack, scheduler_stack,
+                                   scheduler_stack_size);
+    swapcontext(&t->context, &scheduler);
+    __sanitizer_finish_switch_fiber(t->fake_stack, &scheduler_stack, &scheduler_stack_size);
+}
+
+static void resume(struct thread *t)
+{
+    current = t;
+    threadIdx = t->index;
+    __sanitizer_start_switch_fiber(&scheduler_fake_stack, stacks + (t - threads) * (long)STACK,
+                                   STACK);
+    swapcontext(&scheduler, &t->context);
+    __sanitizer_finish_switch_fiber(scheduler_fake_stack, NULL, NULL);
+}
+
+static void thread_main(void)
+{
+    __sanitizer_finish_switch_fiber(NULL, &scheduler_stack, &scheduler_stack_size);
+    body(body_args);
+    current->wait = LEFT;
+    to_scheduler(current, true);
+}
+
+static void make_stacks(void)
+{
+    stacks = mmap(NULL, (size_t)MAX_THREADS * STACK, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stacks == MAP_FAILED)
+        abort();
+    for (long i = 0; i < MAX_THREADS; i++)
+        if (mprotect(stacks + i * STACK, GUARD, PROT_NONE))
+            abort();
+}
+
+static void start(struct thread *t, uint3 index)
+{
+    *t = (struct thread){.index = index};
+    getcontext(&t->context);
+    t->context.uc_stack.ss_sp = stacks + (t - threads) * (long)STACK;
+    t->context.uc_stack.ss_size = STACK;
+    t->context.uc_link = NULL;
+    makecontext(&t->context, thread_main, 0);
+}
+
+static void wait_as(enum wait wait, const char *file, int line)
+{
+    struct thread *t = current;
+    t->wait = wait;
+    t->file = file;
+    t->line = line;
+}
+
+static void go_on_when_ready(void)
+{
+    if (current->wait != READY)
+        to_scheduler(current, false);
+}
+
+/* ---- barriers ---- */
+
+void *cuda_host_shared(void)
+{
+    return shared_memory;
+}
+
+int cuda_host_lane(void)
+{
+    return (int)(current - threads) % WARP;
+}
+
+static bool same_place(const struct thread *a, const struct thread *b)
+{
+    return a->wait == b->wait && a->line == b->line && strcmp(a->file, b->file) == 0;
+}
+
+int cuda_host_block(int predicate, const char *file, int line)
+{
+    struct thread *t = current;
+    int sum = 0;
+    t->predicate = predicate != 0;
+    wait_as(BLOCK_BARRIER, file, line);
+    if (++arrived == thread_count) {
+        bool together = true;
+        for (int i = 0; i < thread_count; i++) {
+            together = together && same_place(&threads[i], t);
+            sum += threads[i].predicate;
+        }
+        for (int i = 0; together && i < thread_count; i++) {
+            threads[i].predicate = sum;
+            threads[i].wait = READY;
+        }
+        arrived = together ? 0 : arrived;
+    }
+    go_on_when_ready();
+    return t->predicate;
+}
+
+static void give_lane(struct thread *warp, struct thread *t, unsigned mask, unsigned votes)
+{
+    t->wait = READY;
+    t->predicate = (int)votes;
+    if (!t->value)
+        return;
+    if (t->source >= 0 && t->source < WARP && mask >> t->source & 1)
+        memcpy(t->out, warp[t->source].value, t->bytes);
+    else
+        memset(t->out, 0xff, t->bytes); /* from a lane that takes no part */
+}
+
+/* Releases the lanes of the current thread's mask when all of them are here. */
+static void meet_warp(void)
+{
+    struct thread *t = current, *warp = threads + (t - threads) / WARP * WARP;
+    unsigned votes = 0, mask = t->mask;
+    for (int i = 0; i < WARP; i++) {
+        if (!(mask >> i & 1))
+            continue;
+        if (warp + i >= threads + thread_count || warp[i].mask != mask ||
+            !same_place(&warp[i], t) || warp[i].bytes != t->bytes)
+            return;
+        votes |= (unsigned)warp[i].predicate << i;
+    }
+    if (!(mask >> (t - warp) & 1))
+        return; /* stuck: it waits for others, none waits for it */
+    for (int i = 0; i < WARP; i++)
+        if (mask >> i & 1)
+            give_lane(warp, &warp[i], mask, votes);
+}
+
+void cuda_host_warp(unsigned mask, const void *value, size_t bytes, int source, void *out,
+                    const char *file, int line)
+{
+    struct thread *t = current;
+    t->mask = mask;
+    t->value = value;
+    t->bytes = bytes;
+    t->source = source;
+    t->out = out;
+    t->predicate = 0;
+    wait_as(SHUFFLE, file, line);
+    meet_warp();
+    go_on_when_ready();
+}
+
+unsigned cuda_host_vote(unsigned mask, int predicate, const char *file, int line)
+{
+    struct thread *t = current;
+    t->mask = mask;
+    t->value = NULL;
+    t->bytes = 0;
+    t->predicate = predicate != 0;
+    wait_as(VOTE, file, line);
+    meet_warp();
+    go_on_when_ready();
+    return (unsigned)t->predicate;
+}
+
+/* ---- launches ---- */
+
+static int place(int i, int count)
+{
+    return cuda_host_reverse ? count - 1 - i : i;
+}
+
+static const char *wait_name(const struct thread *t)
+{
+    static const char *const name[] = {"ready", "barrier", "shuffle", "vote", "left"};
+    return name[t->wait];
+}
+
+/* Threads that wait alike are one line. */
+static void report(const char *name)
+{
+    if (!cuda_host_verbose)
+        return;
+    fprintf(stderr, "%s, block (%u, %u, %u) is stuck:\n", name, blockIdx.x, blockIdx.y, blockIdx.z);
+    for (int i = 0, j; i < thread_count; i = j) {
+        const struct thread *t = &threads[i];
+        for (j = i + 1; j < thread_count && threads[j].wait == t->wait &&
+                        threads[j].line == t->line && threads[j].mask == t->mask;
+             j++)
+            ;
+        fprintf(stderr, "  threads %d..%d: %s", i, j - 1, wait_name(t));
+        if (t->wait != LEFT)
+            fprintf(stderr, " at %s:%d", t->file, t->line);
+        if (t->wait == SHUFFLE || t->wait == VOTE)
+            fprintf(stderr, ", mask %08x", t->mask);
+        fputc('\n', stderr);
+    }
+}
+
+/* The section whole, with the red zones in it. */
+__attribute__((no_sanitize_address)) static void fill_shared(void)
+{
+    volatile char *end = __stop_cuda_shared;
+    for (volatile char *p = __start_cuda_shared; p < end; p++)
+        *p = (char)0xff;
+}
+
+static bool run_block(size_t shared)
+{
+    int left = thread_count, ran;
+    fill_shared();
+    memset(shared_memory, 0xff, shared);
+    arrived = 0;
+    for (int i = 0; i < thread_count; i++) {
+        unsigned n = (unsigned)i;
+        uint3 index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
+        start(&threads[i], index);
+    }
+    do {
+        ran = 0;
+        for (int i = 0; i < thread_count; i++) {
+            struct thread *t = &threads[place(i, thread_count)];
+            if (t->wait != READY)
+                continue;
+            resume(t);
+            ran++;
+            left -= t->wait == LEFT;
+        }
+    } while (ran > 0 && left > 0);
+    return left == 0;
+}
+
+static size_t shared_limit(const void *kernel)
+{
+    for (int i = 0; i < limits; i++)
+        if (limit[i].kernel == kernel)
+            return limit[i].bytes;
+    return SHARED_DEFAULT;
+}
+
+cudaError_t cuda_host_shared_limit(const void *kernel, size_t bytes)
+{
+    int i = 0;
+    if (bytes > SHARED_MAX)
+        return last_error = cudaErrorInvalidValue;
+    pthread_mutex_lock(&lock);
+    while (i < limits && limit[i].kernel != kernel)
+        i++;
+    if (i == MAX_KERNELS)
+        abort();
+    limits = i == limits ? limits + 1 : limits;
+    limit[i].kernel = kernel;
+    limit[i].bytes = bytes;
+    pthread_mutex_unlock(&lock);
+    return cudaSuccess;
+}
+
+static bool acceptable(const dim3 *grid, const dim3 *block, size_t shared, const void *kernel)
+{
+    size_t count = (size_t)block->x * block->y * block->z;
+    return count > 0 && count <= MAX_THREADS && block->z <= 64 && grid->x > 0 &&
+           grid->x <= 0x7fffffffu && grid->y > 0 && grid->y <= 65535 && grid->z > 0 &&
+           grid->z <= 65535 && shared <= shared_limit(kernel);
+}
+
+static cudaError_t run_grid(const dim3 *grid, const dim3 *block, size_t shared, const char *name)
+{
+    size_t blocks = (size_t)grid->x * grid->y * grid->z;
+    if (!stacks)
+        make_stacks();
+    gridDim = *grid;
+    blockDim = *block;
+    thread_count = (int)(block->x * block->y * block->z);
+    if (posix_memalign(&shared_memory, 128, shared))
+        abort();
+    bool done = true;
+    for (size_t i = 0; done && i < blocks; i++) {
+        unsigned at = (unsigned)(cuda_host_reverse ? blocks - 1 - i : i);
+        blockIdx = (uint3){at % grid->x, at / grid->x % grid->y, at / grid->x / grid->y};
+        done = run_block(shared);
+        if (!done)
+            report(name);
+    }
+    free(shared_memory);
+    return done ? cudaSuccess : cudaErrorLaunchFailure;
+}
+
+void cuda_host_run(const dim3 *grid, const dim3 *block, size_t shared, const void *kernel,
+                   const char *name, cuda_host_body b, void *args)
+{
+    pthread_mutex_lock(&lock);
+    cudaError_t e = cudaErrorInvalidConfiguration;
+    cuda_host_launches++;
+    body = b;
+    body_args = args;
+    if (acceptable(grid, block, shared, kernel))
+        e = run_grid(grid, block, shared, name);
+    else if (cuda_host_verbose)
+        fprintf(stderr, "%s: no card takes grid (%u, %u, %u), block (%u, %u, %u), %zu bytes\n",
+                name, grid->x, grid->y, grid->z, block->x, block->y, block->z, shared);
+    if (e != cudaSuccess)
+        last_error = e;
+    pthread_mutex_unlock(&lock);
+}
+
+/* ---- the runtime ---- */
+
+const char *cudaGetErrorName(cudaError_t e)
+{
+    switch (e) {
+    case cudaSuccess:
+        return "cudaSuccess";
+    case cudaErrorInvalidValue:
+        return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+        return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+        return "cudaErrorInvalidConfiguration";
+    case cudaErrorLaunchFailure:
+        return "cudaErrorLaunchFailure";
+    default:
+        return "another CUDA error";
+    }
+}
+
+const char *cudaGetErrorString(cudaError_t e)
+{
+    return cudaGetErrorName(e);
+}
+
+cudaError_t cudaPeekAtLastError(void)
+{
+    return last_error;
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    cudaError_t e = last_error;
+    last_error = cudaSuccess;
+    return e;
+}
+
+cudaError_t cudaMalloc(void **p, size_t bytes)
+{
+    if (posix_memalign(p, 256, bytes))
+        return last_error = cudaErrorMemoryAllocation;
+    memset(*p, 0xff, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *p)
+{
+    free(p);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind)
+{
+    (void)kind;
+    memmove(dst, src, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemset(void *p, int value, size_t bytes)
+{
+    memset(p, value, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize(void)
+{
+    return cudaSuccess;
+}

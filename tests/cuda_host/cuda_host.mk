@@ -1,0 +1,51 @@
+# The CUDA kernels and backend built for the host on the stand-in of this folder, and what tests
+# them: tests/unit/test_cuda_*.c. The including Makefile sets BUILD, CC, ALL_CFLAGS, OPT, SANFLAGS.
+
+CUDA_HOST_SRCS := $(wildcard kernels/cuda/*.cu kernels/cuda/*.c tests/cuda_host/*.cu \
+	tests/cuda_host/*.c)
+CUDA_HOST_OBJS := $(addprefix $(BUILD)/obj/cuda_host/,$(addsuffix .o,$(basename $(CUDA_HOST_SRCS))))
+LIB_CUDA_HOST  := $(BUILD)/libtv3s_cuda_host.a
+
+# C++ gets OPT, WARN and the sanitizers as C does. Red zones for __shared__ variables: they lie in a
+# section of their own.
+CUDA_HOST_CXXFLAGS = -std=c++17 -D_GNU_SOURCE $(OPT) -ffp-contract=off -Wall -Wextra -Wshadow \
+	$(SANFLAGS) $(if $(findstring address,$(SANITIZE)),-fsanitize-sections=cuda_shared) \
+	-Itests/cuda_host -I. -MMD -MP $(CXXFLAGS) $(COVERAGE)
+
+$(BUILD)/obj/cuda_host/%.o: %.cu $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '  CXX $<'
+	$(Q)$(CXX) $(CUDA_HOST_CXXFLAGS) -x c++ -c $< -o $@
+$(BUILD)/obj/cuda_host/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '  CC $< (on the stand-in for CUDA)'
+	$(Q)$(CC) -Itests/cuda_host $(ALL_CFLAGS) $(COVERAGE) -c $< -o $@
+
+$(LIB_CUDA_HOST): $(CUDA_HOST_OBJS)
+	$(archive)
+
+$(BUILD)/tests/test_cuda_%: $(BUILD)/obj/tests/unit/test_cuda_%.o $(LIB_CUDA_HOST) $(LIB_PROTO) \
+		$(LIB_ENGINE)
+	@mkdir -p $(@D)
+	@echo '  LD $@'
+	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
+	    $(filter %.a,$^) -lcmocka $(PROTO_LIBS) $(ENGINE_LIBS)
+$(BUILD)/obj/tests/unit/test_cuda_%.o: CPPFLAGS += -Itests/cuda_host
+
+CUDA_HOST_TESTS = $(filter $(BUILD)/tests/test_cuda_%,$(TESTS))
+
+.PHONY: cuda-coverage cuda-coverage-run
+cuda-coverage: ## lines of the CUDA kernels that the tests without a GPU run
+	+@$(MAKE) --no-print-directory cuda-coverage-run BUILD=$(BUILD)/coverage COVERAGE=--coverage \
+	    OPT='-O0 -g'
+cuda-coverage-run: $(CUDA_HOST_TESTS)
+	@find $(BUILD) -name '*.gcda' -delete
+	@for t in $(CUDA_HOST_TESTS); do $$t > $$t.log 2>&1 || { cat $$t.log; exit 1; }; done
+	@gcov -n $(BUILD)/obj/cuda_host/kernels/cuda/*.gcda 2>/dev/null | awk -F "[':%]" \
+	    '/^File .kernels\/cuda\/.*\.(cu|c)./ { name = $$2 } \
+	    /^Lines executed/ && name { split($$0, n, " of "); \
+	        printf "%6.2f %% of %4d lines  %s\n", $$2, n[2], name; \
+	        hit += $$2 * n[2]; all += n[2]; name = "" } \
+	    END { printf "%6.2f %% of %4d lines in all\n", hit / all, all }'
+
+-include $(CUDA_HOST_OBJS:.o=.d)
