@@ -133,15 +133,13 @@ static enum err reduce(const struct stage_run *r, const struct mit_block *b, int
                        void *out)
 {
     const struct backend_ops *ops = r->be->ops;
-    size_t elem = backend_elem(r->be), c = (size_t)r->c;
+    size_t elem = backend_elem(r->be);
     int kh = r->h / sr, kw = r->w / sr, ld = sr * sr * r->c;
     size_t keys = (size_t)kh * (size_t)kw;
     struct arena_mark mark = arena_mark(r->arena);
     void *cols;
     TRY(arena_get(r->arena, (size_t)r->images * keys * (size_t)ld * elem, &cols));
-    for (int i = 0; i < r->images; i++)
-        ops->im2col(r->be, (const char *)y + (size_t)i * r->tokens * c * elem, r->h, r->w, r->c, sr,
-                    sr, 0, kh, kw, ld, (char *)cols + (size_t)i * keys * (size_t)ld * elem);
+    ops->im2col(r->be, y, r->images, r->h, r->w, r->c, sr, sr, 0, kh, kw, ld, cols);
     size_t rows = (size_t)r->images * keys;
     TRY(ops->linear(r->be, b->sr, cols, out, rows));
     ops->layernorm(r->be, out, false, rows, r->c, b->sr_norm.weight, b->sr_norm.bias, r->eps_embed,
@@ -187,11 +185,7 @@ static enum err mlp(const struct stage_run *r, const struct mit_block *b, int hi
     ops->layernorm(r->be, r->x, true, r->rows, r->c, b->norm2.weight, b->norm2.bias, r->eps_block,
                    g, false);
     TRY(ops->linear(r->be, b->fc1, g, a, r->rows));
-    for (int i = 0; i < r->images; i++) {
-        size_t at = (size_t)i * r->tokens * wide;
-        ops->dwconv_gelu(r->be, (char *)a + at, r->h, r->w, hidden, b->dw_weight, b->dw_bias,
-                         (char *)g + at);
-    }
+    ops->dwconv_gelu(r->be, a, r->images, r->h, r->w, hidden, b->dw_weight, b->dw_bias, g);
     TRY(ops->linear(r->be, b->fc2, g, r->x, r->rows));
     arena_release(r->arena, mark);
     return ERR_OK;
@@ -207,12 +201,8 @@ static enum err embed(const struct stage_run *r, const struct mit_stage *s, cons
     struct arena_mark mark = arena_mark(r->arena);
     void *cols;
     TRY(arena_get(r->arena, r->rows * (size_t)ld * elem, &cols));
-    for (int i = 0; i < r->images; i++)
-        ops->im2col(r->be,
-                    (const char *)in +
-                        (size_t)i * (size_t)in_h * (size_t)in_w * (size_t)channels * elem,
-                    in_h, in_w, channels, k, r->stage == 0 ? 4 : 2, k / 2, r->h, r->w, ld,
-                    (char *)cols + (size_t)i * r->tokens * (size_t)ld * elem);
+    ops->im2col(r->be, in, r->images, in_h, in_w, channels, k, r->stage == 0 ? 4 : 2, k / 2, r->h,
+                r->w, ld, cols);
     TRY(ops->linear(r->be, s->embed, cols, r->x, r->rows));
     ops->layernorm(r->be, r->x, true, r->rows, r->c, s->embed_norm.weight, s->embed_norm.bias,
                    r->eps_embed, r->x, true);

@@ -185,9 +185,7 @@ static enum err attend(const struct stage_run *r, const struct swin_block *b, co
     TRY(arena_get(r->arena, all * (size_t)r->c * sizeof(float), &delta));
     ops->layernorm(r->be, r->x, true, r->rows, r->c, b->norm1.weight, b->norm1.bias,
                    r->arch->eps_block, y, false);
-    for (int i = 0; i < r->images; i++)
-        ops->gather(r->be, (char *)y + (size_t)i * r->tokens * row, index, one, r->c,
-                    (int)backend_elem(r->be), (char *)in + (size_t)i * one * row);
+    ops->gather(r->be, y, index, r->images, r->tokens, one, r->c, (int)backend_elem(r->be), in);
     TRY(ops->linear(r->be, b->qkv, in, qkv, all));
     out = in;
     struct window_attention a = {.channels = r->c,
@@ -199,9 +197,7 @@ static enum err attend(const struct stage_run *r, const struct swin_block *b, co
                                  .mask_of = odd ? r->cut->mask_of : NULL};
     TRY(ops->window_attention(r->be, &a, qkv, out, r->images));
     TRY(ops->linear(r->be, b->proj, out, delta, all));
-    for (int i = 0; i < r->images; i++)
-        ops->scatter_add(r->be, (float *)delta + (size_t)i * one * (size_t)r->c, index, one, r->c,
-                         r->x + (size_t)i * r->tokens * (size_t)r->c);
+    ops->scatter_add(r->be, delta, index, r->images, r->tokens, one, r->c, r->x);
     arena_release(r->arena, mark);
     return ERR_OK;
 }
@@ -232,9 +228,8 @@ static enum err merge(const struct stage_run *r, const struct swin_stage *s, siz
     void *four, *y;
     TRY(arena_get(r->arena, rows * 4 * c * sizeof(float), &four));
     TRY(arena_get(r->arena, rows * 4 * c * backend_elem(r->be), &y));
-    for (int i = 0; i < r->images; i++)
-        ops->gather(r->be, r->x + (size_t)i * r->tokens * c, r->cut->merge, next_tokens * 4, r->c,
-                    (int)sizeof(float), (float *)four + (size_t)i * next_tokens * 4 * c);
+    ops->gather(r->be, r->x, r->cut->merge, r->images, r->tokens, next_tokens * 4, r->c,
+                (int)sizeof(float), four);
     ops->layernorm(r->be, four, true, rows, 4 * r->c, s->merge_norm.weight, s->merge_norm.bias,
                    r->arch->eps_block, y, false);
     TRY(ops->linear(r->be, s->merge, y, next, rows));
@@ -251,10 +246,7 @@ static enum err embed(const struct swin *s, struct arena *arena, const struct pl
     struct arena_mark mark = arena_mark(arena);
     void *cols;
     TRY(arena_get(arena, tokens * (size_t)images * (size_t)ld * elem, &cols));
-    for (int i = 0; i < images; i++)
-        be->ops->im2col(be, (const char *)input + (size_t)i * (size_t)h * (size_t)w * 3 * elem, h,
-                        w, 3, PATCH, PATCH, 0, p->h[0], p->w[0], ld,
-                        (char *)cols + (size_t)i * tokens * (size_t)ld * elem);
+    be->ops->im2col(be, input, images, h, w, 3, PATCH, PATCH, 0, p->h[0], p->w[0], ld, cols);
     TRY(be->ops->linear(be, s->embed, cols, x, tokens * (size_t)images));
     be->ops->layernorm(be, x, true, tokens * (size_t)images, s->arch->dims[0], s->embed_norm.weight,
                        s->embed_norm.bias, s->arch->eps_embed, x, true);

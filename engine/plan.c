@@ -134,6 +134,48 @@ static enum err plan_fill(const struct arch *a, struct plan *p, struct backend *
     return ERR_OK;
 }
 
+/* Makes a table known to the backend (add), or unknown again. */
+static enum err set_table(struct backend *be, const void *table, size_t bytes, bool add)
+{
+    if (add)
+        return be->ops->table_add(be, table, bytes);
+    be->ops->table_drop(be, table);
+    return ERR_OK;
+}
+
+static enum err set_axis(struct backend *be, const struct resize_axis *x, bool add)
+{
+    size_t n = (size_t)x->dst;
+    TRY(set_table(be, x->index, n * sizeof *x->index, add));
+    return set_table(be, x->weight, n * (size_t)x->taps * sizeof *x->weight, add);
+}
+
+static enum err set_swin(struct backend *be, const struct plan *p, int stage, int window, bool add)
+{
+    const struct plan_swin *s = &p->swin[stage];
+    size_t windows = (size_t)s->windows, tokens = windows * (size_t)(window * window);
+    TRY(set_table(be, s->partition[0], tokens * sizeof(int), add));
+    TRY(set_table(be, s->partition[1], tokens * sizeof(int), add));
+    TRY(set_table(be, s->mask_of, windows * sizeof(int), add));
+    int next = stage + 1 < ARCH_STAGES ? stage + 1 : stage;
+    return set_table(be, s->merge, (size_t)p->h[next] * (size_t)p->w[next] * 4 * sizeof(int), add);
+}
+
+/* All tables of a plan; swin_window matters for add only. */
+static enum err set_tables(struct backend *be, const struct plan *p, int swin_window, bool add)
+{
+    const struct resize_axis *axis[] = {&p->input_rows, &p->input_cols, &p->grid_rows,
+                                        &p->grid_cols,  &p->label_rows, &p->label_cols};
+    for (size_t i = 0; i < sizeof axis / sizeof *axis; i++)
+        TRY(set_axis(be, axis[i], add));
+    for (int i = 0; i < ARCH_STAGES; i++) {
+        TRY(set_axis(be, &p->fuse_rows[i], add));
+        TRY(set_axis(be, &p->fuse_cols[i], add));
+        TRY(set_swin(be, p, i, swin_window, add));
+    }
+    return ERR_OK;
+}
+
 enum err plan_open(const struct arch *a, const struct geometry *geo, struct backend *be,
                    struct plan **out)
 {
@@ -143,6 +185,8 @@ enum err plan_open(const struct arch *a, const struct geometry *geo, struct back
         return nomem();
     p->geo = *geo;
     enum err e = plan_fill(a, p, be);
+    if (e == ERR_OK)
+        e = set_tables(be, p, a->swin_window, true);
     if (e != ERR_OK) {
         plan_close(p, be);
         return e;
@@ -155,6 +199,7 @@ void plan_close(struct plan *p, struct backend *be)
 {
     if (!p)
         return;
+    set_tables(be, p, 0, false);
     struct resize_axis *axis[] = {&p->input_rows, &p->input_cols, &p->grid_rows,
                                   &p->grid_cols,  &p->label_rows, &p->label_cols};
     for (size_t i = 0; i < sizeof axis / sizeof *axis; i++)

@@ -16,9 +16,7 @@
 #include <string.h>
 
 enum {
-    PASS_ROWS = 16384,    /* grid tokens of a pass, or one frame */
-    ENCODER_ROWS = 26000, /* stride-4 tokens that are encoded together, or one frame */
-    PASS_FRAMES = 64,
+    PASS_FRAMES = 64, /* of a pass, at most; pass_rows and encoder_rows of the backend say more */
 };
 
 /* A run while the batch is under way. */
@@ -163,7 +161,7 @@ static enum err encode_pass(struct engine *e, const struct frame_ref *frames, in
         for (int j = i; j < count; j++) {
             if (done[j] || !features[j] || frames[j].work->plan != p)
                 continue;
-            if (n > 0 && (size_t)(n + 1) * tokens > ENCODER_ROWS)
+            if (n > 0 && (size_t)(n + 1) * tokens > e->be->encoder_rows)
                 break;
             which[n++] = j;
             done[j] = true;
@@ -279,7 +277,7 @@ static enum err run_passes(struct step *s)
         for (n = 0; first + n < s->frames && n < PASS_FRAMES; n++) {
             const struct geometry *g = &s->frame[first + n].work->plan->geo;
             rows += (size_t)g->grid_width * (size_t)g->grid_height;
-            if (n > 0 && rows > PASS_ROWS)
+            if (n > 0 && rows > e->be->pass_rows)
                 break;
         }
         struct arena_mark mark = arena_mark(&e->arena);

@@ -81,7 +81,7 @@ struct window_attention {
     int windows;        /* of one image */
     const float *bias;  /* device, [heads][window^2][window^2]: relative position bias */
     const float *mask;  /* device, [distinct masks][window^2][window^2], or NULL */
-    const int *mask_of; /* host, [windows] index of each window's mask, -1 none; or NULL */
+    const int *mask_of; /* a table, [windows] index of each window's mask, -1 none; or NULL */
 };
 
 struct backend_ops {
@@ -97,6 +97,14 @@ struct backend_ops {
     enum err (*upload)(struct backend *be, const float *src, size_t count, float **out);
     /* Backend memory to host memory, complete on return. */
     enum err (*download)(struct backend *be, void *dst, const void *src, size_t bytes);
+    /* Tables that a plan owns and operations read (a resize_axis' arrays, an index): what they hold
+     * does not change until table_drop, so a device may keep a copy. NULL is allowed. ERR_NOMEM. */
+    enum err (*table_add)(struct backend *be, const void *host, size_t bytes);
+    void (*table_drop)(struct backend *be, const void *host);
+    /* Host memory to fill, then its backend address with what it held when `staged` was called.
+     * Both are valid until the next `stage` or `sync`. ERR_NOMEM. */
+    enum err (*stage)(struct backend *be, size_t bytes, void **host);
+    enum err (*staged)(struct backend *be, const void *host, size_t bytes, const void **out);
     void (*copy)(struct backend *be, void *dst, const void *src, size_t bytes);
     void (*zero)(struct backend *be, void *dst, size_t bytes);
     /* Waits for all work; returns the first asynchronous error. */
@@ -121,28 +129,29 @@ struct backend_ops {
     enum err (*window_attention)(struct backend *be, const struct window_attention *a,
                                  const void *qkv, void *out, int images);
 
-    /* RGB24 (host) to network input, act [rows->dst, cols->dst, 3]: resize, then normalise. */
+    /* RGB24 (host, read on the spot) to network input, act [rows->dst, cols->dst, 3]: resize, then
+     * normalise. The axes are tables here and below. */
     void (*preprocess)(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
                        const struct resize_axis *rows, const struct resize_axis *cols, void *out);
-    /* Patches of an act map [h, w, c] as rows of a matrix [oh * ow][ld]; columns (ky, kx, ch),
-     * zero outside the map and from column k * k * c on. */
-    void (*im2col)(struct backend *be, const void *in, int h, int w, int c, int k, int stride,
-                   int pad, int oh, int ow, int ld, void *out);
-    /* Rows of `out` are rows of `in`: out[i] = in[index[i]], or zero where index[i] < 0.
-     * `elem` bytes a channel. index: host memory that lives as long as the plan. */
-    void (*gather)(struct backend *be, const void *in, const int *index, size_t rows, int c,
-                   int elem, void *out);
-    /* y[index[i]] += in[i] for index[i] >= 0 (distinct); in: fp32 or act, y: fp32. */
-    void (*scatter_add)(struct backend *be, const float *in, const int *index, size_t rows, int c,
-                        float *y);
+    /* Patches of act maps [images][h, w, c] as rows of a matrix [images * oh * ow][ld]; columns
+     * (ky, kx, ch), zero outside the map and from column k * k * c on. */
+    void (*im2col)(struct backend *be, const void *in, int images, int h, int w, int c, int k,
+                   int stride, int pad, int oh, int ow, int ld, void *out);
+    /* Rows of `out` are rows of `in`, image by image: out[i] = in[index[i]], i < rows, or zero
+     * where index[i] < 0. `elem` bytes a channel. in has in_rows rows an image; index: a table. */
+    void (*gather)(struct backend *be, const void *in, const int *index, int images, size_t in_rows,
+                   size_t rows, int c, int elem, void *out);
+    /* y[index[i]] += in[i] for index[i] >= 0 (distinct), image by image; fp32. */
+    void (*scatter_add)(struct backend *be, const float *in, const int *index, int images,
+                        size_t y_rows, size_t rows, int c, float *y);
     void (*layernorm)(struct backend *be, const void *x, bool x_f32, size_t rows, int c,
                       const float *gamma, const float *beta, float eps, void *out, bool out_f32);
     /* act out = x / sqrt(mean(x^2) + eps) * weight. */
     void (*rmsnorm)(struct backend *be, const float *x, size_t rows, int c, const float *weight,
                     float eps, void *out);
-    /* act [h, w, c] -> GELU(depthwise 3x3 + bias); weight [9][c]. */
-    void (*dwconv_gelu)(struct backend *be, const void *x, int h, int w, int c, const float *weight,
-                        const float *bias, void *out);
+    /* act [images][h, w, c] -> GELU(depthwise 3x3 + bias); weight [9][c]. */
+    void (*dwconv_gelu)(struct backend *be, const void *x, int images, int h, int w, int c,
+                        const float *weight, const float *bias, void *out);
     /* MODEL.md 3.1 folded, and 3.2: g[i] act [h_i, w_i, e]; out fp32 grid [h, w', e], or, without
      * grid axes, act f [h1, w1, e]. */
     void (*fuse)(struct backend *be, const void *const g[4],
@@ -152,7 +161,8 @@ struct backend_ops {
     /* act out = fp32 in. */
     void (*to_act)(struct backend *be, const float *in, size_t count, void *out);
 
-    /* xz: act [row][2D], a = first half; b: act [row][D]. Updates the windows' tails. */
+    /* windows: staged. xz: act [row][2D], a = first half; b: act [row][D]. Updates the windows'
+     * tails. */
     void (*scan_conv)(struct backend *be, const struct scan_weights *w,
                       const struct scan_window *windows, int count, const void *xz, void *b);
     /* b: act [row][D]; dbc: fp32 [row][R + 2n]; z = second half of xz; y: act [row][D], may be b.
@@ -160,7 +170,8 @@ struct backend_ops {
     void (*selective_scan)(struct backend *be, const struct scan_weights *w,
                            const struct scan_window *windows, int count, const void *b,
                            const float *dbc, const void *xz, void *y);
-    /* logits fp32 [rows->src, cols->src, classes] -> host bytes [rows->dst, cols->dst]. */
+    /* logits fp32 [rows->src, cols->src, classes] -> host bytes [rows->dst, cols->dst], which are
+     * there after the next `sync`. */
     enum err (*labels)(struct backend *be, const float *logits, int classes,
                        const struct resize_axis *rows, const struct resize_axis *cols,
                        uint8_t *out);
@@ -169,6 +180,9 @@ struct backend_ops {
 struct backend {
     const struct backend_ops *ops;
     enum dtype dtype; /* of activations: DT_F32 or DT_BF16 */
+    /* How much work at a time suits the device: stride-4 tokens encoded together, grid tokens of a
+     * pass through the head, tokens of a scan. One frame, or band of windows, may be more. */
+    size_t encoder_rows, pass_rows, scan_rows;
 };
 
 static inline size_t backend_elem(const struct backend *be)

@@ -7,7 +7,13 @@
 #include <sys/mman.h>
 #include <time.h>
 
-enum { HUGE_PAGE = 2 << 20 };
+enum {
+    HUGE_PAGE = 2 << 20,
+    /* Small enough that what an operation writes is still in the caches when the next reads it. */
+    ENCODER_ROWS = 26000,
+    PASS_ROWS = 16384,
+    SCAN_ROWS = 2400,
+};
 
 enum err cpu_scratch(struct cpu_backend *c, size_t bytes, void **out)
 {
@@ -64,6 +70,44 @@ static enum err cpu_download(struct backend *be, void *dst, const void *src, siz
     return ERR_OK;
 }
 
+/* The host's memory is the device's. */
+static enum err cpu_table_add(struct backend *be, const void *host, size_t bytes)
+{
+    (void)be;
+    (void)host;
+    (void)bytes;
+    return ERR_OK;
+}
+
+static void cpu_table_drop(struct backend *be, const void *host)
+{
+    (void)be;
+    (void)host;
+}
+
+static enum err cpu_stage(struct backend *be, size_t bytes, void **host)
+{
+    struct cpu_backend *c = cpu_of(be);
+    if (bytes > c->stage_bytes) {
+        void *p = malloc(bytes);
+        if (!p)
+            return err_set(ERR_NOMEM, "out of memory for %zu bytes of tables", bytes);
+        free(c->stage);
+        c->stage = p;
+        c->stage_bytes = bytes;
+    }
+    *host = c->stage;
+    return ERR_OK;
+}
+
+static enum err cpu_staged(struct backend *be, const void *host, size_t bytes, const void **out)
+{
+    (void)be;
+    (void)bytes;
+    *out = host;
+    return ERR_OK;
+}
+
 static void cpu_copy(struct backend *be, void *dst, const void *src, size_t bytes)
 {
     (void)be;
@@ -89,30 +133,39 @@ static void cpu_preprocess(struct backend *be, const uint8_t *rgb, ptrdiff_t str
     cpu_of(be)->ops->preprocess(rgb, stride, rows, cols, out, cpu_is_bf16(be));
 }
 
-static void cpu_im2col(struct backend *be, const void *in, int h, int w, int c, int k, int stride,
-                       int pad, int oh, int ow, int ld, void *out)
+static void cpu_im2col(struct backend *be, const void *in, int images, int h, int w, int c, int k,
+                       int stride, int pad, int oh, int ow, int ld, void *out)
 {
-    cpu_of(be)->ops->im2col(in, h, w, c, k, stride, pad, oh, ow, ld, (int)backend_elem(be), out);
+    size_t elem = backend_elem(be), from = (size_t)h * (size_t)w * (size_t)c * elem;
+    size_t to = (size_t)oh * (size_t)ow * (size_t)ld * elem;
+    for (size_t i = 0; i < (size_t)images; i++)
+        cpu_of(be)->ops->im2col((const char *)in + i * from, h, w, c, k, stride, pad, oh, ow, ld,
+                                (int)elem, (char *)out + i * to);
 }
 
-static void cpu_gather(struct backend *be, const void *in, const int *index, size_t rows, int c,
-                       int elem, void *out)
+static void gather_image(const char *in, const int *index, size_t rows, size_t bytes, char *out)
 {
-    size_t bytes = (size_t)c * (size_t)elem;
-    (void)be;
 #pragma omp parallel for schedule(static) if (rows * bytes > 65536)
     for (size_t i = 0; i < rows; i++) {
         if (index[i] < 0)
-            memset((char *)out + i * bytes, 0, bytes);
+            memset(out + i * bytes, 0, bytes);
         else
-            memcpy((char *)out + i * bytes, (const char *)in + (size_t)index[i] * bytes, bytes);
+            memcpy(out + i * bytes, in + (size_t)index[i] * bytes, bytes);
     }
 }
 
-static void cpu_scatter_add(struct backend *be, const float *in, const int *index, size_t rows,
-                            int c, float *y)
+static void cpu_gather(struct backend *be, const void *in, const int *index, int images,
+                       size_t in_rows, size_t rows, int c, int elem, void *out)
 {
+    size_t bytes = (size_t)c * (size_t)elem;
     (void)be;
+    for (size_t i = 0; i < (size_t)images; i++)
+        gather_image((const char *)in + i * in_rows * bytes, index, rows, bytes,
+                     (char *)out + i * rows * bytes);
+}
+
+static void scatter_add_image(const float *in, const int *index, size_t rows, int c, float *y)
+{
 #pragma omp parallel for schedule(static) if (rows * (size_t)c > 16384)
     for (size_t i = 0; i < rows; i++) {
         if (index[i] < 0)
@@ -122,6 +175,14 @@ static void cpu_scatter_add(struct backend *be, const float *in, const int *inde
         for (int j = 0; j < c; j++)
             dst[j] += src[j];
     }
+}
+
+static void cpu_scatter_add(struct backend *be, const float *in, const int *index, int images,
+                            size_t y_rows, size_t rows, int c, float *y)
+{
+    (void)be;
+    for (size_t i = 0; i < (size_t)images; i++)
+        scatter_add_image(in + i * rows * (size_t)c, index, rows, c, y + i * y_rows * (size_t)c);
 }
 
 static void cpu_layernorm(struct backend *be, const void *x, bool x_f32, size_t rows, int c,
@@ -137,10 +198,13 @@ static void cpu_rmsnorm(struct backend *be, const float *x, size_t rows, int c, 
     cpu_of(be)->ops->rmsnorm(x, rows, c, weight, eps, out, cpu_is_bf16(be));
 }
 
-static void cpu_dwconv_gelu(struct backend *be, const void *x, int h, int w, int c,
+static void cpu_dwconv_gelu(struct backend *be, const void *x, int images, int h, int w, int c,
                             const float *weight, const float *bias, void *out)
 {
-    cpu_of(be)->ops->dwconv3x3_gelu(x, h, w, c, weight, bias, out, cpu_is_bf16(be));
+    size_t one = (size_t)h * (size_t)w * (size_t)c * backend_elem(be);
+    for (size_t i = 0; i < (size_t)images; i++)
+        cpu_of(be)->ops->dwconv3x3_gelu((const char *)x + i * one, h, w, c, weight, bias,
+                                        (char *)out + i * one, cpu_is_bf16(be));
 }
 
 static void cpu_fuse(struct backend *be, const void *const g[4],
@@ -257,6 +321,7 @@ static void cpu_close(struct backend *be)
     struct cpu_backend *c = cpu_of(be);
     gemm_context_close(&c->gemm);
     free(c->scratch);
+    free(c->stage);
     free(c);
 }
 
@@ -267,6 +332,10 @@ static const struct backend_ops table = {
     .free = cpu_free,
     .upload = cpu_upload,
     .download = cpu_download,
+    .table_add = cpu_table_add,
+    .table_drop = cpu_table_drop,
+    .stage = cpu_stage,
+    .staged = cpu_staged,
     .copy = cpu_copy,
     .zero = cpu_zero,
     .sync = cpu_sync,
@@ -311,6 +380,9 @@ enum err cpu_backend_open(enum dtype dtype, int threads, const char *isa, struct
     c->table.name = c->name;
     c->base.ops = &c->table;
     c->base.dtype = dtype;
+    c->base.encoder_rows = ENCODER_ROWS;
+    c->base.pass_rows = PASS_ROWS;
+    c->base.scan_rows = SCAN_ROWS;
     enum err e = gemm_context_open(&c->gemm, threads > 0 ? threads : omp_get_max_threads());
     if (e != ERR_OK) {
         cpu_close(&c->base);

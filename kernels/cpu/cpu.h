@@ -15,6 +15,9 @@ struct cpu_backend {
     /* Scratch of the whole backend, grown while handles are made and on a plan's first frame. */
     void *scratch;
     size_t scratch_bytes;
+
+    void *stage; /* cpu_stage's memory */
+    size_t stage_bytes;
 };
 
 static inline struct cpu_backend *cpu_of(struct backend *be)

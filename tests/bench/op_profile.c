@@ -95,15 +95,17 @@ TIMED_VOID(preprocess,
             const struct resize_axis *c, void *out),
            (be, rgb, stride, r, c, out))
 TIMED_VOID(im2col,
-           (struct backend * be, const void *in, int h, int w, int c, int k, int s, int p, int oh,
-            int ow, int ld, void *out),
-           (be, in, h, w, c, k, s, p, oh, ow, ld, out))
+           (struct backend * be, const void *in, int n, int h, int w, int c, int k, int s, int p,
+            int oh, int ow, int ld, void *out),
+           (be, in, n, h, w, c, k, s, p, oh, ow, ld, out))
 TIMED_VOID(gather,
-           (struct backend * be, const void *in, const int *i, size_t r, int c, int e, void *o),
-           (be, in, i, r, c, e, o))
+           (struct backend * be, const void *in, const int *i, int n, size_t f, size_t r, int c,
+            int e, void *o),
+           (be, in, i, n, f, r, c, e, o))
 TIMED_VOID(scatter_add,
-           (struct backend * be, const float *in, const int *i, size_t r, int c, float *y),
-           (be, in, i, r, c, y))
+           (struct backend * be, const float *in, const int *i, int n, size_t t, size_t r, int c,
+            float *y),
+           (be, in, i, n, t, r, c, y))
 TIMED_VOID(layernorm,
            (struct backend * be, const void *x, bool f, size_t r, int c, const float *g,
             const float *b, float eps, void *out, bool of),
@@ -113,9 +115,9 @@ TIMED_VOID(rmsnorm,
             void *out),
            (be, x, r, c, w, eps, out))
 TIMED_VOID(dwconv_gelu,
-           (struct backend * be, const void *x, int h, int w, int c, const float *wt,
+           (struct backend * be, const void *x, int n, int h, int w, int c, const float *wt,
             const float *b, void *out),
-           (be, x, h, w, c, wt, b, out))
+           (be, x, n, h, w, c, wt, b, out))
 TIMED_VOID(fuse,
            (struct backend * be, const void *const g[4], const struct resize_axis *const r[4],
             const struct resize_axis *const c[4], int e, const float *b,
