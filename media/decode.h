@@ -19,7 +19,8 @@
 struct decoder;
 
 struct decode_options {
-    bool local_file_only; /* no network, no playlist, no folder: for input from strangers */
+    bool local_file_only; /* no network, playlist or folder, known decoders alone: for input from
+                             strangers */
     const char *formats;  /* comma-separated FFmpeg demuxers allowed; NULL = decode_safe_formats
                              where local_file_only, else all */
     int64_t max_pixels;   /* of a frame; 0 = 64 Mi */

@@ -6,13 +6,15 @@
  * concealed, a packet that the demuxer marks as cut are each reported and counted, and reading
  * goes on. Only an input that gives no picture at all is an error, which the caller decides.
  *
- * Input from strangers (local_file_only): the protocol and demuxer allow-lists are the fence. A
- * playlist demuxer could open other files and URLs, so none is on the list. */
+ * Input from strangers (local_file_only): the allow-lists of protocols, demuxers and decoders are
+ * the fence. A playlist demuxer could open other files and URLs, so none is on the list; decoders
+ * are those of formats that cameras, phones and editors write, and no sound is decoded. */
 #include "media/source.h"
 
 #include "media/growing.h"
 
 #include <errno.h>
+#include <libavutil/avstring.h>
 #include <libavutil/avutil.h>
 #include <libavutil/imgutils.h>
 #include <stdio.h>
@@ -24,6 +26,13 @@ const char decode_safe_formats[] =
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,nut,mxf,ivf,"
     "h264,hevc,m4v,av1,obu,mjpeg,yuv4mpegpipe,gif,apng,webp_pipe,png_pipe,jpeg_pipe,bmp_pipe,"
     "tiff_pipe,ppm_pipe,pgm_pipe,pbm_pipe,pam_pipe,pnm_pipe";
+
+static const char safe_decoders[] =
+    "h264,hevc,vp8,libvpx,vp9,libvpx-vp9,libdav1d,libaom-av1,av1,mpeg1video,mpeg2video,mpegvideo,"
+    "mpeg4,msmpeg4v1,msmpeg4v2,msmpeg4,h263,h263p,h263i,flv,wmv1,wmv2,wmv3,vc1,theora,vp3,vp6,"
+    "vp6a,vp6f,mjpeg,mjpegb,dvvideo,prores,dnxhd,cfhd,cinepak,svq1,svq3,qtrle,ffv1,huffyuv,"
+    "ffvhuff,utvideo,magicyuv,rawvideo,v210,v308,v408,v410,r210,yuv4,png,apng,gif,bmp,webp,tiff,"
+    "jpeg2000,libopenjpeg,jpegls,ppm,pgm,pgmyuv,pbm,pam";
 
 enum { MAX_ERRORS_IN_A_ROW = 1000 };
 
@@ -126,8 +135,10 @@ static enum err open_format(struct source *s, const char *input)
     const char *formats = s->o->formats           ? s->o->formats
                           : s->o->local_file_only ? decode_safe_formats
                                                   : NULL;
-    if (s->o->local_file_only)
+    if (s->o->local_file_only) {
         av_dict_set(&options, "protocol_whitelist", "file", 0);
+        av_dict_set(&options, "codec_whitelist", safe_decoders, 0); /* of what probing opens */
+    }
     if (formats)
         av_dict_set(&options, "format_whitelist", formats, 0);
     if (file)
@@ -166,6 +177,9 @@ static enum err open_codec(struct source *s, const char *input)
     for (unsigned i = 0; i < s->format->nb_streams; i++)
         if ((int)i != index)
             s->format->streams[i]->discard = AVDISCARD_ALL;
+    if (s->o->local_file_only && av_match_list(decoder->name, safe_decoders, ',') <= 0)
+        return err_set(ERR_UNSUPPORTED, "%s: video of the codec %s is not taken", input,
+                       decoder->name);
     const AVCodecParameters *par = s->stream->codecpar;
     int64_t most = most_pixels(s->o);
     if ((int64_t)par->width * par->height > most)

@@ -96,8 +96,13 @@ static void *on_target(void *http, const char *target, struct MHD_Connection *co
 static void log_request(const struct request *r, bool whole)
 {
     double ms = (double)(clock_ns() - r->started) * 1e-6;
+    bool stream = r->session && r->session->kind == SESSION_LIVE;
+    const char *key = stream ? " stream=" : r->job ? " job=" : "";
     log_event(r->status >= 500 ? LOG_WARNING : LOG_INFO, "http",
-              "request=%s method=%s target=%s status=%d ms=%.1f%s", r->id,
+              "request=%s%s%s method=%s target=%s status=%d ms=%.1f%s", r->id, key,
+              stream   ? r->session->id
+              : r->job ? job_id(r->job)
+                       : "",
               log_text(r->method ? r->method : "-"), log_text(r->target ? r->target : "-"),
               r->status, ms, whole ? "" : " broken=1");
 }

@@ -66,7 +66,7 @@ enum err image_segment(struct request *r)
     enum err e = workers_decode(r->server->workers, item);
     if (e) {
         item_fail(item, e);
-        on_delivered(item);
+        item_deliver(item, r->server->metrics);
     }
     return ERR_OK;
 }

@@ -75,5 +75,7 @@ void item_deliver(struct item *item, struct metrics *m)
 {
     if (!item->empty)
         metric_add(m, outcome(item), 1);
+    if (item->error == ERR_BUSY)
+        metric_add(m, METRIC_DROPPED_OVERLOAD, 1);
     item->deliver(item);
 }

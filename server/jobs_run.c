@@ -29,6 +29,7 @@ struct run {
     struct frame frame;
     struct frame stamp[WINDOW_MAX]; /* number, pts, duration, time of frames on their way */
     uint64_t submitted, back;       /* frames */
+    uint64_t decoded;               /* bytes */
     double first_time;
     struct sink *sink;
     char path[4096]; /* the sink's */
@@ -213,9 +214,24 @@ static enum err open_input(struct run *r)
     return ERR_OK;
 }
 
+/* Against a small file of pictures without end. (decoder_next holds to max_pixels and max_frames.)
+ */
+static enum err check_limits(struct run *r)
+{
+    const struct config *c = r->job->jobs->server->config;
+    if (r->submitted == 0)
+        r->first_time = r->frame.time;
+    if (r->frame.time - r->first_time > c->max_duration)
+        return err_set(ERR_LIMIT, "the video is longer than %g seconds", c->max_duration);
+    r->decoded += 3 * (uint64_t)r->frame.width * (uint64_t)r->frame.height;
+    if (r->decoded > c->max_decoded)
+        return err_set(ERR_LIMIT, "the video's pictures take more than %llu bytes",
+                       (unsigned long long)c->max_decoded);
+    return ERR_OK;
+}
+
 static enum err next_frame(struct run *r, bool *end)
 {
-    double most = r->job->jobs->server->config->max_duration;
     enum err e = decoder_next(r->decoder, &r->frame, end);
     if (e && r->submitted == 0 && r->front_to_back) {
         TRY(try_whole(r, e));
@@ -223,13 +239,7 @@ static enum err next_frame(struct run *r, bool *end)
     }
     if (r->broken)
         return r->broken;
-    if (e || *end)
-        return e;
-    if (r->submitted == 0)
-        r->first_time = r->frame.time;
-    if (r->frame.time - r->first_time > most)
-        return err_set(ERR_LIMIT, "the video is longer than %g seconds", most);
-    return ERR_OK;
+    return e || *end ? e : check_limits(r);
 }
 
 /* ---- output -------------------------------------------------------------------------------------

@@ -236,7 +236,6 @@ static enum err check(struct sched *s, struct item *item)
     item->gflop = g.gflop;
     if (session->kind == SESSION_UPLOAD || atomic_load(&s->waiting) < s->config->queue_max)
         return ERR_OK;
-    metric_add(s->metrics, METRIC_DROPPED_OVERLOAD, 1);
     return err_set(ERR_BUSY, "%d frames wait for the engine", (int)s->config->queue_max);
 }
 

@@ -145,10 +145,10 @@ void connection_drop(struct connection *c, struct item *item, enum drop_reason r
 {
     struct metrics *m = c->ws->server->metrics;
     item->dropped = true;
-    if (reason == DROPPED_OLDEST)
-        metric_add(m, METRIC_DROPPED_OLDEST, 1);
-    else if (reason == DROPPED_NEWEST)
-        metric_add(m, METRIC_DROPPED_NEWEST, 1);
+    metric_add(m, reason == DROPPED_OLDEST   ? METRIC_DROPPED_OLDEST
+                  : reason == DROPPED_NEWEST ? METRIC_DROPPED_NEWEST
+                                             : METRIC_DROPPED_DRAIN,
+               1);
     out_dropped(c, item->seq, reason);
     if (item->kind == ITEM_PACKET) {
         connection_submit(c, item);
@@ -188,8 +188,6 @@ static void tell(struct connection *c, struct item *item)
         return;
     if (item->empty || overload) {
         c->in_flight--;
-        if (overload)
-            metric_add(c->ws->server->metrics, METRIC_DROPPED_OVERLOAD, 1);
         out_dropped(c, item->seq, overload ? DROPPED_OVERLOAD : DROPPED_EMPTY);
     } else if (item->error) {
         out_error(c, item);

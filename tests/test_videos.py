@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -363,6 +364,44 @@ def test_the_end_of_the_daemon_cancels_and_cleans(tmp_path, tiny_model):
         watcher.join()
         sender.close()
         assert os.listdir(d.spool) == ["lock"]
+
+
+def test_decoded_bytes_are_limited(tmp_path, tiny_model):
+    """A small file of many large pictures: 40 of 240x240 are 6.9 MB."""
+    still = masks.video(tmp_path / "still.mkv", np.zeros((40, 240, 240, 3), np.uint8), *X264)
+    with Daemon(tiny_model, tmp_path / "spool", "--max-decoded", "5000000") as d:
+        job = d.upload(still)
+        assert job["error"]["type"] == "/problems/over-limit" and "5000000" in job["error"]["detail"]
+        assert os.path.getsize(still) < 50000 and job["frames"]["done"] < 40
+
+
+def test_decoders_that_are_not_on_the_list_are_not_used(daemon, tmp_path, rgb):
+    for codec in ("zmbv", "asv1", "snow"):
+        odd = masks.video(tmp_path / f"{codec}.avi", rgb, "-c:v", codec, "-strict", "-2", "-pix_fmt",
+                          "bgr0" if codec == "zmbv" else "yuv420p")
+        error = daemon.upload(odd)["error"]
+        assert (error["type"], error["status"]) == ("/problems/unsupported", 415) and codec in error["detail"]
+
+
+def test_uploads_keep_memory_flat(tmp_path, tiny_model):
+    """200 MB of raw pictures, while they arrive; the frames in flight are 8 of 0.7 MB."""
+    size = (360, 640)
+    long = masks.video(tmp_path / "long.nut", cases.frames(size, 10, 5).repeat(30, axis=0), "-c:v", "rawvideo")
+    assert os.path.getsize(long) > 200e6
+    with Daemon(tiny_model, tmp_path / "spool", "--threads", "1") as d:
+        def peak() -> int:
+            with open(f"/proc/{d.process.pid}/status") as f:
+                return int(re.search(r"VmHWM:\s+(\d+) kB", f.read())[1]) // 1024
+        with open(long, "rb") as f:
+            head = f.read(20 << 20)
+        (tmp_path / "head.nut").write_bytes(head)
+        d.upload(str(tmp_path / "head.nut"), "?format=rle&resize=64x64")   # what any such video needs
+        before = peak()
+        with open(long, "rb") as f:
+            r = d.request("POST", "/v1/videos?format=rle&resize=64x64", f)
+        job = d.finish(r.json()["id"])
+        assert job["state"] == "succeeded" and job["frames"]["done"] == 300
+        assert peak() - before < 40, "MB"
 
 
 def test_a_spool_has_one_daemon(tmp_path, tiny_model):

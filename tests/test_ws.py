@@ -219,7 +219,9 @@ def test_without_a_drop_policy_a_flood_is_closed(daemon):
 
 @pytest.mark.parametrize("drop", ["oldest", "newest"])
 def test_a_drop_policy_answers_or_reports_every_frame(daemon, drop):
+    counted = daemon.metric(f'tv3sd_dropped_total{{reason="{drop}"}}')
     answered, dropped, code = flood(daemon, "flood-" + drop, drop)
+    assert daemon.metric(f'tv3sd_dropped_total{{reason="{drop}"}}') - counted == len(dropped)
     assert code == 1000 and answered == sorted(answered) and dropped
     assert sorted(answered + [n for n, _ in dropped]) == list(range(40))
     assert {reason for _, reason in dropped} == {drop}
@@ -227,6 +229,24 @@ def test_a_drop_policy_answers_or_reports_every_frame(daemon, drop):
     if drop == "oldest":
         assert answered[-1] == 39
     assert client(daemon).describe("flood-" + drop)["frames"] == len(answered)
+
+
+@pytest.mark.parametrize("drop", ["none", "oldest"])
+def test_overload_is_answered(tiny_model, tmp_path, drop):
+    """One frame may wait, sixteen come: the others fail with 503, or are dropped where the stream has a policy."""
+    frame = cases.frames((256, 384), 1, 0)[0]
+    with Daemon(tiny_model, tmp_path / "s", "--queue-max", "1") as d:
+        with client(d).stream("busy", drop=drop, credit=16, format="rle") as s:
+            events = list(s.results(rgb(frame) for _ in range(16)))
+        assert sorted(e.seq for e in events) == list(range(16))
+        refused = [e for e in events if not isinstance(e, Answer)]
+        assert refused and len(refused) < 16
+        if drop == "none":
+            assert {(e.problem["type"], e.problem["status"]) for e in refused} == {("/problems/overloaded", 503)}
+        else:
+            assert {e.reason for e in refused} == {"overload"}
+        assert d.metric('tv3sd_dropped_total{reason="overload"}') == len(refused)
+        assert client(d).describe("busy")["frames"] == 16 - len(refused)
 
 
 def test_a_client_with_a_drop_policy_does_not_wait(daemon):

@@ -1,0 +1,157 @@
+"""The daemon as those who run it see it: settings, signals, systemd, several models, logs."""
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+
+import pytest
+from PIL import Image
+
+import cases
+from conftest import HERE, TV3S
+from daemon import PATIENCE, TV3SD, Daemon
+from live import client
+
+MODELS = os.path.join(HERE, "../models/street.safetensors")
+
+
+def tv3sd(*args, **env) -> subprocess.CompletedProcess:
+    return subprocess.run([TV3SD, *map(str, args)], capture_output=True, text=True, timeout=PATIENCE,
+                          env={**os.environ, **env})
+
+
+# ---------------------------------------------------------------------------------------------------- settings
+def test_check_opens_the_models_and_ends(tiny_model, tmp_path):
+    assert "event=model_opened" in tv3sd("--model", tiny_model, "--check").stderr
+    assert tv3sd("--model", tiny_model, "--check").returncode == 0
+    (tmp_path / "bad.safetensors").write_bytes(b"\0" * 100)
+    broken = tv3sd("--model", tmp_path / "bad.safetensors", "--check")
+    assert broken.returncode == 1 and "event=failed" in broken.stderr
+    (tmp_path / "c.json").write_text('{"batch_max": 0}')
+    wrong = tv3sd("--config", tmp_path / "c.json", "--check")
+    assert wrong.returncode == 2 and "batch_max" in wrong.stderr and "c.json" in wrong.stderr
+
+
+def test_what_is_dumped_starts_the_same_daemon(tiny_model, tmp_path):
+    dump = tv3sd("--model", tiny_model, "--dump-config", "--max-image", "2M", TV3SD_STREAM_LINGER="7.5")
+    settings = json.loads(dump.stdout)
+    assert dump.returncode == 0 and settings["max_image"] == 2 << 20 and settings["stream_linger"] == 7.5
+    assert settings["models"] == [tiny_model]
+    (tmp_path / "c.json").write_text(dump.stdout)
+    assert json.loads(tv3sd("--config", tmp_path / "c.json", "--dump-config").stdout) == settings
+
+
+def test_a_busy_port_is_named(tiny_model, tmp_path):
+    with Daemon(tiny_model, tmp_path / "a") as d:
+        for flag, port in (("--http-port", d.http_port), ("--ws-port", d.ws_port)):
+            other = tv3sd("--model", tiny_model, "--spool", tmp_path / "b", "--http-port", 0, "--ws-port", 0, flag, port)
+            assert other.returncode == 1 and f"port {port}" in other.stderr and "cannot listen" in other.stderr
+
+
+# ----------------------------------------------------------------------------------------------------- signals
+def test_sighup_takes_over_what_can_be(tiny_model, tmp_path):
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps({"max_streams": 1}))
+    with Daemon(tiny_model, tmp_path / "s", "--config", config) as d:
+        assert d.request("PUT", "/v1/streams/a").status == 201
+        assert d.request("PUT", "/v1/streams/b").status == 503
+        config.write_text(json.dumps({"max_streams": 2, "max_image": 5000, "log_level": "debug"}))
+        d.process.send_signal(signal.SIGHUP)
+        assert "max_image" in d.wait_log(r"event=reloaded ignored=(.*)")[1]
+        assert d.request("PUT", "/v1/streams/b").status == 201
+        config.write_text('{"max_streams": "many"}')
+        d.process.send_signal(signal.SIGHUP)
+        assert "max_streams" in d.wait_log(r"event=reload_failed error=(.*)")[1]
+        assert d.request("PUT", "/v1/streams/c").status == 503                     # two, as it was
+
+
+def test_a_drain_ends_in_bounded_time(tiny_model, tmp_path):
+    """An upload that never goes on, and a stream whose client does not read, hold nobody up."""
+    with Daemon(tiny_model, tmp_path / "s", "--drain-seconds", "1") as d:
+        with socket.create_connection(("127.0.0.1", d.http_port)) as s, client(d).stream("idle"):
+            s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + b"x" * 10)
+            assert d.stop() == 0
+
+
+# ----------------------------------------------------------------------------------------------------- systemd
+def test_systemd_is_told(tiny_model, tmp_path, monkeypatch):
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.bind(path)
+        s.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        monkeypatch.setenv("WATCHDOG_USEC", str(PATIENCE * 10 ** 6))
+        with Daemon(tiny_model, tmp_path / "s") as d:
+            assert s.recv(100) == b"READY=1"
+            assert s.recv(100) == s.recv(100) == b"WATCHDOG=1"
+            assert d.stop() == 0
+        told = s.recv(100)
+        while told == b"WATCHDOG=1":
+            told = s.recv(100)
+        assert told == b"STOPPING=1"
+
+
+# ------------------------------------------------------------------------------------------------------ models
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(cases.frames((64, 96), 1, 5)[0]).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_models_are_served_by_name(tiny_model, tmp_path, picture):
+    """Each kind of session, of each model, has the masks of `tv3s segment` with that model."""
+    (tmp_path / "p.png").write_bytes(picture)
+    models = {"tiny": tiny_model, "street": MODELS}
+    expected = {}
+    for name, path in models.items():
+        subprocess.run([TV3S, "segment", path, tmp_path / "p.png", "-o", tmp_path / f"{name}.raw"], check=True,
+                       capture_output=True)
+        expected[name] = (tmp_path / f"{name}.raw").read_bytes()
+    assert expected["tiny"] != expected["street"]
+    with Daemon(f"street={MODELS}", tmp_path / "s", "--model", tiny_model) as d:
+        c = client(d)
+        assert [m["name"] for m in c.models()] == ["street", "tiny"] and c.ready()
+        for name in models:
+            assert c.segment(picture, model=name, format="raw").data == expected[name]
+            c.open_stream(f"http-{name}", model=name, format="raw")
+            assert c.frame(f"http-{name}", picture).data == expected[name]
+            with c.stream(f"ws-{name}", model=name, format="raw") as s:
+                assert s.hello["model"] == name and [a.data for a in s.masks([picture])] == [expected[name]]
+            job = c.wait(c.upload(picture, model=name, format="raw"))
+            assert c.download(job) == expected[name] and job.raw["model"] == name
+        assert c.segment(picture, format="raw").data == expected["street"]           # the first is the default
+        state = c.save_state("http-tiny")
+        with pytest.raises(Exception, match="another model"):
+            c.restore_state("http-street", state)
+
+
+# -------------------------------------------------------------------------------------------------------- logs
+def fields(line: str) -> dict:
+    """One line of logfmt."""
+    found = re.findall(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|\S+)(?: |$)', line)
+    assert " ".join(f"{k}={v}" for k, v in found) == line.strip()
+    return dict(found)
+
+
+def test_a_log_line_is_an_event_with_its_request_and_stream(tiny_model, tmp_path, picture):
+    with Daemon(tiny_model, tmp_path / "s", "--log-level", "debug") as d:
+        d.request("PUT", "/v1/streams/cam-7", X_Request_Id="open-1")
+        d.request("POST", "/v1/streams/cam-7/frames", picture, X_Request_Id="frame-1")
+        d.request("POST", "/v1/streams/cam-7/frames", b"bad \"quotes\"\n", X_Request_Id="frame-2")
+        r = d.request("POST", "/v1/videos", picture, X_Request_Id="upload-1")
+        d.finish(r.json()["id"])
+        d.request("GET", '/no%0Asuch"path=x"', X_Request_Id="odd")
+        d.wait_log("request=odd")
+    lines = [fields(line) for line in d.log().splitlines()]
+    assert all({"ts", "level", "event"} <= set(line) for line in lines)
+    by_request = {line["request"]: line for line in lines if line["event"] == "http"}
+    assert by_request["open-1"]["stream"] == by_request["frame-1"]["stream"] == "cam-7"
+    assert by_request["frame-2"]["status"] == "415" and by_request["frame-2"]["stream"] == "cam-7"
+    assert by_request["upload-1"]["job"] == r.json()["id"]
+    assert [line["stream"] for line in lines if line["event"] == "stream_opened"] == ["cam-7"]
