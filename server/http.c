@@ -70,7 +70,7 @@ void request_wait(struct request *r, handler resumed)
 void request_resume(struct request *r)
 {
     struct http *h = r->http;
-    MHD_resume_connection(r->connection);
+    loop_resume(h, r->connection);
     atomic_fetch_sub(&h->waiting, 1); /* last: http_close waits for it */
 }
 
@@ -275,17 +275,8 @@ static enum MHD_Result on_request(void *http, struct MHD_Connection *connection,
     return r->stage == REQUEST_BODY ? MHD_NO : MHD_YES; /* neither replied nor waiting: no memory */
 }
 
-/* ---- the loop -----------------------------------------------------------------------------------
+/* ---- the server ---------------------------------------------------------------------------------
  */
-
-static void on_connection(void *http, struct MHD_Connection *connection, void **context,
-                          enum MHD_ConnectionNotificationCode code)
-{
-    struct http *h = http;
-    (void)connection, (void)context;
-    metric_add(h->server->metrics, METRIC_HTTP_CONNECTIONS,
-               code == MHD_CONNECTION_NOTIFY_STARTED ? 1 : -1);
-}
 
 static void on_log(void *http, const char *fmt, va_list args)
 {
@@ -337,12 +328,12 @@ static enum err start_daemon(struct http *h)
 {
     const struct config *c = h->server->config;
     h->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-        on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_LISTEN_SOCKET, h->listener,
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
+        MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_LISTEN_SOCKET, h->listener,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->http_connections, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)c->http_timeout, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
         MHD_OPTION_URI_LOG_CALLBACK, on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_END);
+        MHD_OPTION_NOTIFY_CONNECTION, loop_connection, h, MHD_OPTION_END);
     return h->daemon ? ERR_OK : err_set(ERR_IO, "the HTTP server does not start");
 }
 
@@ -361,10 +352,14 @@ enum err http_open(struct server *s, struct http **out)
     enum err e = listen_on(s->config->listen, s->config->http_port, &h->listener);
     if (!e) {
         h->port = bound_port(h->listener);
-        e = sse_open(h);
+        e = loop_open(h);
     }
     if (!e)
+        e = sse_open(h);
+    if (!e)
         e = start_daemon(h);
+    if (!e)
+        e = loop_start(h);
     if (e) {
         http_close(h);
         return e;
@@ -385,20 +380,10 @@ static void wait_for(atomic_int *count, double seconds)
         usleep(5000);
 }
 
-/* After quiesce the listening socket is ours alone. */
-static void stop_listening(struct http *h)
-{
-    if (h->daemon && h->listener >= 0)
-        MHD_quiesce_daemon(h->daemon);
-    if (h->listener >= 0)
-        close(h->listener);
-    h->listener = -1;
-}
-
 void http_drain(struct http *h, double seconds)
 {
     sse_drain(h);
-    stop_listening(h);
+    loop_stop_listening(h);
     wait_for(&h->requests, seconds);
 }
 
@@ -406,16 +391,19 @@ void http_close(struct http *h)
 {
     if (!h)
         return;
-    stop_listening(h);
     if (h->daemon) {
+        loop_stop_listening(h);
         sse_drain(h);
         wait_for(&h->waiting, STOP_SECONDS);
         if (atomic_load(&h->waiting) > 0) {
             log_event(LOG_ERROR, "http_stuck", "requests=%d", atomic_load(&h->waiting));
             return; /* somebody still holds a request: leave all of it to the end of the process */
         }
-        MHD_stop_daemon(h->daemon);
     }
+    loop_stop(h);
+    if (h->daemon)
+        MHD_stop_daemon(h->daemon);
     sse_close(h);
+    loop_close(h);
     free(h);
 }

@@ -1,6 +1,7 @@
 /* The HTTP front end from inside; nobody but server/http*.c includes this.
  *
  *   http.c          the event loop's callbacks: a request from its first line to its end
+ *   http_loop.c     the event loop
  *   http_route.c    the table of endpoints
  *   http_headers.c  header values, parsed
  *   http_body.c     bodies: raw or multipart, to memory or to a job
@@ -24,6 +25,7 @@
 
 struct request;
 struct sse;
+struct loop;
 
 /* Handlers return an error to have it answered; else they have replied or called request_wait. */
 typedef enum err (*handler)(struct request *r);
@@ -88,6 +90,7 @@ struct http {
     atomic_ullong serial;
     atomic_int requests, waiting; /* alive; suspended by request_wait */
     struct sse *sse;
+    struct loop *loop;
 };
 
 /* ---- http.c */
@@ -101,6 +104,18 @@ const char *request_header(struct request *r, const char *name);
 const char *request_query(struct request *r, const char *name);
 /* model, mode, format, resize into r->params. */
 enum err request_params(struct request *r);
+
+/* ---- http_loop.c */
+enum err loop_open(struct http *h);
+enum err loop_start(struct http *h); /* h->daemon is there, and runs now */
+/* MHD_OPTION_NOTIFY_CONNECTION */
+void loop_connection(void *http, struct MHD_Connection *connection, void **context,
+                     enum MHD_ConnectionNotificationCode code);
+/* MHD_resume_connection, from any thread. */
+void loop_resume(struct http *h, struct MHD_Connection *connection);
+void loop_stop_listening(struct http *h); /* soon */
+void loop_stop(struct http *h);           /* the daemon runs no more, and nothing listens */
+void loop_close(struct http *h);          /* after the daemon */
 
 /* ---- http_route.c */
 /* The endpoint, with the path's parts in r->name and r->number; never NULL: what is not there has

@@ -207,7 +207,7 @@ static bool wake_due(struct sse *s)
             continue;
         if (s->draining || due(c, now)) {
             c->asleep = false;
-            MHD_resume_connection(c->connection);
+            loop_resume(c->http, c->connection);
         } else if (job_version(c->job) != c->version) {
             later = true;
         }

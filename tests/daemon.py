@@ -128,6 +128,12 @@ class Daemon:
             time.sleep(0.03)
         raise AssertionError(f"job {job} does not end")
 
+    def wait_for(self, condition) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, self.log()[-4000:]
+            time.sleep(0.02)
+
     def metric(self, name: str) -> float:
         """By its whole name, labels included."""
         for line in self.get("/metrics").body.decode().splitlines():

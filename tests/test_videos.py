@@ -328,6 +328,31 @@ def test_refused_uploads_leave_nothing(daemon, clip):
     assert daemon.get("/v1/videos/nobody").status == 404
 
 
+def test_a_client_that_hangs_up_is_noticed_before_any_timeout(tmp_path, tiny_model):
+    """Its last bytes and the end of its stream arrive together, in all the ways of cutting a request."""
+    head = b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n"
+    cuts = [1, 20, len(head) - 1, *(len(head) + n for n in (0, 1, 100, 5000, 16384, 32768, 65536, 70000, 300000))]
+    with Daemon(tiny_model, tmp_path / "spool", "--http-timeout", "3600") as d:
+        for cut in cuts * 4:
+            with socket.create_connection(("127.0.0.1", d.http_port)) as s:
+                s.sendall((head + b"x" * 300000)[:cut])
+        d.wait_for(lambda: d.metric('tv3sd_connections{protocol="http"}') == 1)
+        assert d.json("/v1/videos")["videos"] == [] and os.listdir(d.spool) == ["lock"]
+
+
+def test_a_client_that_closes_its_half_gets_its_answers(daemon, clip):
+    body = open(clip, "rb").read()
+    request = b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    for count in (1, 3):
+        with socket.create_connection(("127.0.0.1", daemon.http_port), timeout=120) as s:
+            s.sendall(request * count + b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+            s.shutdown(socket.SHUT_WR)
+            answers = b""
+            while piece := s.recv(65536):
+                answers += piece
+        assert answers.count(b"HTTP/1.1 202 ") == count and answers.count(b"HTTP/1.1 200 ") == 1
+
+
 def test_limits_of_videos(tmp_path, tiny_model, clip, rgb):
     flags = ("--max-upload", "300000", "--max-frames", "8", "--max-duration", "1.5", "--max-pixels", "20000",
              "--jobs-max", "3")

@@ -1,0 +1,251 @@
+/* The network thread of HTTP: libmicrohttpd's event loop, and an eye on clients that hang up.
+ *
+ * libmicrohttpd waits for edges of epoll and takes a read that fills less than its buffer for "no
+ * more to come". When the last bytes of a client and the end of its stream arrive as one edge, it
+ * reads the bytes and never the end, and half an upload would stay until http_timeout. So every
+ * socket is in an epoll set of ours too, which tells once that the client has hung up (EPOLLRDHUP).
+ * When libmicrohttpd has read all that came before, we suspend the connection and resume it at
+ * once: what is resumed is read, and there it finds the end. A client that has closed its half
+ * alone gets its answer all the same.
+ *
+ * Our set holds libmicrohttpd's as well, and an eventfd by which other threads wake the loop. */
+#include "server/http.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+enum { EVENTS = 64 };
+
+struct peer {
+    struct MHD_Connection *connection;
+    int fd;
+    struct peer *next, **link; /* of those that hung up; link NULL: it did not */
+};
+
+struct loop {
+    struct http *http;
+    int epoll, wake;
+    pthread_t thread;
+    bool started;
+    struct peer *hung_up;           /* and libmicrohttpd may not know */
+    atomic_bool no_listen, stopped; /* what is asked for */
+};
+
+/* ---- from other threads -------------------------------------------------------------------------
+ */
+
+static void wake(struct loop *l)
+{
+    uint64_t one = 1;
+    (void)!write(l->wake, &one, sizeof one);
+}
+
+/* libmicrohttpd has no means of its own to wake a loop that is not its own. */
+void loop_resume(struct http *h, struct MHD_Connection *connection)
+{
+    MHD_resume_connection(connection);
+    wake(h->loop);
+}
+
+void loop_stop_listening(struct http *h)
+{
+    atomic_store(&h->loop->no_listen, true);
+    wake(h->loop);
+}
+
+/* ---- clients that hang up -----------------------------------------------------------------------
+ */
+
+static void hang_up(struct loop *l, struct peer *p)
+{
+    p->link = &l->hung_up;
+    p->next = l->hung_up;
+    if (p->next)
+        p->next->link = &p->next;
+    l->hung_up = p;
+}
+
+static void forget(struct peer *p)
+{
+    if (!p->link)
+        return;
+    *p->link = p->next;
+    if (p->next)
+        p->next->link = p->link;
+    p->link = NULL;
+}
+
+/* Whether libmicrohttpd would find the end if it read now, and does read. */
+static bool at_the_end(const struct peer *p)
+{
+    int unread = 0;
+    const union MHD_ConnectionInfo *suspended =
+        MHD_get_connection_info(p->connection, MHD_CONNECTION_INFO_CONNECTION_SUSPENDED);
+    return suspended && !suspended->suspended && ioctl(p->fd, FIONREAD, &unread) == 0 &&
+           unread == 0;
+}
+
+/* Between two runs of libmicrohttpd: no connection is in the middle of anything. */
+static void look_at_hung_up(struct loop *l)
+{
+    for (struct peer *next, *p = l->hung_up; p; p = next) {
+        next = p->next;
+        if (!at_the_end(p))
+            continue;
+        forget(p);
+        MHD_suspend_connection(p->connection);
+        loop_resume(l->http, p->connection);
+    }
+}
+
+static void watch(struct loop *l, struct MHD_Connection *connection, void **context)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct peer *p = info ? calloc(1, sizeof *p) : NULL;
+    if (!p)
+        return; /* http_timeout will do */
+    p->connection = connection;
+    p->fd = info->connect_fd;
+    struct epoll_event e = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.ptr = p};
+    if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, p->fd, &e) == 0)
+        *context = p;
+    else
+        free(p);
+}
+
+static void unwatch(struct loop *l, void **context)
+{
+    struct peer *p = *context;
+    if (!p)
+        return;
+    epoll_ctl(l->epoll, EPOLL_CTL_DEL, p->fd, NULL);
+    forget(p);
+    free(p);
+    *context = NULL;
+}
+
+void loop_connection(void *http, struct MHD_Connection *connection, void **context,
+                     enum MHD_ConnectionNotificationCode code)
+{
+    struct http *h = http;
+    bool started = code == MHD_CONNECTION_NOTIFY_STARTED;
+    metric_add(h->server->metrics, METRIC_HTTP_CONNECTIONS, started ? 1 : -1);
+    if (started)
+        watch(h->loop, connection, context);
+    else
+        unwatch(h->loop, context);
+}
+
+/* ---- the thread ---------------------------------------------------------------------------------
+ */
+
+/* Milliseconds until libmicrohttpd wants to run in any case; -1: none. */
+static int patience(struct http *h)
+{
+    MHD_UNSIGNED_LONG_LONG ms;
+    if (MHD_get_timeout(h->daemon, &ms) != MHD_YES)
+        return -1;
+    return ms < INT_MAX ? (int)ms : INT_MAX;
+}
+
+/* After quiesce the listening socket is ours alone. */
+static void stop_listening(struct http *h)
+{
+    if (h->listener < 0)
+        return;
+    if (h->daemon)
+        MHD_quiesce_daemon(h->daemon);
+    close(h->listener);
+    h->listener = -1;
+}
+
+static void take_wishes(struct loop *l)
+{
+    uint64_t count;
+    (void)!read(l->wake, &count, sizeof count);
+    if (atomic_load(&l->no_listen))
+        stop_listening(l->http);
+}
+
+static void *network_main(void *loop)
+{
+    struct loop *l = loop;
+    pthread_setname_np(pthread_self(), "http");
+    while (!atomic_load(&l->stopped)) {
+        struct epoll_event event[EVENTS];
+        int n = epoll_wait(l->epoll, event, EVENTS, patience(l->http));
+        for (int i = 0; i < n; i++) {
+            if (event[i].data.ptr == l)
+                take_wishes(l);
+            else if (event[i].data.ptr)
+                hang_up(l, event[i].data.ptr);
+        }
+        MHD_run(l->http->daemon); /* peers may go here, and with them their events */
+        look_at_hung_up(l);
+    }
+    return NULL;
+}
+
+/* ---- opening and closing ------------------------------------------------------------------------
+ */
+
+static bool add(struct loop *l, int fd, void *ptr)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = ptr};
+    return epoll_ctl(l->epoll, EPOLL_CTL_ADD, fd, &e) == 0;
+}
+
+enum err loop_open(struct http *h)
+{
+    struct loop *l = h->loop = calloc(1, sizeof *l);
+    if (!l)
+        return err_set(ERR_NOMEM, "no memory for the HTTP server");
+    l->http = h;
+    l->epoll = epoll_create1(EPOLL_CLOEXEC);
+    l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (l->epoll < 0 || l->wake < 0 || !add(l, l->wake, l))
+        return err_set(ERR_IO, "no epoll for the HTTP server: %s", strerror(errno));
+    return ERR_OK;
+}
+
+enum err loop_start(struct http *h)
+{
+    struct loop *l = h->loop;
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+    if (!info || !add(l, info->epoll_fd, NULL))
+        return err_set(ERR_IO, "no epoll for the HTTP server");
+    l->started = pthread_create(&l->thread, NULL, network_main, l) == 0;
+    return l->started ? ERR_OK : err_set(ERR_NOMEM, "no thread for HTTP");
+}
+
+void loop_stop(struct http *h)
+{
+    struct loop *l = h->loop;
+    if (l && l->started) {
+        atomic_store(&l->stopped, true);
+        wake(l);
+        pthread_join(l->thread, NULL);
+        l->started = false;
+    }
+    stop_listening(h);
+}
+
+void loop_close(struct http *h)
+{
+    struct loop *l = h->loop;
+    if (!l)
+        return;
+    if (l->epoll >= 0)
+        close(l->epoll);
+    if (l->wake >= 0)
+        close(l->wake);
+    free(l);
+}
