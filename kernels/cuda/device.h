@@ -11,9 +11,11 @@ typedef __nv_bfloat16 bf16_t;
 
 #ifdef __CUDACC__
 /* LAUNCH(kernel or (kernel<T, 4>), grid, block, shared bytes, stream, arguments...). The stand-in
- * has its own, a loop over the grid. */
+ * has its own, a loop over the grid. (clang-format takes <<< apart.) */
+/* clang-format off */
 #define LAUNCH(kernel, grid, block, shared, stream, ...)                                           \
-    ((kernel) < < < (grid), (block), (shared), (stream) >>> (__VA_ARGS__))
+    ((kernel)<<<(grid), (block), (shared), (stream)>>>(__VA_ARGS__))
+/* clang-format on */
 /* unsigned char *name: the block's dynamic shared memory, 16-byte aligned. */
 #define SHARED_BYTES(name)                                                                         \
     extern __shared__ __align__(16) unsigned char shared_bytes[];                                  \
@@ -128,10 +130,32 @@ __device__ __forceinline__ float gelu(float x)
     return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
 }
 
-/* log(1 + e^x) */
+/* 2^x, two units in the last place; below 2^-126 it is zero. */
+__device__ __forceinline__ float exp2_approx(float x)
+{
+#ifdef __CUDACC__
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#else
+    return exp2f(x);
+#endif
+}
+
+/* log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x| <= 1; log(1 + e) = e P(e), P of degree 8 exact
+ * to 1.7e-7 of the result however small e is. One special function instead of log1pf's page. */
 __device__ __forceinline__ float softplus(float x)
 {
-    return fmaxf(x, 0.0f) + log1pf(__expf(-fabsf(x)));
+    float e = exp2_approx(fabsf(x) * -1.44269504088896341f), p = 0x1.56ee08p-8f;
+    p = fmaf(p, e, -0x1.e369f2p-6f);
+    p = fmaf(p, e, 0x1.4069dep-4f);
+    p = fmaf(p, e, -0x1.17d2c4p-3f);
+    p = fmaf(p, e, 0x1.874a82p-3f);
+    p = fmaf(p, e, -0x1.fcc8c6p-3f);
+    p = fmaf(p, e, 0x1.553004p-2f);
+    p = fmaf(p, e, -0x1.fffeacp-2f);
+    p = fmaf(p, e, 0x1.fffffep-1f);
+    return fmaf(p, e, fmaxf(x, 0.0f));
 }
 
 /* ---- tensor cores ----

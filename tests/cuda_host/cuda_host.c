@@ -30,6 +30,15 @@ enum {
     SHARED_DEFAULT = 48 << 10,
     SHARED_MAX = 163 << 10, /* of sm_80, the smallest of the cards that matter */
     MAX_KERNELS = 256,
+    MAX_COPIES = 256, /* of one thread, under way */
+};
+
+/* An asynchronous copy that is not done yet. */
+struct copy {
+    void *to;
+    const void *from;
+    size_t bytes, zeros;
+    unsigned group;
 };
 
 enum wait { READY, BLOCK_BARRIER, SHUFFLE, VOTE, LEFT };
@@ -47,6 +56,9 @@ struct thread {
     size_t bytes;
     int source;
     int predicate; /* VOTE, BLOCK_BARRIER; on release the result */
+    struct copy copy[MAX_COPIES];
+    int copies;
+    unsigned group; /* of the next copy */
 };
 
 uint3 threadIdx, blockIdx;
@@ -119,7 +131,12 @@ static void make_stacks(void)
 
 static void start(struct thread *t, uint3 index)
 {
-    *t = (struct thread){.index = index};
+    t->index = index;
+    t->wait = READY;
+    t->fake_stack = NULL;
+    t->copies = 0;
+    t->group = 0;
+    t->mask = 0;
     getcontext(&t->context);
     t->context.uc_stack.ss_sp = stacks + (t - threads) * (long)STACK;
     t->context.uc_stack.ss_size = STACK;
@@ -238,6 +255,41 @@ unsigned cuda_host_vote(unsigned mask, int predicate, const char *file, int line
     meet_warp();
     go_on_when_ready();
     return (unsigned)t->predicate;
+}
+
+/* ---- asynchronous copies ---- */
+
+void cuda_host_copy(void *to, const void *from, size_t bytes, size_t zeros)
+{
+    struct thread *t = current;
+    bool fits = (bytes == 4 || bytes == 8 || bytes == 16) && zeros <= bytes;
+    if (!fits || (uintptr_t)to % bytes || (uintptr_t)from % bytes || t->copies == MAX_COPIES) {
+        fprintf(stderr, "no card makes this asynchronous copy: %zu bytes, %p to %p\n", bytes, from,
+                to);
+        abort();
+    }
+    t->copy[t->copies++] = (struct copy){to, from, bytes, zeros, t->group};
+}
+
+void cuda_host_copy_commit(void)
+{
+    current->group++;
+}
+
+void cuda_host_copy_wait(unsigned prior)
+{
+    struct thread *t = current;
+    int left = 0;
+    for (int i = 0; i < t->copies; i++) {
+        struct copy c = t->copy[i];
+        if (c.group + prior >= t->group) {
+            t->copy[left++] = c;
+            continue;
+        }
+        memcpy(c.to, c.from, c.bytes - c.zeros);
+        memset((char *)c.to + c.bytes - c.zeros, 0, c.zeros);
+    }
+    t->copies = left;
 }
 
 /* ---- launches ---- */

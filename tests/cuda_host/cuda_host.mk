@@ -9,7 +9,7 @@ LIB_CUDA_HOST  := $(BUILD)/libtv3s_cuda_host.a
 # C++ gets OPT, WARN and the sanitizers as C does. Red zones for __shared__ variables: they lie in a
 # section of their own.
 CUDA_HOST_CXXFLAGS = -std=c++17 -D_GNU_SOURCE $(OPT) -ffp-contract=off -Wall -Wextra -Wshadow \
-	$(SANFLAGS) $(if $(findstring address,$(SANITIZE)),-fsanitize-sections=cuda_shared) \
+	-Wno-unknown-pragmas $(SANFLAGS) $(if $(findstring address,$(SANITIZE)),-fsanitize-sections=cuda_shared) \
 	-Itests/cuda_host -I. -MMD -MP $(CXXFLAGS) $(COVERAGE)
 
 $(BUILD)/obj/cuda_host/%.o: %.cu $(BUILD)/flags

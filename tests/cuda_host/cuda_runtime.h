@@ -19,6 +19,10 @@ void cuda_host_warp(unsigned mask, const void *value, size_t bytes, int source, 
                     const char *file, int line);
 /* Waits for the lanes of `mask`: in which of them `predicate` was true. */
 unsigned cuda_host_vote(unsigned mask, int predicate, const char *file, int line);
+/* cuda_pipeline.h's */
+void cuda_host_copy(void *to, const void *from, size_t bytes, size_t zeros);
+void cuda_host_copy_commit(void);
+void cuda_host_copy_wait(unsigned prior);
 
 #ifdef __cplusplus
 }
