@@ -89,9 +89,10 @@ __device__ __forceinline__ float4 load4(const bf16_t *p)
 /* Two bf16 in one register, `low` at the lower address. */
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high)
 {
-    uint32_t l = __bfloat16_as_ushort(__float2bfloat16_rn(low));
-    uint32_t h = __bfloat16_as_ushort(__float2bfloat16_rn(high));
-    return l | h << 16;
+    __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+    uint32_t u;
+    memcpy(&u, &v, sizeof u);
+    return u;
 }
 
 __device__ __forceinline__ void store4(float *p, float4 v)
@@ -188,6 +189,45 @@ __device__ __forceinline__ void mma_16x8x16(float d[4], const uint32_t a[4], con
         d[3] += low * c_1;
     }
 #endif
+}
+
+/* Four 8 x 8 matrices of bf16 from shared memory, lanes 8 i .. 8 i + 7 naming the rows of matrix i,
+ * 16 bytes each and aligned to that. r[i]: with g and t as above, row g, columns 2t and 2t + 1 of
+ * matrix i; transposed: rows 2t and 2t + 1 of column g. */
+template <bool TRANSPOSED>
+__device__ __forceinline__ void load_matrices_as(uint32_t r[4], const uint16_t *row)
+{
+#ifdef __CUDACC__
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
+    if (TRANSPOSED)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+#else
+    int lane = (int)threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 4; i++) {
+        const uint16_t *first = __shfl_sync(FULL_WARP, row, 8 * i + (TRANSPOSED ? 2 * t : g));
+        const uint16_t *second = __shfl_sync(FULL_WARP, row, 8 * i + (TRANSPOSED ? 2 * t + 1 : g));
+        r[i] = TRANSPOSED ? first[g] | (uint32_t)second[g] << 16
+                          : first[2 * t] | (uint32_t)second[2 * t + 1] << 16;
+    }
+#endif
+}
+
+__device__ __forceinline__ void load_matrices(uint32_t r[4], const uint16_t *row)
+{
+    load_matrices_as<false>(r, row);
+}
+
+__device__ __forceinline__ void load_matrices_transposed(uint32_t r[4], const uint16_t *row)
+{
+    load_matrices_as<true>(r, row);
 }
 
 #endif
