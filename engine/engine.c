@@ -90,11 +90,16 @@ void engine_give(struct engine *e, void *data, size_t bytes)
     e->spare_bytes += bytes;
 }
 
-size_t engine_feature_bytes(const struct engine *e, const struct plan *p)
+size_t engine_feature_bytes_of(const struct engine *e, const struct geometry *g)
 {
     const struct arch *a = &e->model->arch;
     size_t elem = a->head == HEAD_TV3S ? sizeof(float) : backend_elem(e->be);
-    return (size_t)p->geo.grid_width * (size_t)p->geo.grid_height * (size_t)a->embed * elem;
+    return (size_t)g->grid_width * (size_t)g->grid_height * (size_t)a->embed * elem;
+}
+
+size_t engine_feature_bytes(const struct engine *e, const struct plan *p)
+{
+    return engine_feature_bytes_of(e, &p->geo);
 }
 
 /* Frees the least recently used plan that no stream holds, with the spare buffers (they were made

@@ -98,8 +98,14 @@ void stream_close(struct stream *s); /* NULL is allowed */
 void stream_reset(struct stream *s);
 /* Frames applied since the state was zero. */
 uint64_t stream_frames(const struct stream *s);
-/* Bytes of hidden state held now. */
+/* Bytes of hidden state on the device now, and after `frames` more of this geometry. */
 size_t stream_state_bytes(const struct stream *s);
+size_t stream_state_bytes_after(const struct stream *s, const struct geometry *g, int frames);
+/* Moves the state to host memory, and back, bit by bit; on error it is where it was. A spilled
+ * stream exports and resets as any other, and a step fetches it. */
+enum err stream_spill(struct stream *s);
+enum err stream_fetch(struct stream *s);
+size_t stream_spilled_bytes(const struct stream *s); /* in host memory now */
 /* The hidden state as a safetensors file in a malloc'd buffer (the caller frees it), and back.
  * The bytes are the same on every backend. Import checks model shape and geometry, and replaces
  * the state only when all of it is right. MODE_STREAM only. */

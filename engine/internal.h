@@ -46,6 +46,10 @@ struct stream {
     uint64_t frames;
     void *history[CLIP_HISTORY];
     bool in_batch; /* while engine_step runs */
+    /* What state and history held, in host memory (spill.c); then they are NULL. */
+    void *spilled;
+    size_t spilled_bytes;
+    uint64_t spilled_history; /* bit i: history[i] was there */
 };
 
 /* Frames whose features a clip stream keeps: as many as its largest offset. */
@@ -64,5 +68,8 @@ enum err engine_plan(struct engine *e, const struct stream_config *c, int width,
 
 /* Bytes of one frame's features (head_fuse's output). */
 size_t engine_feature_bytes(const struct engine *e, const struct plan *p);
+size_t engine_feature_bytes_of(const struct engine *e, const struct geometry *g);
+
+void stream_drop_spilled(struct stream *s);
 
 #endif

@@ -93,6 +93,7 @@ static enum err step_open(struct step *s, const struct engine_run *runs, int cou
     for (int i = 0; i < count; i++) {
         struct work *w = &s->work[i];
         TRY(check_run(s->e, &runs[i]));
+        TRY(stream_fetch(runs[i].stream));
         w->run = &runs[i];
         w->stream = runs[i].stream;
         w->stream->in_batch = true;

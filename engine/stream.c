@@ -55,6 +55,7 @@ void stream_reset(struct stream *s)
         engine_give(e, s->history[i], engine_feature_bytes(e, s->plan));
         s->history[i] = NULL;
     }
+    stream_drop_spilled(s);
     s->plan->users--;
     s->plan = NULL;
     s->state = NULL;
@@ -145,7 +146,9 @@ enum err stream_export(const struct stream *s, void **buf, size_t *len)
     size_t bytes = s->plan->state_floats * sizeof(float);
     float *state = malloc(bytes), *values = malloc(bytes);
     enum err e = state && values ? ERR_OK : err_set(ERR_NOMEM, "out of memory for the state");
-    if (e == ERR_OK)
+    if (e == ERR_OK && s->spilled)
+        memcpy(state, s->spilled, bytes);
+    else if (e == ERR_OK)
         e = be->ops->download(be, state, s->state, bytes);
     if (e == ERR_OK)
         e = st_writer_open(&w);

@@ -50,15 +50,15 @@ json_t *describe_stream(struct session *s)
 {
     int width = atomic_load(&s->frame_width), height = atomic_load(&s->frame_height);
     uint64_t now = clock_ns(), touched = atomic_load(&s->touched);
+    uint64_t spilled = atomic_load(&s->spilled_bytes);
     double idle = touched && now > touched ? (double)(now - touched) * 1e-9 : 0;
-    json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:b, s:o, s:o}", "id", s->id,
-                          "model", s->params.model->name, "mode", mode_name(s->params.stream.mode),
-                          "format", mask_format_name(s->params.format), "connected",
-                          session_attached(s), "frames", (json_int_t)atomic_load(&s->frames),
-                          "last_seq", (json_int_t)atomic_load(&s->last_seq), "state_bytes",
-                          (json_int_t)atomic_load(&s->state_bytes), "spilled",
-                          (int)atomic_load(&s->spilled), "created", describe_time(s->created),
-                          "idle", describe_time(idle));
+    json_t *o = json_pack(
+        "{s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:b, s:o, s:o}", "id", s->id, "model",
+        s->params.model->name, "mode", mode_name(s->params.stream.mode), "format",
+        mask_format_name(s->params.format), "connected", session_attached(s), "frames",
+        (json_int_t)atomic_load(&s->frames), "last_seq", (json_int_t)atomic_load(&s->last_seq),
+        "state_bytes", (json_int_t)(atomic_load(&s->state_bytes) + spilled), "spilled",
+        (int)(spilled > 0), "created", describe_time(s->created), "idle", describe_time(idle));
     if (o)
         json_object_set_new(o, "size", width > 0 ? json_pack("[ii]", width, height) : json_null());
     return o;

@@ -59,8 +59,12 @@ struct sched {
     int turn;                  /* the model that was served last */
     uint64_t free_since;       /* clock_ns: the end of the last batch */
     int last_runs;             /* of the last batch */
-    uint64_t state_bytes;      /* of all streams */
-    uint64_t *model_ok;        /* [models] clock_ns of the last batch that succeeded */
+    uint64_t state_bytes;      /* of all streams, on the device */
+    uint64_t spilled_bytes;    /* in host memory */
+    uint64_t reserved_bytes;   /* on the device, for the batch being prepared */
+    struct session *resident_oldest,
+        *resident_newest; /* with a state on the device, by last frame */
+    uint64_t *model_ok;   /* [models] clock_ns of the last batch that succeeded */
     struct batch batch;
 };
 
@@ -77,6 +81,15 @@ void sched_count(struct sched *s, const struct item *item, int n);
 uint64_t sched_due(const struct sched *s);
 /* Fills s->batch from `ready`; false when nothing is left to do. */
 bool sched_choose(struct sched *s);
+
+/* ---- sched_spill.c: where states are --------------------------------------------------------- */
+/* Something may have changed in what the session's stream holds: counts it. */
+void sched_place(struct sched *s, struct session *session);
+/* Room on the device for a state of `bytes` in all, taken from idle ones where it must be; it is
+ * s->reserved_bytes until the caller sets that back. ERR_LIMIT never, ERR_BUSY not now. */
+enum err sched_room(struct sched *s, struct session *session, uint64_t bytes);
+/* Brings a spilled state back, into room that is there. ERR_NOMEM. */
+enum err sched_fetch(struct sched *s, struct session *session);
 
 /* ---- sched_run.c: the engine's work ---------------------------------------------------------- */
 /* Runs s->batch and sends its items on. */

@@ -15,17 +15,6 @@ static const uint64_t probe_age = 5000000000u; /* nanoseconds that a proof of li
 /* ---- one session --------------------------------------------------------------------------------
  */
 
-static void count_state(struct sched *s, struct session *session)
-{
-    uint64_t old = atomic_load(&session->state_bytes);
-    uint64_t now = session->stream ? stream_state_bytes(session->stream) : 0;
-    if (now == old)
-        return;
-    atomic_store(&session->state_bytes, now);
-    s->state_bytes += now - old;
-    metric_set(s->metrics, METRIC_STATE_BYTES, (double)s->state_bytes);
-}
-
 static enum err open_stream(struct session *session)
 {
     if (session->stream)
@@ -37,7 +26,7 @@ void sched_run_release(struct sched *s, struct session *session)
 {
     stream_close(session->stream);
     session->stream = NULL;
-    count_state(s, session);
+    sched_place(s, session);
     session_free(session);
 }
 
@@ -55,7 +44,7 @@ static void applied(struct sched *s, struct session *session, struct item *const
     atomic_fetch_add(&session->frames, (unsigned)count);
     atomic_store(&session->frame_width, last->width);
     atomic_store(&session->frame_height, last->height);
-    count_state(s, session);
+    sched_place(s, session);
 }
 
 /* ---- batches ------------------------------------------------------------------------------------
@@ -69,16 +58,24 @@ struct step_args {
     uint64_t frames_before[BATCH_MAX]; /* by run */
 };
 
-/* Room for the labels, a stream, and room for its state. */
+/* The session's state on the device, with room for what these frames add to it. */
+static enum err prepare_state(struct sched *s, struct session *session, const struct item *first,
+                              int count)
+{
+    const struct session_params *p = &session->params;
+    struct geometry g;
+    TRY(open_stream(session));
+    TRY(engine_geometry(&p->model->model->arch, first->width, first->height,
+                        p->stream.resize_override ? &p->stream.resize : NULL, &g));
+    TRY(sched_room(s, session, stream_state_bytes_after(session->stream, &g, count)));
+    return sched_fetch(s, session);
+}
+
+/* A stream with its state, room for that, and for the labels. */
 static enum err prepare(struct sched *s, struct session *session, struct item *const *item,
                         int count)
 {
-    TRY(open_stream(session));
-    bool needs_state =
-        session->params.stream.mode != MODE_FRAME && atomic_load(&session->state_bytes) == 0;
-    if (needs_state && s->state_bytes >= s->config->max_state_bytes)
-        return err_set(ERR_BUSY, "the hidden states of other streams take all %llu bytes",
-                       (unsigned long long)s->config->max_state_bytes);
+    TRY(prepare_state(s, session, item[0], count));
     for (int i = 0; i < count; i++) {
         size_t pixels = (size_t)item[i]->width * (size_t)item[i]->height;
         if (!item[i]->silent && !item[i]->labels && !(item[i]->labels = malloc(pixels)))
@@ -97,6 +94,7 @@ static void fail_items(struct item *const *item, int count, enum err e)
 static void prepare_all(struct sched *s, struct batch *b)
 {
     int kept = 0;
+    s->reserved_bytes = 0;
     for (int i = 0; i < b->runs; i++) {
         struct item *const *item = &b->item[b->run[i].first];
         enum err e = prepare(s, b->run[i].session, item, b->run[i].count);
@@ -206,7 +204,15 @@ void sched_run_batch(struct sched *s)
 /* ---- commands -----------------------------------------------------------------------------------
  */
 
-static enum err run_command(struct session *session, struct command *c)
+/* A file holds the state's bytes and a little more. */
+static enum err import(struct sched *s, struct session *session, const struct command *c)
+{
+    s->reserved_bytes = 0;
+    TRY(sched_room(s, session, c->len));
+    return stream_import(session->stream, c->data, c->len);
+}
+
+static enum err run_command(struct sched *s, struct session *session, struct command *c)
 {
     if (atomic_load(&session->dead))
         return err_set(ERR_NOT_FOUND, "stream '%s' was deleted", session->id);
@@ -218,7 +224,7 @@ static enum err run_command(struct session *session, struct command *c)
     case COMMAND_EXPORT:
         return stream_export(session->stream, &c->data, &c->len);
     case COMMAND_IMPORT:
-        return stream_import(session->stream, c->data, c->len);
+        return import(s, session, c);
     }
     return err_set(ERR_INTERNAL, "command %d", (int)c->kind);
 }
@@ -235,9 +241,9 @@ void sched_end_command(struct command *c, enum err e)
 void sched_run_command(struct sched *s, struct command *c)
 {
     struct session *session = c->session;
-    enum err e = run_command(session, c);
+    enum err e = run_command(s, session, c);
     if (session->stream)
-        count_state(s, session);
+        sched_place(s, session);
     atomic_store(&session->touched, clock_ns());
     sched_end_command(c, e);
 }

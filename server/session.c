@@ -340,6 +340,11 @@ static void expire(struct sessions *t, struct census *c, struct session *s)
     c->expired_count++;
 }
 
+static uint64_t held_bytes(const struct session *s)
+{
+    return atomic_load(&s->state_bytes) + atomic_load(&s->spilled_bytes);
+}
+
 /* With the lock held. */
 static void census_session(struct sessions *t, struct census *c, struct session *s)
 {
@@ -349,8 +354,8 @@ static void census_session(struct sessions *t, struct census *c, struct session 
         expire(t, c, s);
         return;
     }
-    c->bytes += atomic_load(&s->state_bytes);
-    c->spilled += atomic_load(&s->spilled);
+    c->bytes += held_bytes(s);
+    c->spilled += atomic_load(&s->spilled_bytes) > 0;
     if (idle)
         c->idle_one[c->idle++] = s;
     else
@@ -364,16 +369,17 @@ static int by_touched(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* With the lock held. The engine refuses new states at the limit; below it there is room again. */
+/* With the lock held. The engine refuses new states when there is room for them neither on the
+ * device nor for those that would spill; before that the oldest go. */
 static void expire_bytes(struct sessions *t, struct census *c)
 {
-    uint64_t most = t->config->max_state_bytes / 10 * 9;
+    uint64_t most = (t->config->max_state_bytes + t->config->max_spill_bytes) / 10 * 9;
     size_t idle = c->idle;
     if (c->bytes <= most)
         return;
     qsort(c->idle_one, idle, sizeof *c->idle_one, by_touched);
     for (size_t i = 0; i < idle && c->bytes > most; i++) {
-        uint64_t bytes = atomic_load(&c->idle_one[i]->state_bytes);
+        uint64_t bytes = held_bytes(c->idle_one[i]);
         if (bytes == 0)
             continue;
         c->bytes -= bytes;

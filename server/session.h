@@ -42,6 +42,8 @@ struct session {
     bool queued; /* on the scheduler's list */
     struct session *sched_next;
     uint64_t served; /* scheduler's clock at its last frame: fairness */
+    bool resident;   /* on the scheduler's list of states on the device */
+    struct session *resident_older, *resident_newer;
 
     /* decode worker */
     struct packet_decoder *decoder; /* media/packet.h; NULL before the first packet */
@@ -50,9 +52,9 @@ struct session {
     atomic_int refs;
     atomic_llong last_seq; /* of the last frame applied, -1 none */
     atomic_ullong frames;
-    atomic_ullong state_bytes; /* device */
-    atomic_bool spilled;
-    atomic_bool dead; /* deleted: frames still on their way fail with ERR_NOT_FOUND */
+    atomic_ullong state_bytes;   /* on the device */
+    atomic_ullong spilled_bytes; /* in host memory */
+    atomic_bool dead;            /* deleted: frames still on their way fail with ERR_NOT_FOUND */
     atomic_int frame_width, frame_height; /* of the last frame */
     atomic_ullong touched;                /* clock_ns of the last use */
     atomic_int in_flight;                 /* items that are not delivered yet */
@@ -116,7 +118,8 @@ void session_renumber(struct session *s);
 void sessions_each(struct sessions *t, void (*visit)(void *ctx, struct session *s), void *ctx);
 
 /* Deletes live streams that were idle (nobody attached, no frame in flight) too long, and, oldest
- * first, idle ones while hidden states take more than nine tenths of their limit. Sets the gauges
+ * first, idle ones while hidden states, spilled ones included, take more than nine tenths of both
+ * limits. Sets the gauges
  * of streams. Called once a second by the housekeeping thread. */
 void sessions_expire(struct sessions *t);
 

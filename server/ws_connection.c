@@ -143,12 +143,12 @@ void connection_submit(struct connection *c, struct item *item)
 
 void connection_drop(struct connection *c, struct item *item, enum drop_reason reason)
 {
+    static const enum metric_id counter[] = {[DROPPED_OLDEST] = METRIC_DROPPED_OLDEST,
+                                             [DROPPED_NEWEST] = METRIC_DROPPED_NEWEST,
+                                             [DROPPED_DRAIN] = METRIC_DROPPED_DRAIN};
     struct metrics *m = c->ws->server->metrics;
     item->dropped = true;
-    metric_add(m, reason == DROPPED_OLDEST   ? METRIC_DROPPED_OLDEST
-                  : reason == DROPPED_NEWEST ? METRIC_DROPPED_NEWEST
-                                             : METRIC_DROPPED_DRAIN,
-               1);
+    metric_add(m, counter[reason], 1);
     out_dropped(c, item->seq, reason);
     if (item->kind == ITEM_PACKET) {
         connection_submit(c, item);

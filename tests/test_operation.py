@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import time
 
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from PIL import Image
 import cases
 from conftest import HERE, TV3S
 from daemon import PATIENCE, TV3SD, Daemon
-from live import client
+from live import client, labels, rgb, tool_masks
 
 MODELS = os.path.join(HERE, "../models/street.safetensors")
 
@@ -129,6 +130,39 @@ def test_models_are_served_by_name(tiny_model, tmp_path, picture):
         state = c.save_state("http-tiny")
         with pytest.raises(Exception, match="another model"):
             c.restore_state("http-street", state)
+
+
+# ------------------------------------------------------------------------------------------------------ states
+def test_states_beyond_the_device_spill_and_come_back(tiny_model, tmp_path):
+    """Five streams take turns where two fit; each has the masks of `tv3s logits`."""
+    frames = [cases.frames((256, 384), 4, seed) for seed in range(5)]
+    expected = [tool_masks(tiny_model, f, tmp_path) for f in frames]
+    flags = ("--max-state-bytes", "1M", "--spill-idle", "0")
+    with Daemon(tiny_model, tmp_path / "s", *flags) as d:
+        c = client(d)
+        for t in range(4):
+            for i in range(5):
+                with c.stream(f"s{i}", format="raw") as s:
+                    assert [(labels(a) == expected[i][t]).all() for a in s.masks([rgb(frames[i][t])])] == [True]
+                assert d.metric("tv3sd_state_bytes") <= 1 << 20
+        streams = c.streams()
+        spilled = [s for s in streams if s["spilled"]]
+        assert len(streams) == 5 and 1 <= len(spilled) < 5
+        assert len({s["state_bytes"] for s in streams}) == 1                      # wherever it is
+        assert d.metric("tv3sd_spilled_bytes") == sum(s["state_bytes"] for s in spilled)
+        assert d.metric("tv3sd_streams_spilled_total") - d.metric("tv3sd_streams_fetched_total") == len(spilled)
+        assert d.metric("tv3sd_streams_fetched_total") >= 9
+        before = c.save_state(spilled[0]["id"])
+        assert c.describe(spilled[0]["id"])["spilled"]
+        c.open_stream("copy")
+        c.restore_state("copy", before)
+        assert c.save_state("copy") == before
+        for s in [*streams, {"id": "copy"}]:
+            c.delete_stream(s["id"])
+        end = time.monotonic() + PATIENCE
+        while d.metric("tv3sd_state_bytes") + d.metric("tv3sd_spilled_bytes") and time.monotonic() < end:
+            time.sleep(0.01)
+        assert d.metric("tv3sd_state_bytes") == d.metric("tv3sd_spilled_bytes") == 0
 
 
 # -------------------------------------------------------------------------------------------------------- logs

@@ -91,6 +91,7 @@ static inline void rig_close(struct rig *r)
     rig_clear(r);
     sessions_close(r->sessions);
     assert_true(metric_get(r->metrics, METRIC_STATE_BYTES) == 0);
+    assert_true(metric_get(r->metrics, METRIC_SPILLED_BYTES) == 0);
     assert_true(metric_get(r->metrics, METRIC_QUEUE_DECODE) == 0);
     assert_true(metric_get(r->metrics, METRIC_QUEUE_ENGINE) == 0);
     assert_true(metric_get(r->metrics, METRIC_QUEUE_ENCODE) == 0);

@@ -279,6 +279,79 @@ static void a_stream_twice_in_a_batch_is_refused(void **state)
     trace_close(out);
 }
 
+/* Out and in again before each frame, in any mode, beside one that stays. */
+static void a_spilled_state_comes_back_as_it_was(void **state)
+{
+    struct fixture *f = *state;
+    static const enum stream_mode modes[] = {MODE_STREAM, MODE_CLIP, MODE_FRAME};
+    for (int m = 0; m < 3; m++) {
+        struct trace *want = alone(f, modes[m], 3, WIDTH, HEIGHT, 12);
+        struct trace *out = trace_open(f->model, WIDTH, HEIGHT, 12);
+        struct stream *s = open_stream(f->engine, modes[m]);
+        for (int t = 0; t < 12; t++) {
+            size_t held = stream_state_bytes(s);
+            assert_int_equal(stream_spill(s), ERR_OK);
+            assert_int_equal(stream_state_bytes(s), 0);
+            assert_int_equal(stream_spilled_bytes(s), held);
+            if (t % 2) { /* else the step does it */
+                assert_int_equal(stream_fetch(s), ERR_OK);
+                assert_int_equal(stream_state_bytes(s), held);
+            }
+            feed_one_by_one(f->engine, s, 3, out, t, 1);
+            assert_int_equal(stream_spilled_bytes(s), 0);
+        }
+        assert_same(out, want, 0, 12);
+        stream_spill(s);
+        stream_reset(s);
+        assert_int_equal(stream_spilled_bytes(s), 0);
+        feed_one_by_one(f->engine, s, 3, out, 0, 1);
+        assert_same(out, want, 0, 1);
+        stream_spill(s);
+        stream_close(s);
+        trace_close(out);
+        trace_close(want);
+    }
+}
+
+static void a_spilled_state_is_exported_and_replaced(void **state)
+{
+    struct fixture *f = *state;
+    struct trace *out = trace_open(f->model, WIDTH, HEIGHT, 4);
+    struct stream *s = open_stream(f->engine, MODE_STREAM);
+    feed_one_by_one(f->engine, s, 3, out, 0, 3);
+    struct state_file before = export_state(s);
+    stream_spill(s);
+    struct state_file spilled = export_state(s);
+    assert_true(same_state(before, spilled));
+    assert_int_equal(stream_import(s, before.bytes, before.length), ERR_OK);
+    assert_int_equal(stream_spilled_bytes(s), 0);
+    assert_untouched(s, before);
+    free(spilled.bytes);
+    stream_close(s);
+    trace_close(out);
+}
+
+static void what_a_stream_will_hold_is_known_before(void **state)
+{
+    struct fixture *f = *state;
+    static const enum stream_mode modes[] = {MODE_STREAM, MODE_CLIP, MODE_FRAME};
+    static const int size[][2] = {{WIDTH, HEIGHT}, {64, 96}};
+    for (int m = 0; m < 3; m++) {
+        struct stream *s = open_stream(f->engine, modes[m]);
+        for (int i = 0; i < 26; i++) {
+            const int *now = size[i / 13];
+            struct geometry g;
+            struct trace *out = trace_open(f->model, now[0], now[1], 13);
+            assert_int_equal(engine_geometry(&f->model->arch, now[0], now[1], NULL, &g), ERR_OK);
+            size_t after = stream_state_bytes_after(s, &g, 1);
+            feed_one_by_one(f->engine, s, 3, out, i % 13, 1);
+            assert_int_equal(stream_state_bytes(s), after);
+            trace_close(out);
+        }
+        stream_close(s);
+    }
+}
+
 static int group(const char *name)
 {
     const struct CMUnitTest tests[] = {
@@ -293,6 +366,9 @@ static int group(const char *name)
         cmocka_unit_test(a_failed_step_leaves_every_stream_as_it_was),
         cmocka_unit_test(another_size_inside_a_stream_starts_anew),
         cmocka_unit_test(a_stream_twice_in_a_batch_is_refused),
+        cmocka_unit_test(a_spilled_state_comes_back_as_it_was),
+        cmocka_unit_test(a_spilled_state_is_exported_and_replaced),
+        cmocka_unit_test(what_a_stream_will_hold_is_known_before),
     };
     return cmocka_run_group_tests_name(name, tests, fixture_open, fixture_close);
 }

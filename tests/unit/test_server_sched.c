@@ -397,11 +397,11 @@ static void too_many_waiting_live_frames_are_refused(void **state)
 static void states_beyond_the_limit_are_refused(void **state)
 {
     struct rig *r = *state;
-    r->config.max_state_bytes = 1;
     rig_start(r);
     struct session *a = rig_live(r, "a"), *b = rig_live(r, "b");
     rig_submit(r, a, 1, 0, W, H);
     rig_wait(r, 1);
+    r->config.max_state_bytes = atomic_load(&a->state_bytes);
     rig_submit(r, b, 2, 0, W, H);
     rig_submit(r, a, 1, 1, W, H);
     rig_wait(r, 3);

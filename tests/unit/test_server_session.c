@@ -199,19 +199,21 @@ static void states_expire_oldest_first_when_they_are_too_large(void **state)
 {
     struct fixture *f = *state;
     struct session *s[4];
-    f->config.max_state_bytes = 100;
+    f->config.max_state_bytes = 60;
+    f->config.max_spill_bytes = 40;
     for (int i = 0; i < 4; i++) {
         char id[2] = {(char)('a' + i), 0};
         s[i] = make(f, id);
         s[i]->touched = (unsigned long long)(10 - i) * 1000; /* d is the oldest */
-        s[i]->state_bytes = 30;
+        s[i]->state_bytes = i ? 30 : 10;
+        s[i]->spilled_bytes = i ? 0 : 20;
     }
     f->config.stream_linger = 1e9;
     s[3]->state_bytes = 0; /* nothing to gain */
     s[2]->in_flight = 1;   /* not idle */
     sessions_expire(f->table);
     assert_int_equal(sessions_count(f->table), 4); /* 90 of 100 */
-    s[0]->state_bytes = 31;
+    s[0]->spilled_bytes = 21;
     sessions_expire(f->table);
     assert_int_equal(sessions_count(f->table), 3);
     assert_true(s[1]->dead);

@@ -1,0 +1,136 @@
+/* A stream's state between the device and host memory.
+ *
+ * A device has room for so many states and a machine for many more, so whoever owns the streams
+ * (server/sched_spill.c) moves those of idle ones out. What moves is the state as it is, bit by
+ * bit, in one block of host memory: the hidden state, then the features in `history` that are
+ * there. A spilled stream keeps its plan and is complete: it exports and resets as it is, and its
+ * next frame brings it back first. On a CPU both places are the same memory, and the moves are
+ * copies. */
+#include "engine/internal.h"
+
+#include "base/try.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static size_t hidden_bytes(const struct stream *s)
+{
+    return s->plan->state_floats * sizeof(float);
+}
+
+size_t stream_spilled_bytes(const struct stream *s)
+{
+    return s->spilled_bytes;
+}
+
+size_t stream_state_bytes_after(const struct stream *s, const struct geometry *g, int frames)
+{
+    const struct arch *a = &s->engine->model->arch;
+    if (a->head == HEAD_TV3S && s->config.mode == MODE_STREAM)
+        return g->state_bytes;
+    if (s->config.mode != MODE_CLIP)
+        return 0;
+    bool same = s->plan && s->plan->geo.width == g->width && s->plan->geo.height == g->height;
+    uint64_t kept = (same ? s->frames : 0) + (uint64_t)frames, most = stream_history(s);
+    return (size_t)(kept < most ? kept : most) * engine_feature_bytes_of(s->engine, g);
+}
+
+void stream_drop_spilled(struct stream *s)
+{
+    free(s->spilled);
+    s->spilled = NULL;
+    s->spilled_bytes = 0;
+    s->spilled_history = 0;
+}
+
+/* ---- out ----------------------------------------------------------------------------------------
+ */
+
+static enum err download_all(struct stream *s, uint8_t *to)
+{
+    struct backend *be = s->engine->be;
+    size_t feature = engine_feature_bytes(s->engine, s->plan);
+    if (s->state) {
+        TRY(be->ops->download(be, to, s->state, hidden_bytes(s)));
+        to += hidden_bytes(s);
+    }
+    for (int i = 0; i < CLIP_HISTORY; i++) {
+        if (!s->history[i])
+            continue;
+        TRY(be->ops->download(be, to, s->history[i], feature));
+        to += feature;
+    }
+    return ERR_OK;
+}
+
+enum err stream_spill(struct stream *s)
+{
+    size_t bytes = stream_state_bytes(s);
+    if (bytes == 0)
+        return ERR_OK;
+    uint8_t *host = malloc(bytes);
+    if (!host)
+        return err_set(ERR_NOMEM, "no host memory for a state");
+    enum err e = download_all(s, host);
+    if (e) {
+        free(host);
+        return e;
+    }
+    s->spilled = host;
+    s->spilled_bytes = bytes;
+    engine_give(s->engine, s->state, hidden_bytes(s));
+    s->state = NULL;
+    for (int i = 0; i < CLIP_HISTORY; i++) {
+        if (!s->history[i])
+            continue;
+        s->spilled_history |= (uint64_t)1 << i;
+        engine_give(s->engine, s->history[i], engine_feature_bytes(s->engine, s->plan));
+        s->history[i] = NULL;
+    }
+    return ERR_OK;
+}
+
+/* ---- back ---------------------------------------------------------------------------------------
+ */
+
+static enum err upload(struct stream *s, const uint8_t **from, size_t bytes, float **to)
+{
+    struct backend *be = s->engine->be;
+    TRY(be->ops->upload(be, (const float *)(const void *)*from, bytes / sizeof(float), to));
+    *from += bytes;
+    return ERR_OK;
+}
+
+static enum err upload_all(struct stream *s)
+{
+    size_t feature = engine_feature_bytes(s->engine, s->plan), hidden = hidden_bytes(s);
+    const uint8_t *from = s->spilled;
+    float *copy;
+    if (s->config.mode == MODE_STREAM)
+        TRY(upload(s, &from, hidden, &s->state));
+    for (int i = 0; i < CLIP_HISTORY; i++) {
+        if (!(s->spilled_history >> i & 1))
+            continue;
+        TRY(upload(s, &from, feature, &copy));
+        s->history[i] = copy;
+    }
+    return ERR_OK;
+}
+
+enum err stream_fetch(struct stream *s)
+{
+    if (!s->spilled)
+        return ERR_OK;
+    enum err e = upload_all(s);
+    if (!e) {
+        stream_drop_spilled(s);
+        return ERR_OK;
+    }
+    engine_give(s->engine, s->state, hidden_bytes(s));
+    s->state = NULL;
+    for (int i = 0; i < CLIP_HISTORY; i++) {
+        engine_give(s->engine, s->history[i], engine_feature_bytes(s->engine, s->plan));
+        s->history[i] = NULL;
+    }
+    return e;
+}

@@ -1,0 +1,122 @@
+/* Where hidden states are: on the device, or spilled to host memory.
+ *
+ * Sessions with a state on the device stand in one list, the one whose last frame is oldest first.
+ * When a state must come onto the device and would not fit into max_state_bytes, idle ones move out
+ * from the list's head: those without a frame in flight, and without one for spill_idle seconds, so
+ * that streams which take turns do not push each other out at every frame. A spilled stream's next
+ * frame brings its state back, by the same rule. What has no room on either side is refused
+ * (ERR_BUSY): its stream stays as it was. Idle streams expire before it comes to that (session.c).
+ *
+ * All of it is the engine thread's. */
+#include "server/sched_parts.h"
+
+#include "server/log.h"
+
+/* ---- the list -----------------------------------------------------------------------------------
+ */
+
+static void unlink_resident(struct sched *s, struct session *session)
+{
+    if (!session->resident)
+        return;
+    *(session->resident_older ? &session->resident_older->resident_newer : &s->resident_oldest) =
+        session->resident_newer;
+    *(session->resident_newer ? &session->resident_newer->resident_older : &s->resident_newest) =
+        session->resident_older;
+    session->resident = false;
+}
+
+static void link_newest(struct sched *s, struct session *session)
+{
+    session->resident_newer = NULL;
+    session->resident_older = s->resident_newest;
+    *(s->resident_newest ? &s->resident_newest->resident_newer : &s->resident_oldest) = session;
+    s->resident_newest = session;
+    session->resident = true;
+}
+
+/* ---- counting -----------------------------------------------------------------------------------
+ */
+
+void sched_place(struct sched *s, struct session *session)
+{
+    const struct stream *stream = session->stream;
+    uint64_t device = stream ? stream_state_bytes(stream) : 0;
+    uint64_t host = stream ? stream_spilled_bytes(stream) : 0;
+    s->state_bytes += device - atomic_load(&session->state_bytes);
+    s->spilled_bytes += host - atomic_load(&session->spilled_bytes);
+    atomic_store(&session->state_bytes, device);
+    atomic_store(&session->spilled_bytes, host);
+    metric_set(s->metrics, METRIC_STATE_BYTES, (double)s->state_bytes);
+    metric_set(s->metrics, METRIC_SPILLED_BYTES, (double)s->spilled_bytes);
+    unlink_resident(s, session);
+    if (device > 0)
+        link_newest(s, session);
+}
+
+/* ---- moving -------------------------------------------------------------------------------------
+ */
+
+static bool may_spill(const struct sched *s, struct session *session, uint64_t now)
+{
+    uint64_t idle = (uint64_t)(s->config->spill_idle * 1e9),
+             touched = atomic_load(&session->touched);
+    return atomic_load(&session->in_flight) == 0 && now >= touched && now - touched >= idle;
+}
+
+static bool spill(struct sched *s, struct session *session)
+{
+    uint64_t bytes = atomic_load(&session->state_bytes);
+    if (s->spilled_bytes + bytes > s->config->max_spill_bytes)
+        return false;
+    if (stream_spill(session->stream)) {
+        log_event(LOG_WARNING, "spill_failed", "stream=%s error=%s", session->id,
+                  log_text(err_text()));
+        return false;
+    }
+    sched_place(s, session);
+    metric_add(s->metrics, METRIC_STREAMS_SPILLS, 1);
+    log_event(LOG_DEBUG, "stream_spilled", "stream=%s bytes=%llu", session->id,
+              (unsigned long long)bytes);
+    return true;
+}
+
+/* Moves idle states out until `more` bytes fit. */
+static bool make_room(struct sched *s, uint64_t more)
+{
+    uint64_t most = s->config->max_state_bytes, now = clock_ns();
+    struct session *session = s->resident_oldest;
+    while (s->state_bytes + s->reserved_bytes + more > most && session) {
+        struct session *newer = session->resident_newer;
+        if (may_spill(s, session, now) && !spill(s, session))
+            return false;
+        session = newer;
+    }
+    return s->state_bytes + s->reserved_bytes + more <= most;
+}
+
+enum err sched_room(struct sched *s, struct session *session, uint64_t bytes)
+{
+    uint64_t most = s->config->max_state_bytes, held = atomic_load(&session->state_bytes);
+    uint64_t more = bytes > held ? bytes - held : 0;
+    if (bytes > most)
+        return err_set(ERR_LIMIT, "a hidden state of %llu bytes; the limit is %llu",
+                       (unsigned long long)bytes, (unsigned long long)most);
+    if (more > 0 && !make_room(s, more))
+        return err_set(ERR_BUSY, "the hidden states of other streams take all %llu bytes",
+                       (unsigned long long)most);
+    s->reserved_bytes += more;
+    return ERR_OK;
+}
+
+enum err sched_fetch(struct sched *s, struct session *session)
+{
+    uint64_t bytes = stream_spilled_bytes(session->stream);
+    if (bytes == 0)
+        return ERR_OK;
+    enum err e = stream_fetch(session->stream);
+    sched_place(s, session);
+    if (!e)
+        metric_add(s->metrics, METRIC_STREAMS_FETCHES, 1);
+    return e;
+}
