@@ -30,7 +30,8 @@ DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-de
 	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
 	libwebsockets-dev zlib1g-dev
 DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest python3-numpy \
-	python3-torch libopenblas0-pthread python3-pil python3-websockets ffmpeg curl
+	python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium chromium \
+	chromium-driver ffmpeg curl
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
 DEPS_LINT  := $(DEPS_BUILD) clang clang-format clang-tidy cppcheck libomp-dev libcmocka-dev
@@ -136,7 +137,7 @@ $(LIB_MEDIA): $(call to_obj,$(MEDIA_SRCS))
 
 $(LIB_SERVER): $(call to_obj,$(SERVER_SRCS))
 	$(archive)
-$(BUILD)/obj/server/assets.o: proto/openapi.json $(wildcard clients/web/*) # it has them inside
+$(BUILD)/obj/server/assets.o: proto/openapi.json $(wildcard clients/web/* clients/js/*) # inside it
 
 $(BUILD)/tv3s: $(call to_obj,$(TOOL_SRCS)) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
 	@echo '  LD $@'

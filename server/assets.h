@@ -9,7 +9,7 @@ struct asset {
     const char *data, *end;
 };
 
-/* NULL where the program was built without it. */
+/* NULL where there is none under `path`. */
 const struct asset *asset_find(const char *path);
 
 #endif

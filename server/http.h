@@ -8,7 +8,7 @@
  *   http_reply.c    answers: common headers, problem+json
  *   http_gzip.c     answers that are compressed
  *   http_image.c    a frame on its way through the workers and back
- *   http_stream.c, http_video.c, http_sse.c, http_misc.c   the endpoints
+ *   http_stream.c, http_video.c, http_sse.c, http_page.c, http_misc.c   the endpoints
  *
  * One thread runs all of it, and never waits: a request that waits for another thread is suspended
  * (request_wait) and that thread resumes it (request_resume). libmicrohttpd frees nothing of a
@@ -209,7 +209,9 @@ enum err model_get(struct request *r);
 enum err live(struct request *r);
 enum err ready(struct request *r);
 enum err metrics_get(struct request *r);
-enum err openapi_get(struct request *r);
+
+/* ---- http_page.c */
+enum err server_get(struct request *r);
 enum err page_get(struct request *r);
 
 #endif

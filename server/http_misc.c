@@ -1,8 +1,7 @@
-/* Models, health, metrics, and the files that are part of the program. */
+/* Models, health and metrics. */
 #include "server/http.h"
 
 #include "engine/arch_parts.h"
-#include "server/assets.h"
 #include "server/config.h"
 #include "server/describe.h"
 #include "server/sched.h"
@@ -82,24 +81,4 @@ enum err metrics_get(struct request *r)
     }
     reply_send(r, 200, reply_text(r, "text/plain; version=0.0.4", text.data, text.len));
     return ERR_OK;
-}
-
-/* ---- files --------------------------------------------------------------------------------------
- */
-
-enum err page_get(struct request *r)
-{
-    const struct asset *a = asset_find(r->endpoint->path);
-    if (!a)
-        return err_set(ERR_NOT_FOUND, "this build has no web page");
-    struct MHD_Response *answer =
-        reply_text_static(r, a->mime, a->data, (size_t)(a->end - a->data));
-    reply_header(answer, "Cache-Control", "no-cache");
-    reply_send(r, 200, answer);
-    return ERR_OK;
-}
-
-enum err openapi_get(struct request *r)
-{
-    return page_get(r);
 }

@@ -32,13 +32,14 @@ static const struct endpoint endpoints[] = {
 
     {"GET", "/v1/models", "", NULL, NULL, false, models_list},
     {"GET", "/v1/models/{}", "", NULL, NULL, false, model_get},
+    {"GET", "/v1/server", "", NULL, NULL, false, server_get},
     {"GET", "/livez", "", NULL, NULL, false, live},
     {"GET", "/readyz", "", NULL, NULL, false, ready},
     {"GET", "/metrics", "", NULL, NULL, false, metrics_get},
-    {"GET", "/openapi.json", "", NULL, NULL, false, openapi_get},
-    {"GET", "/", "", NULL, NULL, false, page_get},
-    {"GET", "/app.js", "", NULL, NULL, false, page_get},
-    {"GET", "/style.css", "", NULL, NULL, false, page_get},
+
+#define ASSET(name, path, mime, file) {"GET", path, "", NULL, NULL, false, page_get},
+#include "server/assets.def"
+#undef ASSET
 };
 enum { ENDPOINTS = sizeof endpoints / sizeof *endpoints };
 

@@ -163,14 +163,16 @@ enum err video_mask(struct request *r)
 {
     void *data;
     size_t len;
+    double time;
     const char *mime;
     enum err e = find(r);
     if (!e)
-        e = job_frame(r->job, r->number, &data, &len, &mime);
+        e = job_frame(r->job, r->number, &data, &len, &time, &mime);
     if (e)
         return e;
     struct MHD_Response *answer = gzip_pays(job_format(r->job)) ? reply_text(r, mime, data, len)
                                                                 : reply_bytes(mime, data, len);
+    reply_header(answer, "X-Tv3s-Time", "%.6f", time);
     reply_header(answer, "Cache-Control", "private, max-age=3600");
     reply_send(r, 200, answer);
     return ERR_OK;

@@ -92,6 +92,7 @@ enum err spool_read_at(int fd, uint64_t offset, void *data, size_t len);
 
 struct spool_entry {
     uint64_t offset, len; /* of a mask in SPOOL_FRAMES, or SPOOL_RESULT */
+    double time;          /* the frame's, in seconds */
 };
 
 /* ---- jobs_json.c */

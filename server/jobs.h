@@ -43,8 +43,9 @@ json_t *jobs_json(struct jobs *j);
 uint64_t job_version(struct job *job);
 /* The result file, opened for reading, and its MIME type and suggested name. ERR_EXISTS before. */
 enum err job_result(struct job *job, int *fd, uint64_t *size, const char **mime, char name[64]);
-/* One frame's mask as malloc'd bytes. ERR_NOT_FOUND before it is done. */
-enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, const char **mime);
+/* One frame's mask as malloc'd bytes, and its time in seconds. ERR_NOT_FOUND before it is done. */
+enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, double *time,
+                   const char **mime);
 /* Cancels when not ended, takes it out of the list, deletes its files when the last user is gone.
  */
 void job_delete(struct jobs *j, struct job *job);

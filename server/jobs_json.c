@@ -130,7 +130,8 @@ static enum err read_entry(struct job *job, uint64_t n, struct spool_entry *entr
     return e;
 }
 
-enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, const char **mime)
+enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, double *time,
+                   const char **mime)
 {
     struct spool_entry entry;
     uint64_t size;
@@ -155,6 +156,7 @@ enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, const 
         return e;
     }
     *len = entry.len;
+    *time = entry.time;
     *mime = mask_format_mime(job->params.format);
     return ERR_OK;
 }

@@ -80,7 +80,8 @@ static struct item *take(struct run *r, bool wait)
 /* Where the frame's mask stands, for those who ask for one frame. */
 static enum err write_index(struct run *r, const struct item *item)
 {
-    struct spool_entry entry = {r->frames_size, item->output.len};
+    struct spool_entry entry = {r->frames_size, item->output.len,
+                                r->stamp[item->seq % WINDOW_MAX].time};
     if (job_is_video(r->job)) {
         TRY(spool_write_at(r->frames, entry.offset, item->output.data, item->output.len));
         r->frames_size += item->output.len;

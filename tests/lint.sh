@@ -40,7 +40,12 @@ if grep -nE '#include *[<"](libav|libsw|libweb|microhttpd|spng|media/|proto/|ser
     fail "base, engine and kernels include something above them"
 fi
 
-for f in $c_files $(git ls-files -co --exclude-standard '*.py'); do
+scripts=$(git ls-files -co --exclude-standard '*.js')
+command -v node > /dev/null && for f in $scripts; do
+    node --check --input-type=module < "$f" || fail "$f"
+done
+
+for f in $c_files $scripts $(git ls-files -co --exclude-standard '*.py' '*.css'); do
     [ -f "$f" ] || continue
     n=$(wc -l < "$f")
     limit=600

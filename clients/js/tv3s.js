@@ -1,0 +1,148 @@
+// The JavaScript client of tv3sd: uploads, their masks, and live streams. No dependencies.
+//
+//   import {Client} from "./tv3s.js";
+//   const client = new Client("http://127.0.0.1:8080");
+//   const job = await client.upload(file, {format: "png"}, {progress: (sent, total) => ...});
+//   client.watch(job.id, (job) => console.log(job.frames.done), (job) => console.log(job.state));
+//   const {width, height, labels} = await client.mask(job, 0);
+//   const stream = client.openStream("cam-7", {drop: "oldest"});
+//   stream.addEventListener("mask", ({detail}) => draw(detail.labels, detail.width, detail.height));
+//   stream.addEventListener("open", () => stream.send(jpegBytes));
+
+import {decodeMask} from "./mask.js";
+import {Stream} from "./stream.js";
+
+export {CODEC, KIND, decodeAnswer, encodeFrame} from "./message.js";
+export {countLabels, decodeMask} from "./mask.js";
+export {Stream} from "./stream.js";
+
+// A problem object of the server (RFC 9457) as an Error; its message is a sentence.
+export class Problem extends Error {
+    constructor({type = "", title = "", status = 0, detail = ""} = {}) {
+        super(sentence(detail && !detail.includes(title) ? `${title}: ${detail}` : detail || title));
+        Object.assign(this, {name: "Problem", type, title, status, detail});
+    }
+}
+
+function sentence(text) {
+    text = text.trim() || "Something went wrong";
+    return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+
+const UNREACHABLE = {type: "unreachable", title: "The server cannot be reached"};
+
+async function problemOf(response) {
+    try {
+        return new Problem(await response.json());
+    } catch {
+        return new Problem({status: response.status, title: `The server answered ${response.status}`});
+    }
+}
+
+export class Client {
+    #base;
+
+    constructor(base = location.origin) {
+        this.#base = new URL(base);
+    }
+
+    url(path) { return new URL(path, this.#base).href; }
+
+    // ---- plain HTTP
+
+    async request(method, path, options = {}) {
+        let response;
+        try {
+            response = await fetch(this.url(path), {method, ...options});
+        } catch (error) {
+            throw options.signal?.aborted ? error : new Problem(UNREACHABLE);
+        }
+        if (!response.ok)
+            throw await problemOf(response);
+        return response;
+    }
+
+    async json(path) { return (await this.request("GET", path)).json(); }
+
+    server() { return this.json("/v1/server"); }
+    async models() { return (await this.json("/v1/models")).models; }
+    async streams() { return (await this.json("/v1/streams")).streams; }
+    stream(id) { return this.json(`/v1/streams/${id}`); }
+    async metrics() { return parseMetrics(await (await this.request("GET", "/metrics")).text()); }
+    async ready() { await this.request("GET", "/readyz"); }
+
+    // ---- videos
+
+    async videos() { return (await this.json("/v1/videos")).videos; }
+    video(id) { return this.json(`/v1/videos/${id}`); }
+    async removeVideo(id) { await this.request("DELETE", `/v1/videos/${id}`); }
+
+    // The job. params: model, mode, format, resize. fetch reports no progress of what it sends.
+    upload(file, params = {}, {progress = null, signal = null} = {}) {
+        return new Promise((resolve, reject) => {
+            const request = new XMLHttpRequest();
+            request.open("POST", this.url("/v1/videos" + query(params)));
+            request.setRequestHeader("Content-Type", "application/octet-stream");
+            request.responseType = "json";
+            request.upload.onprogress = (event) => progress?.(event.loaded, event.total);
+            request.onload = () => request.status === 202 ? resolve(request.response)
+                : reject(new Problem(request.response ?? {status: request.status}));
+            request.onerror = () => reject(new Problem(UNREACHABLE));
+            request.onabort = () => reject(signal.reason);
+            signal?.addEventListener("abort", () => request.abort());
+            request.send(file);
+        });
+    }
+
+    // Calls progress(job) as the job goes on and ended(job) once. Gives back how to stop watching.
+    watch(id, progress, ended) {
+        const events = new EventSource(this.url(`/v1/videos/${id}/events`));
+        events.addEventListener("progress", (event) => progress(JSON.parse(event.data)));
+        events.addEventListener("end", (event) => {
+            events.close();
+            ended(JSON.parse(event.data));
+        });
+        return () => events.close();
+    }
+
+    // One frame's mask: {width, height, labels, time}, time in seconds.
+    async mask(job, n, {signal = null} = {}) {
+        const response = await this.request("GET", `/v1/videos/${job.id}/masks/${n}`, {signal});
+        const [width, height] = job.size ?? [0, 0];
+        const bytes = new Uint8Array(await response.arrayBuffer());
+        const mask = await decodeMask(job.format, bytes, {width, height});
+        return {...mask, time: Number(response.headers.get("X-Tv3s-Time"))};
+    }
+
+    // ---- live streams
+
+    openStream(id, params) { return new Stream(this, id, params); }
+
+    // The WebSocket is on a port of its own, or where the server says.
+    async streamUrl(id, params) {
+        const {websocket} = await this.server();
+        const path = `/v1/streams/${id}/ws${query(params)}`;
+        if (websocket.url)
+            return websocket.url.replace(/\/+$/, "") + path;
+        const url = new URL(path, this.#base);
+        url.protocol = this.#base.protocol === "https:" ? "wss:" : "ws:";
+        url.port = websocket.port;
+        return url.href;
+    }
+}
+
+function query(params) {
+    const given = Object.entries(params).filter(([, value]) => value !== undefined && value !== null && value !== "");
+    return given.length ? "?" + new URLSearchParams(given) : "";
+}
+
+// Prometheus text as a map from name, labels included, to number.
+function parseMetrics(text) {
+    const values = new Map();
+    for (const line of text.split("\n")) {
+        const space = line.lastIndexOf(" ");
+        if (space > 0 && line[0] !== "#")
+            values.set(line.slice(0, space), Number(line.slice(space + 1)));
+    }
+    return values;
+}

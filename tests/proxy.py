@@ -1,0 +1,53 @@
+"""A TCP forwarder whose connections can be cut."""
+from __future__ import annotations
+
+import socket
+import threading
+
+
+class Proxy:
+    """`with Proxy() as p`: forwards p.port to p.target on 127.0.0.1."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port, self.target, self.pairs, self.lock = self.listener.getsockname()[1], None, [], threading.Lock()
+
+    def __enter__(self) -> "Proxy":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Every connection breaks, on both sides."""
+        with self.lock:
+            for one in self.pairs:
+                try:
+                    one.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # it is broken already
+            self.pairs.clear()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self.target))
+            with self.lock:
+                self.pairs += [near, far]
+            for a, b in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
+
+    @staticmethod
+    def _pump(a: socket.socket, b: socket.socket) -> None:
+        try:
+            while data := a.recv(65536):
+                b.sendall(data)
+            b.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # cut
