@@ -473,12 +473,18 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     if (posix_memalign(p, 256, bytes))
         return last_error = cudaErrorMemoryAllocation;
+    if (!cuda_host_counted(*p, bytes)) {
+        free(*p);
+        return last_error = cudaErrorMemoryAllocation;
+    }
     memset(*p, 0xff, bytes);
     return cudaSuccess;
 }
 
 cudaError_t cudaFree(void *p)
 {
+    cuda_host_run_all();
+    cuda_host_uncounted(p);
     free(p);
     return cudaSuccess;
 }
@@ -498,5 +504,6 @@ cudaError_t cudaMemset(void *p, int value, size_t bytes)
 
 cudaError_t cudaDeviceSynchronize(void)
 {
-    return cudaSuccess;
+    cuda_host_run_all();
+    return cuda_host_fault;
 }

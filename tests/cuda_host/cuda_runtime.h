@@ -40,13 +40,19 @@ static const int warpSize = 32;
 #define SHARED_BYTES(name) unsigned char *name = (unsigned char *)cuda_host_shared()
 
 template <typename... Params, typename... Args>
-static void cuda_host_launch(dim3 grid, dim3 block, size_t shared, cudaStream_t, const char *name,
-                             void (*kernel)(Params...), Args... args)
+static void cuda_host_launch(dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                             const char *name, void (*kernel)(Params...), Args... args)
 {
-    auto call = [&] { kernel(args...); };
-    cuda_host_run(
-        &grid, &block, shared, (const void *)kernel, name,
-        [](void *p) { (*static_cast<decltype(call) *>(p))(); }, &call);
+    auto call = [=] { kernel(args...); };
+    auto launch = [=] {
+        cuda_host_run(
+            &grid, &block, shared, (const void *)kernel, name,
+            [](void *p) { (*static_cast<decltype(call) *>(p))(); }, (void *)&call);
+    };
+    typedef decltype(launch) Launch;
+    cuda_host_enqueue(
+        stream, [](void *p) { (*static_cast<Launch *>(p))(); },
+        [](void *p) { delete static_cast<Launch *>(p); }, new Launch(launch));
 }
 
 template <typename... Params>

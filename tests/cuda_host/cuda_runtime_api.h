@@ -19,7 +19,7 @@
  * threads wait where: one has left or waits at another barrier, or a lane that the mask names takes
  * no part. Launches that no card accepts fail with cudaErrorInvalidValue or -Configuration.
  *
- * Streams do everything at once, in the thread that calls; launches exclude each other. */
+ * Streams: streams.h. */
 #ifndef TV3S_TESTS_CUDA_HOST_CUDA_RUNTIME_API_H
 #define TV3S_TESTS_CUDA_HOST_CUDA_RUNTIME_API_H
 
@@ -43,6 +43,7 @@ typedef enum cudaError {
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchFailure = 719,
+    cudaErrorUnknown = 999,
 } cudaError_t;
 
 enum cudaMemcpyKind {
@@ -71,6 +72,8 @@ cudaError_t cudaFree(void *p);
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind);
 cudaError_t cudaMemset(void *p, int value, size_t bytes);
 cudaError_t cudaDeviceSynchronize(void);
+
+#include "streams.h"
 
 /* ---- the stand-in's own ---- */
 

@@ -1,0 +1,71 @@
+/* Of the stand-in (cuda_runtime_api.h): streams, events, graphs, device and pinned memory.
+ *
+ * The default stream (NULL) does everything at once. Other streams do nothing until somebody waits
+ * for them: what is enqueued runs at cudaStreamSynchronize, at another stream's wait for one of
+ * their events, or at cudaFree. So host memory that is read or written too early, and an event that
+ * is not waited for, give wrong results here every time. Between BeginCapture and EndCapture a
+ * stream collects instead, and a graph's launch runs what was collected, with the arguments of that
+ * time. One thread at a time. */
+#ifndef TV3S_TESTS_CUDA_HOST_STREAMS_H
+#define TV3S_TESTS_CUDA_HOST_STREAMS_H
+
+typedef struct cuda_host_graph *cudaGraph_t;
+typedef struct cuda_host_graph *cudaGraphExec_t;
+
+enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocDefault = 0 };
+enum cudaStreamCaptureMode {
+    cudaStreamCaptureModeGlobal,
+    cudaStreamCaptureModeThreadLocal,
+    cudaStreamCaptureModeRelaxed
+};
+
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor;
+};
+
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
+cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void *p);
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t s);
+cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t e);
+cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t s);
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s);
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t s);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
+
+/* ---- the stand-in's own ---- */
+
+/* What the host asked for so far: operations enqueued (a graph's launch is one), waits, and
+ * allocations of device and pinned memory. */
+extern size_t cuda_host_enqueued, cuda_host_waits, cuda_host_allocations;
+/* Bytes of device memory in use, and how many there are. */
+extern size_t cuda_host_memory, cuda_host_memory_limit;
+/* Not cudaSuccess: every wait from now on says so, as after a kernel's fault. */
+extern cudaError_t cuda_host_fault;
+/* Devices that cudaGetDeviceCount finds: 1 at first. */
+extern int cuda_host_devices;
+
+/* Runs `run(args)`, then `destroy(args)`, in the stream's order. */
+void cuda_host_enqueue(cudaStream_t s, void (*run)(void *), void (*destroy)(void *), void *args);
+/* cudaMalloc's and cudaFree's book-keeping; false: over the limit. */
+bool cuda_host_counted(const void *p, size_t bytes);
+void cuda_host_uncounted(const void *p);
+void cuda_host_run_all(void);
+
+#endif
