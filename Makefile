@@ -67,9 +67,16 @@ c_files = $(foreach d,$(1),$(wildcard $(d)/*.c))
 to_obj  = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 
 -include kernels/cpu/kernels.mk
+ifneq ($(CUDA),0)
+include kernels/cuda/cuda.mk
+endif
 
 ENGINE_SRCS := $(filter-out $(KERNEL_SIMD_SRCS),$(call c_files,base engine engine/import kernels \
 	kernels/cpu))
+ifneq ($(CUDA),0)
+ENGINE_SRCS := $(filter-out kernels/no_cuda.c,$(ENGINE_SRCS))
+ENGINE_LIBS += $(CUDA_LIBS)
+endif
 PROTO_SRCS  := $(call c_files,proto)
 MEDIA_SRCS  := $(call c_files,media)
 TOOL_SRCS   := $(call c_files,tools)
@@ -89,11 +96,6 @@ FUZZERS    := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(FUZZ_SRCS))
 all: cuda-check libs-engine libs-media $(BUILD)/tv3s $(DAEMON)
 
 engine: libs-engine $(LIB_ENGINE) ## the engine alone: no FFmpeg, no network library
-
-cuda-check:
-ifneq ($(CUDA),0)
-	@echo "CUDA=1: the CUDA backend is not there yet; build without it" >&2; exit 1
-endif
 
 # One plain sentence instead of a page of compiler errors.
 define need_header
@@ -115,7 +117,8 @@ libs-server: libs-media
 
 # Objects depend on the flags they were compiled with.
 $(BUILD)/flags: force
-	@mkdir -p $(@D); echo '$(CC) $(ALL_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS)' > $@
+	@mkdir -p $(@D); echo '$(CC) $(ALL_CFLAGS) CUDA=$(CUDA)' | cmp -s - $@ || \
+	    echo '$(CC) $(ALL_CFLAGS) CUDA=$(CUDA)' > $@
 force:
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags | libs-engine
@@ -128,7 +131,7 @@ define archive
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 endef
-$(LIB_ENGINE): $(call to_obj,$(ENGINE_SRCS)) $(KERNEL_SIMD_OBJS)
+$(LIB_ENGINE): $(call to_obj,$(ENGINE_SRCS)) $(KERNEL_SIMD_OBJS) $(CUDA_OBJS)
 	$(archive)
 $(LIB_PROTO): $(call to_obj,$(PROTO_SRCS))
 	$(archive)

@@ -6,9 +6,8 @@
 bool engine_dtype_supported(enum device_kind device, enum dtype dtype)
 {
     struct backend *be = NULL;
-    if (device != DEVICE_CPU)
-        return false;
-    enum err e = cpu_backend_open(dtype, 0, NULL, &be);
+    enum err e = device == DEVICE_CUDA ? cuda_backend_open(0, dtype, &be)
+                                       : cpu_backend_open(dtype, 0, NULL, &be);
     if (e == ERR_OK)
         be->ops->close(be);
     return e == ERR_OK;
@@ -17,13 +16,12 @@ bool engine_dtype_supported(enum device_kind device, enum dtype dtype)
 enum err engine_open(const struct model *m, const struct engine_config *c, struct engine **out)
 {
     *out = NULL;
-    if (c->device != DEVICE_CPU)
-        return err_set(ERR_UNSUPPORTED, "this build has no CUDA backend");
     struct engine *e = calloc(1, sizeof *e);
     if (!e)
         return err_set(ERR_NOMEM, "out of memory");
     e->model = m;
-    enum err r = cpu_backend_open(c->dtype, c->threads, c->isa, &e->be);
+    enum err r = c->device == DEVICE_CUDA ? cuda_backend_open(c->device_index, c->dtype, &e->be)
+                                          : cpu_backend_open(c->dtype, c->threads, c->isa, &e->be);
     if (r == ERR_OK) {
         arena_open(&e->arena, e->be);
         e->loader = (struct loader){m, e->be};

@@ -140,8 +140,8 @@ static enum err encode(struct engine *e, const struct frame_ref *frames, const i
     for (int i = 0; i < n; i++) {
         const struct frame_ref *f = &frames[which[i]];
         const struct image *image = &f->work->run->frames[f->index];
-        e->be->ops->preprocess(e->be, image->rgb, image->stride, &p->input_rows, &p->input_cols,
-                               (char *)input + (size_t)i * pixels * 3 * elem);
+        TRY(e->be->ops->preprocess(e->be, image->rgb, image->stride, &p->input_rows, &p->input_cols,
+                                   (char *)input + (size_t)i * pixels * 3 * elem));
         out[i] = features[which[i]];
     }
     TRY(encoder_run(e->encoder, &e->arena, p, input, n, c));
@@ -288,7 +288,7 @@ static enum err run_passes(struct step *s)
         if (r != ERR_OK)
             return r;
     }
-    return e->be->ops->sync(e->be);
+    return ERR_OK;
 }
 
 /* The run's new features become the stream's history; older ones go back. */
@@ -344,6 +344,8 @@ enum err engine_step(struct engine *e, const struct engine_run *runs, int count)
     enum err r = step_open(&s, runs, count);
     if (r == ERR_OK)
         r = run_passes(&s);
+    enum err synced = e->be->ops->sync(e->be); /* after an error too: nothing is under way then */
+    r = r == ERR_OK ? synced : r;
     for (int i = 0; r == ERR_OK && i < s.runs; i++)
         commit(e, &s.work[i]);
     for (int i = 0; i < s.runs; i++)

@@ -131,8 +131,9 @@ struct backend_ops {
 
     /* RGB24 (host, read on the spot) to network input, act [rows->dst, cols->dst, 3]: resize, then
      * normalise. The axes are tables here and below. */
-    void (*preprocess)(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
-                       const struct resize_axis *rows, const struct resize_axis *cols, void *out);
+    enum err (*preprocess)(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
+                           const struct resize_axis *rows, const struct resize_axis *cols,
+                           void *out);
     /* Patches of act maps [images][h, w, c] as rows of a matrix [images * oh * ow][ld]; columns
      * (ky, kx, ch), zero outside the map and from column k * k * c on. */
     void (*im2col)(struct backend *be, const void *in, int images, int h, int w, int c, int k,
@@ -193,5 +194,9 @@ static inline size_t backend_elem(const struct backend *be)
 /* The CPU backend. threads: 0 = what OpenMP gives; isa as in kernels/cpu/ops.h. ERR_UNSUPPORTED
  * for a dtype or isa that this CPU has not. */
 enum err cpu_backend_open(enum dtype dtype, int threads, const char *isa, struct backend **out);
+
+/* The CUDA backend on device number `device`. ERR_UNSUPPORTED where the build has none, or the
+ * machine no such device. */
+enum err cuda_backend_open(int device, enum dtype dtype, struct backend **out);
 
 #endif

@@ -126,11 +126,12 @@ static enum err cpu_sync(struct backend *be)
     return ERR_OK;
 }
 
-static void cpu_preprocess(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
-                           const struct resize_axis *rows, const struct resize_axis *cols,
-                           void *out)
+static enum err cpu_preprocess(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
+                               const struct resize_axis *rows, const struct resize_axis *cols,
+                               void *out)
 {
     cpu_of(be)->ops->preprocess(rgb, stride, rows, cols, out, cpu_is_bf16(be));
+    return ERR_OK;
 }
 
 static void cpu_im2col(struct backend *be, const void *in, int images, int h, int w, int c, int k,

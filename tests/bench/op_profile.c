@@ -90,10 +90,6 @@ static enum err attention(struct backend *be, struct attention *a, const void *q
     }
 TIMED_VOID(copy, (struct backend * be, void *d, const void *s, size_t n), (be, d, s, n))
 TIMED_VOID(zero, (struct backend * be, void *d, size_t n), (be, d, n))
-TIMED_VOID(preprocess,
-           (struct backend * be, const uint8_t *rgb, ptrdiff_t stride, const struct resize_axis *r,
-            const struct resize_axis *c, void *out),
-           (be, rgb, stride, r, c, out))
 TIMED_VOID(im2col,
            (struct backend * be, const void *in, int n, int h, int w, int c, int k, int s, int p,
             int oh, int ow, int ld, void *out),
@@ -103,9 +99,9 @@ TIMED_VOID(gather,
             int e, void *o),
            (be, in, i, n, f, r, c, e, o))
 TIMED_VOID(scatter_add,
-           (struct backend * be, const float *in, const int *i, int n, size_t t, size_t r, int c,
+           (struct backend * be, const float *in, const int *i, int n, size_t f, size_t r, int c,
             float *y),
-           (be, in, i, n, t, r, c, y))
+           (be, in, i, n, f, r, c, y))
 TIMED_VOID(layernorm,
            (struct backend * be, const void *x, bool f, size_t r, int c, const float *g,
             const float *b, float eps, void *out, bool of),
@@ -131,6 +127,15 @@ TIMED_VOID(selective_scan,
            (struct backend * be, const struct scan_weights *w, const struct scan_window *v, int n,
             const void *b, const float *dbc, const void *xz, void *y),
            (be, w, v, n, b, dbc, xz, y))
+
+static enum err preprocess(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
+                           const struct resize_axis *r, const struct resize_axis *c, void *out)
+{
+    double t = now();
+    enum err e = real->preprocess(be, rgb, stride, r, c, out);
+    add("preprocess", now() - t, 0);
+    return e;
+}
 
 static enum err window_attention(struct backend *be, const struct window_attention *a,
                                  const void *qkv, void *out, int images)
