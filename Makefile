@@ -58,7 +58,8 @@ MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
 SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib)
 
 .PHONY: all engine demo deps deps-demo deps-fuzz deps-lint test unit pytest asan tsan fuzz \
-	fuzz-build bench lint format install clean help libs-engine libs-media libs-server cuda-check force
+	fuzz-build bench bench-kernels lint format install clean help libs-engine libs-media \
+	libs-server cuda-check force
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -240,8 +241,18 @@ fuzz: deps-fuzz ## every fuzz target for FUZZ_SECONDS
 	        -artifact_prefix=$(BUILD)/fuzzing/found/ $(BUILD)/fuzzing/corpus/$$t $$seeds; done
 
 # ---- checks -------------------------------------------------------------------------------------
+MODEL ?= models/street.safetensors
 bench: all ## frames per second of the model MODEL=
-	$(BUILD)/tv3s bench $(or $(MODEL),models/tv3s_demo.safetensors) $(BENCH_ARGS)
+	$(BUILD)/tv3s bench $(MODEL) $(BENCH_ARGS)
+
+bench-kernels: $(BUILD)/kernel_bench $(BUILD)/op_profile ## kernels alone; a frame by operation
+	$(BUILD)/kernel_bench
+	$(BUILD)/op_profile $(MODEL) 864x480 10 f32
+	$(BUILD)/op_profile $(MODEL) 864x480 10 bf16
+
+$(BUILD)/op_profile: $(BUILD)/obj/tests/bench/op_profile.o $(LIB_ENGINE)
+	@echo '  LD $@'
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 
 lint: deps-lint ## formatting, static analysis, layering, file sizes
 	@sh tests/lint.sh

@@ -32,7 +32,7 @@ $(BUILD)/obj/kernels/cpu/%.$(1).o: kernels/cpu/%.c $(BUILD)/flags
 endef
 $(foreach isa,$(KERNEL_SIMD_ISAS),$(eval $(call kernel_rule,$(isa))))
 
-# make build/kernel_bench; build/kernel_bench [isa]
+# make bench-kernels, or build/kernel_bench [isa [repetitions]]
 $(BUILD)/kernel_bench: tests/bench/kernel_bench.c $(KERNEL_SIMD_OBJS) \
 		$(BUILD)/obj/kernels/cpu/dispatch.o
 	@echo '  LD $@'

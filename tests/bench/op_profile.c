@@ -84,9 +84,9 @@ static enum err attention(struct backend *be, struct attention *a, const void *q
 #define TIMED_VOID(op, params, args)                                                               \
     static void op params                                                                          \
     {                                                                                              \
-        double t = now();                                                                          \
+        double start_ = now();                                                                     \
         real->op args;                                                                             \
-        add(#op, now() - t, 0);                                                                    \
+        add(#op, now() - start_, 0);                                                               \
     }
 TIMED_VOID(copy, (struct backend * be, void *d, const void *s, size_t n), (be, d, s, n))
 TIMED_VOID(zero, (struct backend * be, void *d, size_t n), (be, d, n))
