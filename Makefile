@@ -60,6 +60,7 @@ SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib)
 .PHONY: all engine demo deps deps-demo deps-fuzz deps-lint test unit pytest asan tsan fuzz \
 	fuzz-build bench bench-kernels lint format install clean help libs-engine libs-media \
 	libs-server cuda-check force
+	fuzz-build bench lint format install clean help libs-engine libs-media libs-server cuda-check force load
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -253,6 +254,15 @@ bench-kernels: $(BUILD)/kernel_bench $(BUILD)/op_profile ## kernels alone; a fra
 $(BUILD)/op_profile: $(BUILD)/obj/tests/bench/op_profile.o $(LIB_ENGINE)
 	@echo '  LD $@'
 	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
+
+# tests/load: a generator of load in C, so that it leaves the cores to the daemon, and what runs it.
+$(BUILD)/load/stream_load: $(BUILD)/obj/tests/load/stream_load.o $(LIB_PROTO) $(LIB_ENGINE)
+	@mkdir -p $(@D)
+	@echo '  LD $@'
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ -lwebsockets $(PROTO_LIBS) $(ENGINE_LIBS)
+
+load: deps all $(BUILD)/load/stream_load ## the daemon under load; LOAD_ARGS=, writes BUILD/load.json
+	TV3S_BUILD=$(abspath $(BUILD)) $(PYTHON) tests/load/load.py --out $(BUILD)/load.json $(LOAD_ARGS)
 
 lint: deps-lint ## formatting, static analysis, layering, file sizes
 	@sh tests/lint.sh

@@ -16,6 +16,27 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+
+/* ---- files --------------------------------------------------------------------------------------
+ */
+
+enum { OTHER_FILES = 256, FILES_OF_A_JOB = 8 };
+
+/* As many files as the settings can ask for, and no more: libwebsockets has a table of all. */
+static void allow_files(const struct config *c)
+{
+    struct rlimit r;
+    rlim_t need = (rlim_t)c->http_connections + (rlim_t)c->ws_connections +
+                  (rlim_t)c->jobs_running * FILES_OF_A_JOB + OTHER_FILES;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0)
+        return;
+    if (r.rlim_max != RLIM_INFINITY && r.rlim_max < need)
+        log_event(LOG_WARNING, "few_files", "limit=%llu needed=%llu",
+                  (unsigned long long)r.rlim_max, (unsigned long long)need);
+    r.rlim_cur = need < r.rlim_max ? need : r.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &r);
+}
 
 /* ---- opening ------------------------------------------------------------------------------------
  */
@@ -23,6 +44,7 @@
 enum err server_open(struct server *s, struct config *c)
 {
     s->config = c;
+    allow_files(c);
     TRY(metrics_open(&s->metrics));
     TRY(models_open(c, &s->models));
     TRY(workers_open(c, s->metrics, &s->workers));

@@ -107,8 +107,8 @@ enum err sched_open(const struct config *c, struct metrics *m, struct models *mo
     struct sched *s = calloc(1, sizeof *s);
     *out = NULL;
     if (s)
-        s->model_ok = calloc((size_t)models_count(models), sizeof *s->model_ok);
-    if (!s || !s->model_ok) {
+        s->model = calloc((size_t)models_count(models), sizeof *s->model);
+    if (!s || !s->model) {
         free(s);
         return err_set(ERR_NOMEM, "no memory for the scheduler");
     }
@@ -193,7 +193,7 @@ void sched_close(struct sched *s)
         return;
     pthread_cond_destroy(&s->wake);
     pthread_mutex_destroy(&s->lock);
-    free(s->model_ok);
+    free(s->model);
     free(s);
 }
 

@@ -3,10 +3,10 @@
  * Decoded frames come in by sched_submit; the engine thread files them under their session, and
  * whenever the engine is free makes the next batch of one model: at most one frame of each live
  * stream, those first that waited longest since they were served, then runs of frames of uploads
- * in what room is left. An idle engine starts at once; a busy one collects while it computes, and
- * `batch_delay_ms` bounds how long a batch that is not full may wait for others. After the batch
- * each item goes to its encode worker. A batch that fails is run again frame by frame, so that a
- * failing frame fails alone.
+ * in what room is left, or first, after `upload_patience` batches without any. An idle engine
+ * starts at once; a busy one collects while it computes, and `batch_delay_ms` bounds how long a
+ * batch that is not full may wait for others. After the batch each item goes to its encode worker.
+ * A batch that fails is run again frame by frame, so that a failing frame fails alone.
  *
  * The engine thread is the only caller of every engine and stream. What others want of a stream
  * (reset, export, import, close) they post as a command; commands of a session run in order with

@@ -1,14 +1,17 @@
 /* Who is next.
  *
  * Fairness is a clock that counts batches. `served` of a session is the clock at its last frame,
- * and the least goes first: a stream that floods is served once a batch and then is the youngest,
- * so one that sends now and then finds nobody before it but those that waited longer. Single
- * images, each a session of its own, share a clock as if they were one stream: a thousand of them
- * fill what room there is and delay nobody else.
+ * then its place in that batch, and the least goes first: a stream that floods is served once a
+ * batch and then is the youngest, so one that sends now and then finds nobody before it but those
+ * that waited longer. Single images, each a session of its own, share a clock as if they were one
+ * stream: a thousand of them fill what room there is and delay nobody else.
  *
  * Live frames come first, one of each stream. Uploads share the room that is left, in runs of
  * consecutive frames of one size; a run takes at most half of an upload's frames in flight, so that
- * the other half is decoded and encoded meanwhile.
+ * the other half is decoded and encoded meanwhile. Where live frames fill the batches there is no
+ * room: then, after `upload_patience` batches, one upload's run of at most a quarter of the batch
+ * goes before them. By the defaults uploads so have 4 of every 64 frames at least, and live streams
+ * lose no more than those.
  *
  * An idle engine starts at once. After a batch of several sessions that most likely send again, a
  * smaller one waits for them, batch_delay at most. Models take turns. */
@@ -97,7 +100,7 @@ void sched_file(struct sched *s, struct item *item)
     struct session *session = item->session;
     if (session->kind == SESSION_SINGLE && session->served == 0) {
         s->single_clock = (s->single_clock > s->clock ? s->single_clock : s->clock) + 1;
-        session->served = s->single_clock;
+        session->served = s->single_clock * BATCH_MAX;
     }
     pend(session, item);
     if (!session->queued)
@@ -168,10 +171,10 @@ static void add_run(struct sched *s, struct session *session, int most)
             break;
         b->item[b->frames++] = sched_take(s, session);
     }
+    session->served = s->clock * BATCH_MAX + (unsigned)b->runs;
     b->run[b->runs].session = session;
     b->run[b->runs].first = first;
     b->run[b->runs++].count = b->frames - first;
-    session->served = s->clock;
 }
 
 /* Sorts the ready sessions of the model; the dead and the empty leave the list. */
@@ -206,21 +209,47 @@ static void drop_empty(struct sched *s)
     }
 }
 
+static void add_live(struct sched *s, const struct ranking *live)
+{
+    for (int i = 0; i < live->count && s->batch.frames < s->config->batch_max; i++)
+        add_run(s, live->session[i], 1);
+}
+
+/* Runs of the uploads from `first` on, in the room that is left. */
+static void add_uploads(struct sched *s, const struct ranking *uploads, int first)
+{
+    int most = s->config->batch_max, run = (s->config->job_window + 1) / 2;
+    for (int i = first; i < uploads->count && s->batch.frames < most; i++) {
+        int room = most - s->batch.frames;
+        add_run(s, uploads->session[i], room < run ? room : run);
+    }
+}
+
+/* The run of an upload that has waited long enough. */
+static void add_overdue(struct sched *s, struct session *upload)
+{
+    int run = (s->config->job_window + 1) / 2, quarter = (s->config->batch_max + 3) / 4;
+    add_run(s, upload, run < quarter ? run : quarter);
+}
+
 bool sched_choose(struct sched *s)
 {
     struct ranking live = {.count = 0}, uploads = {.count = 0};
-    int most = s->config->batch_max, run = (s->config->job_window + 1) / 2;
     s->batch = (struct batch){.model = next_model(s)};
     if (!s->batch.model)
         return false;
+    struct model_state *state = &s->model[s->turn];
     survey(s, &live, &uploads);
     s->clock++;
-    for (int i = 0; i < live.count; i++)
-        add_run(s, live.session[i], 1);
-    for (int i = 0; i < uploads.count && s->batch.frames < most; i++) {
-        int room = most - s->batch.frames;
-        add_run(s, uploads.session[i], room < run ? room : run);
-    }
+    bool overdue =
+        uploads.count > 0 && live.count > 0 && state->passed >= s->config->upload_patience;
+    if (overdue)
+        add_overdue(s, uploads.session[0]);
+    add_live(s, &live);
+    int before = s->batch.runs;
+    add_uploads(s, &uploads, overdue);
+    bool left_out = uploads.count > 0 && !overdue && s->batch.runs == before;
+    state->passed = left_out ? state->passed + 1 : 0;
     drop_empty(s);
     return s->batch.runs > 0;
 }

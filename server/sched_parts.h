@@ -35,6 +35,11 @@ struct probe {
     void *owner;
 };
 
+struct model_state {
+    uint64_t ok; /* clock_ns of the last batch that succeeded */
+    int passed;  /* batches since an upload that waits had its last run */
+};
+
 struct sched {
     const struct config *config;
     struct metrics *metrics;
@@ -63,8 +68,8 @@ struct sched {
     uint64_t spilled_bytes;    /* in host memory */
     uint64_t reserved_bytes;   /* on the device, for the batch being prepared */
     struct session *resident_oldest,
-        *resident_newest; /* with a state on the device, by last frame */
-    uint64_t *model_ok;   /* [models] clock_ns of the last batch that succeeded */
+        *resident_newest;      /* with a state on the device, by last frame */
+    struct model_state *model; /* [models] */
     struct batch batch;
 };
 

@@ -182,7 +182,7 @@ void sched_run_batch(struct sched *s)
         session[i] = session_ref(b->run[i].session); /* its items may be the last to hold it */
     prepare_all(s, b);
     if (b->runs > 0 && step(s, b))
-        s->model_ok[s->turn] = clock_ns();
+        s->model[s->turn].ok = clock_ns();
     s->free_since = clock_ns();
     s->last_runs = b->runs;
     measure(s, b, began, s->free_since);
@@ -269,12 +269,12 @@ enum err sched_run_probe(struct sched *s)
 {
     for (int i = 0; i < models_count(s->models); i++) {
         struct served_model *m = models_at(s->models, i);
-        if (s->model_ok[i] && clock_ns() - s->model_ok[i] < probe_age)
+        if (s->model[i].ok && clock_ns() - s->model[i].ok < probe_age)
             continue;
         enum err e = probe_engine(m->engine);
         if (e)
             return err_context(e, "model '%s'", m->name);
-        s->model_ok[i] = clock_ns();
+        s->model[i].ok = clock_ns();
     }
     return ERR_OK;
 }

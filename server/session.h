@@ -41,7 +41,7 @@ struct session {
     int pending;
     bool queued; /* on the scheduler's list */
     struct session *sched_next;
-    uint64_t served; /* scheduler's clock at its last frame: fairness */
+    uint64_t served; /* scheduler's clock at its last frame, and its place there: fairness */
     bool resident;   /* on the scheduler's list of states on the device */
     struct session *resident_older, *resident_newer;
 

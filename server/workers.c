@@ -150,6 +150,7 @@ static void *worker_main(void *worker)
 {
     struct worker *k = worker;
     struct workers *w = k->all;
+    pthread_setname_np(pthread_self(), "worker");
     for (;;) {
         pthread_mutex_lock(&k->lock);
         while (!k->stopped && !k->encode.head && !k->decode.head)

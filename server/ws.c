@@ -260,6 +260,7 @@ static enum err create_context(struct ws *w)
 static void *service(void *ws)
 {
     struct ws *w = ws;
+    pthread_setname_np(pthread_self(), "ws");
     for (bool stop = false; !stop;) {
         lws_service(w->context, 0);
         pthread_mutex_lock(&w->lock);

@@ -265,107 +265,6 @@ static void commands_that_cannot_be_say_why(void **state)
     session_unref(s);
 }
 
-/* ---- who is next --------------------------------------------------------------------------------
- */
-
-static int place_of(struct rig *r, const struct session *s, int64_t seq)
-{
-    int place = 0;
-    rig_find(r, s, seq, &place);
-    return place;
-}
-
-static void a_flood_delays_nobody(void **state)
-{
-    struct rig *r = *state;
-    r->config.batch_max = 1;
-    r->config.workers = 1; /* delivered in the order of the batches */
-    rig_start(r);
-    struct session *flood = rig_live(r, "flood"), *calm = rig_live(r, "calm");
-    rig_hold(r);
-    for (int t = 0; t < 12; t++)
-        rig_submit(r, flood, 1, t, W, H);
-    for (int t = 0; t < 3; t++)
-        rig_submit(r, calm, 2, t, W, H);
-    rig_let_go(r);
-    rig_wait(r, 15);
-    for (int t = 0; t < 3; t++)
-        assert_true(place_of(r, calm, t) <= 2 * t + 1);
-    for (int t = 1; t < 12; t++)
-        assert_true(place_of(r, flood, t) > place_of(r, flood, t - 1));
-    session_unref(flood);
-    session_unref(calm);
-}
-
-static void single_images_are_together_one_stream(void **state)
-{
-    struct rig *r = *state;
-    enum { SINGLES = 10 };
-    r->config.batch_max = 1;
-    r->config.workers = 1;
-    rig_start(r);
-    struct session *s = rig_live(r, "a");
-    rig_hold(r);
-    for (int i = 0; i < SINGLES; i++) {
-        char id[4];
-        snprintf(id, sizeof id, "%d", i);
-        struct session *one = rig_session(r, SESSION_SINGLE, id, "one", MODE_FRAME);
-        rig_submit(r, one, 9, i, W, H);
-        session_unref(one);
-    }
-    for (int t = 0; t < 3; t++)
-        rig_submit(r, s, 1, t, W, H);
-    rig_let_go(r);
-    rig_wait(r, SINGLES + 3);
-    for (int t = 0; t < 3; t++)
-        assert_true(place_of(r, s, t) <= 2 * t + 2);
-    session_unref(s);
-}
-
-static void live_frames_go_before_uploads(void **state)
-{
-    struct rig *r = *state;
-    r->config.batch_max = 2;
-    r->config.workers = 1;
-    rig_start(r);
-    struct session *job = rig_session(r, SESSION_UPLOAD, "job", "one", MODE_STREAM);
-    struct session *a = rig_live(r, "a"), *b = rig_live(r, "b");
-    rig_hold(r);
-    for (int t = 0; t < 4; t++)
-        rig_submit(r, job, 3, t, W, H);
-    rig_submit(r, a, 1, 0, W, H);
-    rig_submit(r, b, 2, 0, W, H);
-    rig_submit(r, a, 1, 1, W, H);
-    rig_let_go(r);
-    rig_wait(r, 7);
-    assert_true(place_of(r, a, 0) <= 1 && place_of(r, b, 0) <= 1);
-    assert_true(place_of(r, a, 1) <= 3); /* the rest of its batch is the job's */
-    assert_true(place_of(r, job, 0) <= 3);
-    session_unref(job);
-    session_unref(a);
-    session_unref(b);
-}
-
-static void models_take_turns(void **state)
-{
-    struct rig *r = *state;
-    r->config.workers = 1;
-    rig_start(r);
-    struct session *a = rig_session(r, SESSION_LIVE, "a", "one", MODE_STREAM);
-    struct session *b = rig_session(r, SESSION_LIVE, "b", "two", MODE_STREAM);
-    rig_hold(r);
-    for (int t = 0; t < 4; t++)
-        rig_submit(r, a, 1, t, W, H);
-    for (int t = 0; t < 4; t++)
-        rig_submit(r, b, 1, t, W, H);
-    rig_let_go(r);
-    rig_wait(r, 8);
-    for (int i = 1; i < 8; i++)
-        assert_ptr_not_equal(r->delivered[i]->session, r->delivered[i - 1]->session);
-    session_unref(a);
-    session_unref(b);
-}
-
 /* ---- limits -------------------------------------------------------------------------------------
  */
 
@@ -552,10 +451,6 @@ int main(void)
         TEST(commands_keep_their_place_among_the_frames),
         TEST(an_exported_state_goes_on_elsewhere),
         TEST(commands_that_cannot_be_say_why),
-        TEST(a_flood_delays_nobody),
-        TEST(single_images_are_together_one_stream),
-        TEST(live_frames_go_before_uploads),
-        TEST(models_take_turns),
         TEST(too_many_waiting_live_frames_are_refused),
         TEST(states_beyond_the_limit_are_refused),
         TEST(frames_of_a_deleted_stream_fail),
