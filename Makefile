@@ -59,8 +59,7 @@ SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib)
 
 .PHONY: all engine demo deps deps-demo deps-fuzz deps-lint test unit pytest asan tsan fuzz \
 	fuzz-build bench bench-kernels lint format install clean help libs-engine libs-media \
-	libs-server cuda-check force
-	fuzz-build bench lint format install clean help libs-engine libs-media libs-server cuda-check force load
+	libs-server cuda-check force load
 .DEFAULT_GOAL := all
 .SECONDARY:
 
