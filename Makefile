@@ -57,8 +57,8 @@ PROTO_LIBS   = $(shell pkg-config --libs spng) -ljansson
 MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
 SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib)
 
-.PHONY: all engine demo deps deps-demo deps-fuzz deps-lint test unit pytest asan tsan fuzz \
-	fuzz-build bench bench-kernels lint format install clean help libs-engine libs-media \
+.PHONY: all engine demo deps deps-demo deps-fuzz deps-lint test unit pytest asan tsan chaos \
+	fuzz fuzz-build bench bench-kernels lint format install clean help libs-engine libs-media \
 	libs-server cuda-check force load
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -189,7 +189,7 @@ test: deps ## build and run every test
 
 # Many short parallel regions on a machine that may be busy: threads that spin while they wait cost
 # ten times the tests' own time there.
-unit pytest: export OMP_WAIT_POLICY ?= passive
+unit pytest chaos: export OMP_WAIT_POLICY ?= passive
 
 unit: $(TESTS) ## the C tests alone
 	@failed=; for t in $(TESTS); do \
@@ -210,6 +210,17 @@ asan: export LSAN_OPTIONS := suppressions=$(CURDIR)/tests/lsan.supp:print_suppre
 asan: ## the same tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	+@$(MAKE) --no-print-directory test BUILD=$(BUILD)/asan SANITIZE=address,undefined OPT='-O1 -g' \
 	    PYTEST=$(if $(filter command line,$(origin PYTEST)),'$(PYTEST)',tests)
+
+CHAOS_SECONDS ?= 120
+CHAOS_SEED    ?= 1
+chaos: export ASAN_OPTIONS := detect_leaks=1:abort_on_error=1
+chaos: export UBSAN_OPTIONS := print_stacktrace=1
+chaos: export LSAN_OPTIONS := suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0
+chaos: deps ## clients killed at random under load, for CHAOS_SECONDS, against the sanitized daemon
+	+@$(MAKE) --no-print-directory -j$(NPROC) all BUILD=$(BUILD)/asan SANITIZE=address,undefined \
+	    OPT='-O1 -g'
+	TV3S_BUILD=$(abspath $(BUILD))/asan $(PYTHON) tests/chaos.py --seconds $(CHAOS_SECONDS) \
+	    --seed $(CHAOS_SEED)
 
 # Arithmetic has no threads of ours, and takes long here.
 TSAN_PYTEST := tests $(patsubst %,--ignore=tests/test_%.py,architectures parity streams eval)
