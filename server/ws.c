@@ -17,6 +17,7 @@
 /* Bytes read, and written, at once. A large frame comes in such pieces; every connection has a
  * buffer of the first. */
 enum { READ_SIZE = 16 << 10, WRITE_SIZE = 1 << 20, SERVICE_SIZE = 64 << 10 };
+enum { CODE_END = 5000 };      /* close codes are below */
 enum { REQUEST_SECONDS = 20 }; /* an upgrade takes no longer */
 
 /* ---- from other threads -------------------------------------------------------------------------
@@ -157,6 +158,23 @@ static void on_destroy(struct ws *w, struct lws *wsi, struct connection *c)
         lws_cancel_service(w->context); /* on_wake tells ws_drain */
 }
 
+/* The client's close frame: 2 bytes of code and a reason, or nothing. 0: libwebsockets answers with
+ * the same. It checks most of them itself. */
+static int on_peer_close(struct lws *wsi, const struct connection *c, const uint8_t *data,
+                         size_t len)
+{
+    if (!c || c->sent_close) /* the answer to ours is not answered */
+        return -1;
+    json_t *reason = len > 2 ? json_stringn((const char *)data + 2, len - 2) : NULL;
+    bool utf8 = len <= 2 || reason;
+    bool known = len == 0 || (len > 1 && (data[0] << 8 | data[1]) < CODE_END);
+    json_decref(reason);
+    if (utf8 && known)
+        return 0;
+    out_close(wsi, known ? LWS_CLOSE_STATUS_INVALID_PAYLOAD : LWS_CLOSE_STATUS_PROTOCOL_ERR, "");
+    return -1;
+}
+
 static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
                     size_t len)
 {
@@ -188,9 +206,8 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
             return -1;
         in_receive(c, in, len);
         return 0;
-    case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE: /* the answer to our close frame is not answered */
-        c = lws_get_opaque_user_data(wsi);
-        return c && c->sent_close ? -1 : 0;
+    case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
+        return on_peer_close(wsi, lws_get_opaque_user_data(wsi), in, len);
     case LWS_CALLBACK_SERVER_WRITEABLE:
         c = lws_get_opaque_user_data(wsi);
         return c ? out_write(c) : -1;

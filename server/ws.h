@@ -159,5 +159,7 @@ void out_dropped(struct connection *c, int64_t seq, enum drop_reason reason);
 /* LWS_CALLBACK_SERVER_WRITEABLE: what it returns. */
 int out_write(struct connection *c);
 void out_clear(struct connection *c);
+/* Writes a close frame. 0, or -1 when the socket is done for. */
+int out_close(struct lws *wsi, int code, const char *reason);
 
 #endif

@@ -275,11 +275,22 @@ void connection_close(struct connection *c, int code, const char *reason, bool n
         connection_update(c);
 }
 
+/* The reason of a close frame must be UTF-8, and may quote what is not, or end within a character.
+ */
+static void set_fault(struct connection *c, const char *text)
+{
+    snprintf(c->fault, sizeof c->fault, "%s", text);
+    json_t *good = describe_text(c->fault); /* as long as it was */
+    if (good)
+        snprintf(c->fault, sizeof c->fault, "%s", json_string_value(good));
+    json_decref(good);
+}
+
 void connection_fail(struct connection *c, int code)
 {
     if (c->said_bye)
         return;
-    snprintf(c->fault, sizeof c->fault, "%s", err_text());
+    set_fault(c, err_text());
     log_event(LOG_INFO, "ws_failed", "stream=%s code=%d error=%s", c->session->id, code,
               log_text(c->fault));
     c->closing = code;

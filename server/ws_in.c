@@ -117,12 +117,18 @@ static int take_control(struct connection *c)
 /* ---- messages -----------------------------------------------------------------------------------
  */
 
+/* What the fragment has announced and not sent yet. Deflated bytes tell nothing for certain. */
+static size_t announced(const struct connection *c)
+{
+    return c->ws->server->config->deflate ? 0 : lws_remaining_packet_payload(c->wsi);
+}
+
 /* A close code with err_text(), or 0. */
 static int take_bytes(struct connection *c, const void *data, size_t len)
 {
     bool binary = lws_frame_is_binary(c->wsi);
     uint64_t most = binary ? c->ws->server->config->max_image : CONTROL_MAX;
-    if (len > most - c->message.len) {
+    if (len + announced(c) > most - c->message.len) {
         err_set(ERR_LIMIT, "a message of more than %llu bytes", (unsigned long long)most);
         return TOO_LARGE;
     }

@@ -245,22 +245,26 @@ static bool write_one(struct connection *c)
     return good;
 }
 
+int out_close(struct lws *wsi, int code, const char *reason)
+{
+    uint8_t room[LWS_PRE + 125];
+    size_t len = strnlen(reason, 123);
+    room[LWS_PRE] = (uint8_t)(code >> 8);
+    room[LWS_PRE + 1] = (uint8_t)code;
+    memcpy(room + LWS_PRE + 2, reason, len);
+    return lws_write(wsi, room + LWS_PRE, len + 2, WRITE_CLOSE) < 0 ? -1 : 0;
+}
+
 /* Our close frame. The socket stays open, and what comes is thrown away, until the client's close
  * frame is here or LINGER seconds are over: a socket closed with bytes unread takes back what the
  * client has not read yet, and with it the reason. (lws_close_reason would close on the next
  * bytes of a client that floods.) */
-static int write_close(struct connection *c)
+static int close_and_linger(struct connection *c)
 {
-    uint8_t room[LWS_PRE + 2 + sizeof c->fault];
-    const char *reason = c->fault[0] ? c->fault : c->bye ? c->bye : "";
-    size_t len = strlen(reason);
-    room[LWS_PRE] = (uint8_t)(c->closing >> 8);
-    room[LWS_PRE + 1] = (uint8_t)c->closing;
-    memcpy(room + LWS_PRE + 2, reason, len);
     c->sent_close = true;
     lws_rx_flow_control(c->wsi, 1);
     lws_set_timeout(c->wsi, PENDING_TIMEOUT_USER_REASON_BASE, LINGER);
-    return lws_write(c->wsi, room + LWS_PRE, len + 2, WRITE_CLOSE) < 0 ? -1 : 0;
+    return out_close(c->wsi, c->closing, c->fault[0] ? c->fault : c->bye ? c->bye : "");
 }
 
 int out_write(struct connection *c)
@@ -273,5 +277,5 @@ int out_write(struct connection *c)
         lws_callback_on_writable(c->wsi);
         return 0;
     }
-    return c->said_bye && !c->sent_close ? write_close(c) : 0;
+    return c->said_bye && !c->sent_close ? close_and_linger(c) : 0;
 }

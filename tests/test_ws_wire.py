@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -49,6 +50,9 @@ def upgrade(daemon, target, **headers):
     ("/", 404),
     ("/v1/streams//ws", 404),
     ("/v1/streams/a%2Fb/ws", 400),
+    ("/v1/streams/a%2fb/ws", 400),
+    ("/v1/streams/a/b/ws", 400),
+    ("/v1/streams/%2e%2e%2fa/ws", 404),
     ("/v1/streams/" + 128 * "x" + "/ws", 101),
     ("/v1/streams/" + 129 * "x" + "/ws", 400),
     ("/v1/streams/" + 131 * "x" + "/ws", 404),
@@ -64,12 +68,18 @@ def upgrade(daemon, target, **headers):
     ("/v1/streams/a/ws?colour=red", 400),
     ("/v1/streams/a/ws?credit=4&credit=4", 400),
     ("/v1/streams/a/ws?mode=" + 300 * "x", 400),
-], ids=range(20))
+], ids=range(23))
 def test_an_upgrade_is_checked_first(daemon, target, status):
     got, headers, body = upgrade(daemon, target)
     assert got == status, body
     if status != 101:
         assert headers["Content-Type"] == "application/problem+json" and json.loads(body)["status"] == status
+
+
+def test_a_zero_byte_in_the_path_is_the_end(daemon):
+    with pytest.raises(http.client.RemoteDisconnected):
+        upgrade(daemon, "/v1/streams/a%00b/ws")
+    assert upgrade(daemon, "/v1/streams/a/ws?takeover=1")[0] == 101
 
 
 def test_a_stream_keeps_its_model_and_mode(daemon):
@@ -127,6 +137,16 @@ def close_code(daemon, *messages, name="bad") -> int:
 ], ids=range(25))
 def test_malformed_messages_close_with_1002(daemon, message):
     assert close_code(daemon, message) == 1002
+
+
+@pytest.mark.parametrize("name", ["a" + 40 * "\u20ac", 200 * "\U0001f600", 13 * "\u00e4\u20ac" + "\u20ac"], ids=range(3))
+def test_a_reason_that_quotes_the_client_is_text(daemon, name):
+    async def run():
+        async with Raw(daemon, "quotes?takeover=1") as c:
+            await c.send(json.dumps({"type": name}, ensure_ascii=False))
+            assert await c.closed() == 1002  # a reason that is not UTF-8 would be the client's 1007
+            assert c.socket.close_reason.startswith("there is no control message")
+    asyncio.run(run())
 
 
 def test_numbers_that_do_not_ascend_close_with_1002(daemon):
@@ -236,20 +256,118 @@ class Wire:
             return None
 
 
-@pytest.mark.parametrize("what, first, payload, codes", [
-    ("close", 0x88, struct.pack(">H", 1000), (1000,)),
-    ("close without a code", 0x88, b"", (1000, 1005, None)),
-    ("text that is not UTF-8", 0x81, b'"\xff\xfe"', (1007, None)),
-    ("an unknown opcode", 0x83, b"", (1002, None)),
-    ("reserved bits", 0xC1, b"{}", (1002, None)),
-    ("a fragmented ping", 0x09, b"", (1002, None)),
-    ("a continuation of nothing", 0x80, b"x", (1002, None)),
-], ids=range(7))
-def test_frames_against_the_protocol_end_the_connection(daemon, what, first, payload, codes):
+def number(code: int) -> bytes:
+    return struct.pack(">H", code)
+
+
+BROKEN = {  # frames that the protocol forbids: RFC 6455, and what Autobahn's cases 2 to 7 try
+    "the first reserved bit": (1002, (0xC1, b"{}")),
+    "the second": (1002, (0xA1, b"{}")),
+    "the third": (1002, (0x91, b"{}")),
+    **{f"opcode {o}": (1002, (0x80 | o, b"")) for o in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
+    "a fragmented ping": (1002, (0x09, b"")),
+    "a fragmented close": (1002, (0x08, number(1000))),
+    "a continuation of nothing": (1002, (0x80, b"x")),
+    "an open continuation of nothing": (1002, (0x00, b"x")),
+    "a text within a text": (1002, (0x01, b"{"), (0x81, b"{}")),
+    "a binary message within a text": (1002, (0x01, b"{"), (0x82, b"{}")),
+    "text that is not UTF-8": (1007, (0x81, b'"\xff\xfe"')),
+    "an overlong character": (1007, (0x81, b'"\xc0\xaf"')),
+    "half of a surrogate pair": (1007, (0x81, b'"\xed\xa0\x80"')),
+    "a character beyond the last": (1007, (0x81, b'"\xf4\x90\x80\x80"')),
+    "text that ends within a character": (1007, (0x81, b'"\xe2\x82')),
+    "a character broken by a fragment": (1007, (0x01, b'"\xe2'), (0x80, b'\x28"')),
+    **{f"close code {c}": (1002, (0x88, number(c)))
+       for c in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)},
+    "half a close code": (1002, (0x88, b"\x03")),
+    "a reason that ends within a character": (1007, (0x88, number(1000) + b"\xe2\x82")),
+}
+ALLOWED = {  # code of the answer, frames
+    **{f"close code {c}": (c, (0x88, number(c)))
+       for c in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999)},
+    "a close without a code": (1005, (0x88, b"")),
+    "a close with a reason of the greatest length": (1000, (0x88, number(1000) + 123 * b"x")),
+    "a close within a message": (1000, (0x01, b"{"), (0x88, number(1000))),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_frames_against_the_protocol_end_the_connection(daemon, what):
+    code, *frames = BROKEN[what]
     w = Wire(daemon, "against")
-    w.send(first, payload)
-    assert w.ended() in codes, what
-    assert daemon.process.poll() is None
+    for first, payload in frames:
+        w.send(first, payload)
+    assert w.ended() == code
+    w.send(0x88, number(code))  # our half of the closing
+    assert w.ended() is None
+
+
+@pytest.mark.parametrize("what", ALLOWED)
+def test_a_close_is_answered_and_is_the_end(daemon, what):
+    code, *frames = ALLOWED[what]
+    w = Wire(daemon, "closes")
+    for first, payload in frames:
+        w.send(first, payload)
+    w.s.sendall(b"\x89\x80\0\0\0\0")  # a ping that gets no pong
+    assert w.ended() == code
+    with contextlib.suppress(ConnectionResetError):
+        assert w.s.recv(1) == b""
+
+
+@pytest.mark.parametrize("frame", [
+    b"\x89\xfe" + number(126) + bytes(4 + 126),                           # a ping beyond 125 bytes
+    b"\x88\xfe" + number(126) + bytes(4) + number(1000) + 124 * b"x",     # a close beyond them
+    b"\x82\xff" + struct.pack(">Q", 1 << 63) + bytes(4),                  # a length with the highest bit
+    b"\x88\x84\0\0\0\0" + number(1000) + b"\xff\xfe",                    # a reason that is not UTF-8
+], ids=range(4))
+def test_frames_that_cannot_be_end_the_connection_at_once(daemon, frame):
+    w = Wire(daemon, "cannot")
+    w.s.sendall(frame)
+    assert w.ended() in (None, 1002, 1007)
+
+
+def test_a_message_is_refused_when_its_length_is_announced(daemon):
+    """Not when the bytes are here: they may never come."""
+    w = Wire(daemon, "announced")
+    w.s.sendall(b"\x82\xff" + struct.pack(">Q", 1 << 40) + b"\0\0\0\0TV3F")
+    assert w.ended() == 1009
+
+
+def test_control_frames_may_stand_between_fragments(daemon):
+    w = Wire(daemon, "between")
+    step = len(MESSAGE) // 3 + 1
+    for i in range(3):
+        w.send((2 if i == 0 else 0) | (0x80 if i == 2 else 0), MESSAGE[i * step:(i + 1) * step])
+        if i < 2:
+            w.send(0x8A, b"a pong that nobody asked for")
+            w.send(0x89, b"ping %d" % i)
+            assert w.frame() == (10, b"ping %d" % i)
+    opcode, answer = w.frame()
+    assert opcode == 2 and answer[:4] == b"TV3M"
+    w.send(0x89, 125 * b"y")
+    assert w.frame() == (10, 125 * b"y")
+    w.send(0x01, b'{"type":"st')
+    w.send(0x89, b"")
+    w.send(0x80, b'ats"}')
+    assert w.frame() == (10, b"") and w.frame()[0] == 1
+
+
+def test_a_sender_of_single_bytes_holds_back_itself_alone(daemon):
+    message = b"\x82\xfe" + struct.pack(">H", len(MESSAGE)) + b"\0\0\0\0" + MESSAGE
+
+    async def others(i):
+        async with Raw(daemon, f"beside-bytes-{i}?takeover=1") as c:
+            await c.send(header(0, width=48, height=32) + FRAME.tobytes())
+            assert await c.answer() == 0
+    w = Wire(daemon, "bytes")
+    w.s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for at in range(0, 200):
+        w.s.sendall(message[at:at + 1])
+        if at % 50 == 0:
+            asyncio.run(others(at))
+    w.s.sendall(message[200:])
+    opcode, answer = w.frame()
+    assert opcode == 2 and struct.unpack_from("<q", answer, 8)[0] == 0
 
 
 def test_a_disconnect_at_each_step_leaves_nothing(daemon):
