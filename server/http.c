@@ -85,7 +85,7 @@ static void *on_target(void *http, const char *target, struct MHD_Connection *co
     r->connection = connection;
     r->started = clock_ns();
     r->target = strndup(target, 512);
-    r->bad_target = strstr(target, "%00") != NULL;
+    r->bad_target = target_fault(target);
     snprintf(r->id, sizeof r->id, "%s-%llx", h->tag,
              (unsigned long long)atomic_fetch_add(&h->serial, 1));
     atomic_fetch_add(&h->requests, 1);
@@ -181,7 +181,7 @@ static enum err check_query(struct request *r)
 
 static enum err prepare(struct request *r)
 {
-    enum err e = r->bad_target ? err_set(ERR_ARG, "the target holds a zero byte") : check_query(r);
+    enum err e = r->bad_target ? err_set(ERR_ARG, "%s", r->bad_target) : check_query(r);
     if (!e && r->endpoint->take && atomic_load(&r->server->draining))
         e = err_set(ERR_BUSY, "the server is shutting down");
     if (!e && r->endpoint->begin)

@@ -49,13 +49,13 @@ struct request {
     enum request_stage stage;
     handler resumed; /* after request_wait */
 
-    char id[65];           /* X-Request-Id */
-    char *target, *method; /* for the log */
-    bool bad_target;       /* the target holds an encoded zero byte */
-    char name[SESSION_ID]; /* {} of the path */
-    uint64_t number;       /* # of the path */
-    const char *allow;     /* pattern of a path that knows other methods only */
-    bool gzip;             /* the client takes it */
+    char id[65];            /* X-Request-Id */
+    char *target, *method;  /* for the log */
+    const char *bad_target; /* what is wrong with the target, or NULL */
+    char name[SESSION_ID];  /* {} of the path */
+    uint64_t number;        /* # of the path */
+    const char *allow;      /* pattern of a path that knows other methods only */
+    bool gzip;              /* the client takes it */
     uint64_t started;
     int status; /* of the answer */
 

@@ -38,6 +38,17 @@ bool number_parse(const char *text, uint64_t *out)
     return digits(&text, out) && *text == 0;
 }
 
+const char *target_fault(const char *target)
+{
+    size_t path = strcspn(target, "?");
+    if (strstr(target, "%00"))
+        return "the target holds a zero byte";
+    for (const char *p = target; (p = strchr(p, '%')) && p < target + path; p++)
+        if (strncasecmp(p, "%2f", 3) == 0)
+            return "a name in the path holds a slash";
+    return NULL;
+}
+
 /* RFC 9110, 14.1.2: "bytes=FIRST-", "bytes=FIRST-LAST", "bytes=-SUFFIX". */
 enum range_kind range_parse(const char *text, uint64_t size, uint64_t *first, uint64_t *length)
 {

@@ -6,6 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What is wrong with a request's target as it came, or NULL: an encoded zero byte would cut what
+ * follows off, and an encoded slash in the path would make two parts of one. */
+const char *target_fault(const char *target);
+
 enum range_kind {
     RANGE_WHOLE, /* no range, several, another unit, or malformed: the whole is the answer */
     RANGE_PART,

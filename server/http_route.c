@@ -3,6 +3,7 @@
 
 #include "server/http_headers.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define PARAMS "model mode format resize"
@@ -43,9 +44,11 @@ static const struct endpoint endpoints[] = {
 };
 enum { ENDPOINTS = sizeof endpoints / sizeof *endpoints };
 
-/* Whether `path` has the form of `pattern`; fills r->name and r->number. */
+/* Whether `path` has the form of `pattern`; fills r->name and r->number. A name that is too long
+ * for any is a fault of the target. */
 static bool matches(struct request *r, const char *pattern, const char *path)
 {
+    bool too_long = false;
     while (*pattern) {
         size_t n = strcspn(path, "/");
         char text[SESSION_ID];
@@ -54,17 +57,19 @@ static bool matches(struct request *r, const char *pattern, const char *path)
                 return false;
             continue;
         }
-        if (n == 0 || n >= sizeof text)
+        if (n == 0)
             return false;
-        memcpy(text, path, n);
-        text[n] = 0;
+        too_long = too_long || n >= sizeof text;
+        snprintf(text, sizeof text, "%.*s", (int)(n < sizeof text ? n : sizeof text - 1), path);
         if (*pattern == '{')
-            memcpy(r->name, text, n + 1);
+            memcpy(r->name, text, strlen(text) + 1);
         else if (!number_parse(text, &r->number))
             return false;
         pattern += *pattern == '{' ? 2 : 1;
         path += n;
     }
+    if (*path == 0 && too_long)
+        r->bad_target = "a name in the path is too long";
     return *path == 0;
 }
 

@@ -247,10 +247,34 @@ def test_the_server_makes_ids(daemon):
     assert daemon.request("DELETE", r.headers["Location"]).status == 204
 
 
-@pytest.mark.parametrize("name", ["a%2Fb", "a/b/c", "a%20b", "x" * 129, "%C3%A4"])
-def test_a_bad_stream_id_is_refused(daemon, name):
+@pytest.mark.parametrize("name, status, word", [
+    ("a%2Fb", 400, "slash"), ("a%2fstate", 400, "slash"), ("%2e%2e%2fa", 400, "slash"), ("a%00b", 400, "zero"),
+    ("a%20b", 400, "stream ID"), ("%C3%A4", 400, "stream ID"), ("a%25b", 400, "stream ID"), (129 * "x", 400, "long"),
+    (3000 * "x", 400, "long"), ("a/b/c", 404, "path"), ("a/../b", 404, "path"), ("", 404, "path"),
+])
+def test_a_bad_stream_id_is_refused(daemon, name, status, word):
     r = daemon.request("PUT", f"/v1/streams/{name}")
-    assert r.status in (400, 404, 405) and r.problem()
+    assert r.status == status and r.problem() and word in r.json()["detail"]
+    assert daemon.json("/v1/streams")["streams"] == []
+
+
+@pytest.mark.parametrize("name", [128 * "x", "..", "-._~", "%61"])
+def test_a_stream_id_is_a_name_and_nothing_else(daemon, name):
+    r = daemon.request("PUT", f"/v1/streams/{name}")
+    want = name.replace("%61", "a")
+    assert r.status == 201 and r.json()["id"] == want and r.headers["Location"] == f"/v1/streams/{want}"
+    assert daemon.request("DELETE", f"/v1/streams/{name}").status == 204
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"\0" * 8, b"\xff" * 4096, (1 << 62).to_bytes(8, "little") + b"{}",
+                                  (2).to_bytes(8, "little") + b"{}", b"\x89PNG\r\n\x1a\n" + bytes(99)], ids=range(7))
+def test_a_state_that_is_none_is_refused_and_the_old_one_stays(daemon, pngs, labelled, body):
+    daemon.request("PUT", "/v1/streams/import")
+    assert post(daemon, "import", pngs[0]) == labelled["stream"][0]
+    r = daemon.request("PUT", "/v1/streams/import/state", body)
+    assert r.status in (400, 422) and r.problem() and r.json()["detail"]
+    assert post(daemon, "import", pngs[1]) == labelled["stream"][1]
+    daemon.request("DELETE", "/v1/streams/import")
 
 
 def test_two_streams_do_not_mix(daemon, pngs, labelled):

@@ -104,6 +104,19 @@ static void weights_of_encodings_count(void **state)
             fail_msg("%s: taken", no[i]);
 }
 
+static void targets_hide_no_zero_and_no_slash(void **state)
+{
+    (void)state;
+    assert_null(target_fault("/v1/streams/a%20b?x=%2F"));
+    assert_null(target_fault("/v1/streams/a%2"));
+    assert_null(target_fault("%"));
+    assert_null(target_fault(""));
+    assert_non_null(target_fault("/v1/streams/a%2Fb"));
+    assert_non_null(target_fault("/v1/%41/a%2fb?x=1"));
+    assert_non_null(target_fault("/v1/streams/a%00"));
+    assert_non_null(target_fault("/v1/streams?x=%00"));
+}
+
 static void request_ids_are_short_and_plain(void **state)
 {
     char text[66];
@@ -155,6 +168,7 @@ int main(void)
         cmocka_unit_test(what_is_no_single_range_is_the_whole),
         cmocka_unit_test(gzip_is_accepted_or_not),
         cmocka_unit_test(weights_of_encodings_count),
+        cmocka_unit_test(targets_hide_no_zero_and_no_slash),
         cmocka_unit_test(request_ids_are_short_and_plain),
         cmocka_unit_test(forms_are_told_from_bodies),
         cmocka_unit_test(numbers_are_digits_in_range),
