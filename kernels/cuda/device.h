@@ -173,16 +173,22 @@ __device__ __forceinline__ void mma_16x8x16(float d[4], const uint32_t a[4], con
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
+    struct regs {
+        uint32_t r[4];
+    } mine_a = {{a[0], a[1], a[2], a[3]}}, mine_b = {{b[0], b[1]}};
     int lane = (int)threadIdx.x % WARP, g = lane / 4, t = lane % 4; /* blocks are x-major */
+    regs rows[4], left[4], right[4]; /* of g and g + 8; of columns 2t and 2t + 1; by k / 2 % 4 */
+    for (int i = 0; i < 4; i++) {
+        rows[i] = __shfl_sync(FULL_WARP, mine_a, g * 4 + i);
+        left[i] = __shfl_sync(FULL_WARP, mine_b, 2 * t * 4 + i);
+        right[i] = __shfl_sync(FULL_WARP, mine_b, (2 * t + 1) * 4 + i);
+    }
     for (int k = 0; k < 16; k++) {
-        int from_k = k % 8 / 2, shift = k % 2 * 16;
-        uint32_t a_top = __shfl_sync(FULL_WARP, a[k / 8 * 2], g * 4 + from_k);
-        uint32_t a_low = __shfl_sync(FULL_WARP, a[k / 8 * 2 + 1], g * 4 + from_k);
-        uint32_t b_0 = __shfl_sync(FULL_WARP, b[k / 8], 2 * t * 4 + from_k);
-        uint32_t b_1 = __shfl_sync(FULL_WARP, b[k / 8], (2 * t + 1) * 4 + from_k);
-        float top = __uint_as_float(a_top >> shift << 16);
-        float low = __uint_as_float(a_low >> shift << 16);
-        float c_0 = __uint_as_float(b_0 >> shift << 16), c_1 = __uint_as_float(b_1 >> shift << 16);
+        int i = k / 2 % 4, high = k / 8, shift = k % 2 * 16;
+        float top = __uint_as_float(rows[i].r[2 * high] >> shift << 16);
+        float low = __uint_as_float(rows[i].r[2 * high + 1] >> shift << 16);
+        float c_0 = __uint_as_float(left[i].r[high] >> shift << 16);
+        float c_1 = __uint_as_float(right[i].r[high] >> shift << 16);
         d[0] += top * c_0;
         d[1] += top * c_1;
         d[2] += low * c_0;

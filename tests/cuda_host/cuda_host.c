@@ -1,6 +1,7 @@
 /* The stand-in's machine: fibers, barriers, launches, memory. cuda_runtime_api.h says what it does.
  *
- * One block runs at a time. Its scheduler (run_block) resumes the threads that can go on, in turn.
+ * One block runs at a time. Its scheduler (run_block) lets one warp after the other go on until all
+ * its lanes wait for other warps, so that warps are as far apart as barriers allow.
  * A thread that waits writes down for what in its `struct thread` and switches back. The last
  * arrival at a block's barrier, or of a mask's lanes, releases the others: it computes what they
  * get, so no lane's value is read after that lane went on. If no thread can go on and some are
@@ -259,6 +260,12 @@ unsigned cuda_host_vote(unsigned mask, int predicate, const char *file, int line
 
 /* ---- asynchronous copies ---- */
 
+static void copy(const struct copy *c)
+{
+    memcpy(c->to, c->from, c->bytes - c->zeros);
+    memset((char *)c->to + c->bytes - c->zeros, 0, c->zeros);
+}
+
 void cuda_host_copy(void *to, const void *from, size_t bytes, size_t zeros)
 {
     struct thread *t = current;
@@ -268,7 +275,11 @@ void cuda_host_copy(void *to, const void *from, size_t bytes, size_t zeros)
                 to);
         abort();
     }
-    t->copy[t->copies++] = (struct copy){to, from, bytes, zeros, t->group};
+    struct copy c = {to, from, bytes, zeros, t->group};
+    if (cuda_host_reverse)
+        copy(&c);
+    else
+        t->copy[t->copies++] = c;
 }
 
 void cuda_host_copy_commit(void)
@@ -286,8 +297,7 @@ void cuda_host_copy_wait(unsigned prior)
             t->copy[left++] = c;
             continue;
         }
-        memcpy(c.to, c.from, c.bytes - c.zeros);
-        memset((char *)c.to + c.bytes - c.zeros, 0, c.zeros);
+        copy(&c);
     }
     t->copies = left;
 }
@@ -334,9 +344,29 @@ __attribute__((no_sanitize_address)) static void fill_shared(void)
         *p = (char)0xff;
 }
 
+/* Lets a warp go as far as it can; how many times a lane went on. Threads that leave are no longer
+ * `left`. */
+static int run_warp(int warp, int *left)
+{
+    int all = 0, ran;
+    do {
+        ran = 0;
+        for (int i = 0; i < WARP; i++) {
+            int n = warp * WARP + place(i, WARP);
+            if (n >= thread_count || threads[n].wait != READY)
+                continue;
+            resume(&threads[n]);
+            ran++;
+            *left -= threads[n].wait == LEFT;
+        }
+        all += ran;
+    } while (ran > 0);
+    return all;
+}
+
 static bool run_block(size_t shared)
 {
-    int left = thread_count, ran;
+    int left = thread_count, warps = (thread_count + WARP - 1) / WARP, ran;
     fill_shared();
     memset(shared_memory, 0xff, shared);
     arrived = 0;
@@ -347,14 +377,8 @@ static bool run_block(size_t shared)
     }
     do {
         ran = 0;
-        for (int i = 0; i < thread_count; i++) {
-            struct thread *t = &threads[place(i, thread_count)];
-            if (t->wait != READY)
-                continue;
-            resume(t);
-            ran++;
-            left -= t->wait == LEFT;
-        }
+        for (int i = 0; i < warps; i++)
+            ran += run_warp(place(i, warps), &left);
     } while (ran > 0 && left > 0);
     return left == 0;
 }

@@ -1,5 +1,7 @@
-/* Of the stand-in (cuda_runtime_api.h): asynchronous copies to shared memory. They are done when
- * the thread waits for them, not before: code that forgets to wait finds 0xff. */
+/* Of the stand-in (cuda_runtime_api.h): asynchronous copies to shared memory. A card may make
+ * one at any time until the thread waits for it. Here that is when it waits, so that code that
+ * forgets to finds 0xff; in the reverse order at once, so that code that still reads what was there
+ * finds it gone. */
 #ifndef TV3S_TESTS_CUDA_HOST_CUDA_PIPELINE_H
 #define TV3S_TESTS_CUDA_HOST_CUDA_PIPELINE_H
 

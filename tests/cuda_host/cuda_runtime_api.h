@@ -5,10 +5,10 @@
  * AddressSanitizer and UBSan and without a GPU. It says nothing about speed.
  *
  * A launch runs its blocks one after the other. Each thread of a block is a fiber: it runs until it
- * waits (__syncthreads; a warp's shuffle, vote or __syncwarp), and then the next one runs. Nothing
- * is lockstep, lanes of a warp are not either, so code that counts on it fails here.
- * `cuda_host_reverse` turns the order of blocks and threads round: where a barrier is missing, the
- * result depends on it.
+ * waits (__syncthreads; a warp's shuffle, vote or __syncwarp), and then another one runs, of its
+ * own warp if one can. Nothing is lockstep, lanes of a warp are not either, and warps are as far
+ * apart as barriers allow, so code that counts on less fails here. `cuda_host_reverse` turns the
+ * order of blocks and threads round: where a barrier is missing, the result depends on it.
  *
  * Shared memory is filled with 0xff (NaN) when a block starts, device memory when it is allocated.
  * Dynamic shared memory has exactly the size that the launch asked for, between AddressSanitizer's
