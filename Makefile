@@ -30,11 +30,12 @@ DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-de
 	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
 	libwebsockets-dev zlib1g-dev
 DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest python3-numpy \
-	python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium chromium \
-	chromium-driver ffmpeg curl
+	python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
+	python3-prometheus-client chromium chromium-driver ffmpeg curl
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
-DEPS_LINT  := $(DEPS_BUILD) clang clang-format clang-tidy cppcheck libomp-dev libcmocka-dev
+DEPS_LINT  := $(DEPS_BUILD) clang clang-format clang-tidy cppcheck libomp-dev libcmocka-dev \
+	mypy python3-websockets
 
 STD     := -std=c11 -D_GNU_SOURCE
 OPT     ?= -O2 -g

@@ -53,6 +53,9 @@ for f in $c_files $scripts $(git ls-files -co --exclude-standard '*.py' '*.css')
     [ "$n" -le $limit ] || fail "$f has $n lines; $limit is the limit"
 done
 
+(cd clients/python && mypy --no-error-summary --cache-dir=/dev/null --python-executable /usr/bin/python3) ||
+    fail "mypy"
+
 for f in $(git ls-files -co --exclude-standard '*.py'); do
     [ -f "$f" ] && [ "$(basename "$f")" != __init__.py ] || continue # those import to export
     /usr/bin/python3 - "$f" <<'PY' || fail "$f"

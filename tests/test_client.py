@@ -103,9 +103,24 @@ def test_the_server_describes_itself(daemon):
 def test_the_same_with_asyncio(daemon, clip, picture):
     async def run():
         c = async_client(daemon)
-        job = await c.wait(await c.upload(clip, format="raw"), timeout=100)
+        sent, seen = [], []
+        job = await c.upload(clip, format="raw", progress=lambda *p: sent.append(p))
+        async for now in c.events(job):
+            seen.append(now)
+        assert sent[-1][0] == sent[-1][1] and seen[-1].ended and seen[-1].done == COUNT
+        async for now in c.events(job):
+            break                                              # the rest is not wanted
+        job = await c.wait(job, timeout=100)
         result, mask = await asyncio.gather(c.download(job), c.segment(picture, format="raw"))
         await c.delete(job)
+        assert await c.ready() and (await c.model((await c.models())[0]["name"]))["classes"]
+        await c.open_stream("async", format="raw")
+        first = await c.frame("async", picture)
+        state = await c.save_state("async")
+        second = await c.frame("async", picture)
+        await c.restore_state("async", state)
+        assert (await c.frame("async", picture)).data == second.data and first.data == mask.data
+        await c.delete_stream("async")
         return result, mask
     result, mask = asyncio.run(run())
     assert np.frombuffer(result, np.uint8).size == COUNT * mask.size[0] * mask.size[1]

@@ -19,10 +19,10 @@ ROOT = os.path.join(HERE, "..")
 MODEL, CLIP = (os.path.join(ROOT, "models", name) for name in ("street.safetensors", "street.mp4"))
 
 
-@pytest.fixture(scope="module")
-def daemon(tmp_path_factory):
+@pytest.fixture
+def daemon(tmp_path):
     port = free_ports(0, 1)
-    with Daemon(MODEL, tmp_path_factory.mktemp("daemon") / "spool", "--http-port", port, "--ws-port", port + 1) as d:
+    with Daemon(MODEL, tmp_path / "spool", "--http-port", port, "--ws-port", port + 1) as d:
         yield d
 
 
@@ -96,13 +96,29 @@ def test_curl_for_every_call(daemon, folder):
 
 
 def python(daemon, folder, code: str) -> str:
-    code = code.replace("http://localhost:8080", f"http://localhost:{daemon.http_port}")
+    code = re.sub(r"(http://[a-z0-9.]+):8080", rf"\1:{daemon.http_port}", code)
     assert str(daemon.http_port) in code
     env = {**os.environ, "PYTHONPATH": os.path.join(ROOT, "clients/python")}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True,
                           timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+CAMERA = """
+from pathlib import Path
+jpegs = [path.read_bytes() for path in sorted(Path("frames").glob("*.jpg"))]
+camera = lambda: iter(jpegs)
+"""
+
+
+def test_python_in_the_clients_readme(daemon, folder):
+    """All of it, one after the other, with four JPEGs as the camera."""
+    shutil.copy(CLIP, folder / "street.mp4")
+    said = python(daemon, folder, CAMERA + blocks("clients/python/README.md", "python"))
+    assert "150 of 150 frames" in said and "404 not-found" in said
+    assert (folder / "street_masks.mp4").read_bytes()[4:8] == b"ftyp" and (folder / "000003.png").exists()
+    assert (folder / "cam-7.safetensors").stat().st_size > 1000
 
 
 def test_python_in_the_readme(daemon, folder):

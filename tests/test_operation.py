@@ -12,6 +12,7 @@ import time
 
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 import cases
 from conftest import HERE, TV3S
@@ -163,6 +164,33 @@ def test_states_beyond_the_device_spill_and_come_back(tiny_model, tmp_path):
         while d.metric("tv3sd_state_bytes") + d.metric("tv3sd_spilled_bytes") and time.monotonic() < end:
             time.sleep(0.01)
         assert d.metric("tv3sd_state_bytes") == d.metric("tv3sd_spilled_bytes") == 0
+
+
+# ------------------------------------------------------------------------------------------------------ metrics
+def test_metrics_have_every_stage_of_a_frame(tiny_model, tmp_path, picture):
+    """As Prometheus' own parser reads them, after one frame of each kind."""
+    with Daemon(tiny_model, tmp_path / "s") as d:
+        c = client(d)
+        with c.stream("live") as s:
+            assert len(list(s.masks([picture]))) == 1
+        c.segment(picture)
+        c.wait(c.upload(picture))
+        families = {f.name: f for f in text_string_to_metric_families(c.metrics())}
+        assert d.get("/metrics").headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    ok = {s.labels["kind"]: s.value for s in families["tv3sd_frames"].samples if s.labels["outcome"] == "ok"}
+    assert ok == {"live": 1, "single": 1, "upload": 1}
+    counts = {s.labels["stage"]: s.value for s in families["tv3sd_stage_seconds"].samples if s.name.endswith("_count")}
+    assert set(counts) == {"decode", "queue", "engine", "encode", "send"}
+    assert all(counts[stage] >= 2 for stage in counts)
+    assert {s.labels["stage"] for s in families["tv3sd_queue_depth"].samples} == {"decode", "engine", "encode"}
+    assert {s.labels["reason"] for s in families["tv3sd_dropped"].samples} == {"oldest", "newest", "overload", "drain"}
+    assert {s.labels["state"] for s in families["tv3sd_streams"].samples} == {"active", "idle", "spilled"}
+    values = {n: families[n].samples[0].value for n in
+              ("tv3sd_batches", "tv3sd_batch_frames", "tv3sd_batch_occupancy", "tv3sd_engine_gflops",
+               "tv3sd_state_bytes", "tv3sd_spilled_bytes", "tv3sd_streams_spilled", "tv3sd_streams_expired")}
+    assert values["tv3sd_batches"] >= 1 and values["tv3sd_batch_frames"] == 3
+    assert values["tv3sd_engine_gflops"] > 0 and 0 < values["tv3sd_batch_occupancy"] <= 1
+    assert values["tv3sd_state_bytes"] > 0 and values["tv3sd_streams_expired"] == 0
 
 
 # -------------------------------------------------------------------------------------------------------- logs

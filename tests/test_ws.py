@@ -320,13 +320,15 @@ def test_resuming_reconnects_by_itself(daemon, frames, expected):
     assert all((labels(a) == expected[a.seq]).all() for a in seen)
 
 
-def test_an_exported_state_continues_with_the_same_masks(daemon, frames, expected, tmp_path):
-    c = client(daemon)
+def test_an_exported_state_continues_with_the_same_masks(daemon, tiny_model, frames, expected, tmp_path):
+    """On the same daemon, and on another one."""
     stream_masks(daemon, "export", map(rgb, frames[:6]))
-    c.save_state("export", tmp_path / "state")
-    c.open_stream("import")
-    c.restore_state("import", tmp_path / "state")
-    assert_masks(stream_masks(daemon, "import", map(rgb, frames[6:])), expected[6:])
+    client(daemon).save_state("export", tmp_path / "state")
+    with Daemon(tiny_model, tmp_path / "s") as other:
+        for d in (daemon, other):
+            client(d).open_stream("import")
+            client(d).restore_state("import", tmp_path / "state")
+            assert_masks(stream_masks(d, "import", map(rgb, frames[6:])), expected[6:])
 
 
 def test_a_deleted_stream_says_bye(daemon):

@@ -8,14 +8,18 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import IO, Any, Callable, Dict, Generator, Iterator, List, Optional, Tuple, Union
 from urllib.parse import quote, urlencode, urlsplit
 
 from .errors import JobFailed, Tv3sError
 from .stream import AsyncStream
 from .sync import Stream
 
-Source = Union[str, os.PathLike, bytes, IO[bytes]]
+Path = Union[str, "os.PathLike[str]"]
+Source = Union[Path, bytes, IO[bytes]]
+"""What is sent: a path, the bytes, or a file to read from."""
+Progress = Callable[[int, Optional[int]], None]
+"""Called as progress(bytes so far, bytes in all or None)."""
 CHUNK = 1 << 18
 
 
@@ -27,6 +31,7 @@ class Job:
 
     @property
     def id(self) -> str:
+        """Names it in every call."""
         return self.raw["id"]
 
     @property
@@ -51,6 +56,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
+        """Nothing will change any more."""
         return self.state in ("succeeded", "failed", "cancelled")
 
 
@@ -119,12 +125,15 @@ class Client:
     # ---- the server -------------------------------------------------------------------------------------------------
 
     def models(self) -> List[Dict[str, Any]]:
+        """The models that are served, the default first."""
         return self._json("GET", "/v1/models")["models"]
 
     def model(self, name: str) -> Dict[str, Any]:
+        """One of them: its architecture, classes and colours."""
         return self._json("GET", f"/v1/models/{quote(name, safe='')}")
 
     def ready(self) -> bool:
+        """Whether the server is there and its engines label frames."""
         try:
             with self._request("GET", "/readyz"):
                 return True
@@ -132,6 +141,7 @@ class Client:
             return False
 
     def metrics(self) -> str:
+        """Counters and gauges, in Prometheus' text format."""
         with self._request("GET", "/metrics") as answer:
             return answer.read().decode()
 
@@ -156,8 +166,7 @@ class Client:
     # ---- videos -----------------------------------------------------------------------------------------------------
 
     def upload(self, video: Source, *, model: Optional[str] = None, mode: Optional[str] = None,
-               format: Optional[str] = None, resize: Optional[str] = None,
-               progress: Optional[Callable[[int, Optional[int]], None]] = None) -> Job:
+               format: Optional[str] = None, resize: Optional[str] = None, progress: Optional[Progress] = None) -> Job:
         """Sends a video: a path, bytes or a file. `progress(sent, total)` is called as it goes."""
         query = {"model": model, "mode": mode, "format": format, "resize": resize}
         with _opened(video) as (file, size):
@@ -167,12 +176,14 @@ class Client:
             return Job(self._json("POST", "/v1/videos", query, _chunks(file, size, progress), headers))
 
     def jobs(self) -> List[Job]:
+        """All uploads, newest first."""
         return [Job(raw) for raw in self._json("GET", "/v1/videos")["videos"]]
 
     def job(self, job: Union[Job, str]) -> Job:
+        """The upload as it is now."""
         return Job(self._json("GET", f"/v1/videos/{_id(job)}"))
 
-    def events(self, job: Union[Job, str]) -> Iterator[Job]:
+    def events(self, job: Union[Job, str]) -> Generator[Job, None, None]:
         """The job at every change, as the server sends it. Ends with the job."""
         with self._request("GET", f"/v1/videos/{_id(job)}/events") as answer:
             data = ""
@@ -204,15 +215,19 @@ class Client:
                 raise TimeoutError(f"video {_id(job)} is not done")
             time.sleep(0.2)
 
-    def download(self, job: Union[Job, str], to: Union[str, os.PathLike, IO[bytes], None] = None, *,
-                 progress: Optional[Callable[[int, Optional[int]], None]] = None) -> bytes:
+    def download(self, job: Union[Job, str], to: Union[Path, IO[bytes], None] = None, *,
+                 progress: Optional[Progress] = None) -> bytes:
         """The masks of a whole video into a path or file, or returned when `to` is None. A transfer that breaks off
         is taken up where it was."""
         file = open(to, "wb") if isinstance(to, (str, os.PathLike)) else to if to is not None else io.BytesIO()
         try:
-            got, total, tag, tries = 0, None, None, 0
+            got, tries = 0, 0
+            total: Optional[int] = None
+            tag: Optional[str] = None
             while total is None or got < total:
-                headers = {"Range": f"bytes={got}-", **({"If-Range": tag} if tag else {})} if got else {}
+                headers: Dict[str, str] = {"Range": f"bytes={got}-"} if got else {}
+                if got and tag:
+                    headers["If-Range"] = tag
                 with self._request("GET", f"/v1/videos/{_id(job)}/masks", headers=headers) as answer:
                     if got and answer.status != 206:
                         raise Tv3sError({"title": "the result changed while it was read", "status": 409})
@@ -246,18 +261,22 @@ class Client:
 
     def open_stream(self, id: Optional[str] = None, *, model: Optional[str] = None, mode: Optional[str] = None,
                     format: Optional[str] = None, resize: Optional[str] = None) -> Dict[str, Any]:
+        """Opens a stream, or finds it; without an ID the server makes one. Its description."""
         query = {"model": model, "mode": mode, "format": format, "resize": resize}
         if id is None:
             return self._json("POST", "/v1/streams", query)
         return self._json("PUT", f"/v1/streams/{quote(id, safe='')}", query)
 
     def streams(self) -> List[Dict[str, Any]]:
+        """All streams, described."""
         return self._json("GET", "/v1/streams")["streams"]
 
     def describe(self, id: str) -> Dict[str, Any]:
+        """A stream: its parameters, last frame, state."""
         return self._json("GET", f"/v1/streams/{quote(id, safe='')}")
 
     def delete_stream(self, id: str) -> None:
+        """Ends it, and its connection if it has one."""
         self._json("DELETE", f"/v1/streams/{quote(id, safe='')}")
 
     def frame(self, id: str, image: Source) -> Mask:
@@ -265,9 +284,10 @@ class Client:
         return self._image(f"/v1/streams/{quote(id, safe='')}/frames", image, {})
 
     def reset(self, id: str) -> None:
+        """The hidden state is zero again."""
         self._json("POST", f"/v1/streams/{quote(id, safe='')}/reset")
 
-    def save_state(self, id: str, to: Union[str, os.PathLike, None] = None) -> bytes:
+    def save_state(self, id: str, to: Optional[Path] = None) -> bytes:
         """The hidden state as a safetensors file."""
         with self._request("GET", f"/v1/streams/{quote(id, safe='')}/state") as answer:
             state = answer.read()
@@ -282,9 +302,13 @@ class Client:
             self._json("PUT", f"/v1/streams/{quote(id, safe='')}/state", body=file.read(),
                        headers={"Content-Type": "application/x-safetensors"})
 
-    def stream(self, id: str, **options: Any) -> Stream:
+    def stream(self, id: str, *, model: Optional[str] = None, mode: Optional[str] = None,
+               format: Optional[str] = None, resize: Optional[str] = None, drop: Optional[str] = None,
+               credit: Optional[int] = None, takeover: bool = False, deflate: bool = False,
+               timeout: float = 30) -> Stream:
         """A live stream over WebSocket; see AsyncStream for the options."""
-        return Stream(AsyncStream(self.ws_url, id, **options))
+        return Stream(AsyncStream(self.ws_url, id, model=model, mode=mode, format=format, resize=resize, drop=drop,
+                                  credit=credit, takeover=takeover, deflate=deflate, timeout=timeout))
 
 
 def _id(job: Union[Job, str]) -> str:
@@ -303,8 +327,7 @@ def _opened(source: Source) -> Iterator[Tuple[IO[bytes], Optional[int]]]:
         yield source, None
 
 
-def _chunks(file: IO[bytes], size: Optional[int],
-            progress: Optional[Callable[[int, Optional[int]], None]]) -> Iterator[bytes]:
+def _chunks(file: IO[bytes], size: Optional[int], progress: Optional[Progress]) -> Iterator[bytes]:
     sent = 0
     for chunk in iter(lambda: file.read(CHUNK), b""):
         yield chunk

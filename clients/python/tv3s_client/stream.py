@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import itertools
 import json
 from typing import Any, AsyncIterable, AsyncIterator, Callable, Dict, Iterable, List, Optional, Set, Union
 from urllib.parse import quote, urlencode, urlsplit
@@ -55,6 +56,7 @@ class AsyncStream:
     # ---- opening and closing ----------------------------------------------------------------------------------------
 
     async def open(self) -> "AsyncStream":
+        """Connects. Tv3sError when the server refuses, such as 409 for a stream that has a connection."""
         try:
             self._socket = await websockets.connect(  # type: ignore[attr-defined]
                 self.url, subprotocols=["tv3s.v1"], compression="deflate" if self._deflate else None, max_size=None,
@@ -196,12 +198,12 @@ class AsyncStream:
             async for frame in frames:
                 await self.send(frame)
         else:  # the iterator may wait for a camera: not in our loop
-            iterator, nothing = iter(frames), object()
+            iterator = iter(frames)
             while True:
-                frame = await asyncio.to_thread(next, iterator, nothing)
-                if frame is nothing:
+                some = await asyncio.to_thread(lambda: list(itertools.islice(iterator, 1)))
+                if not some:
                     break
-                await self.send(frame)  # type: ignore[arg-type]
+                await self.send(some[0])
         if end:
             await self.end()
 
@@ -255,6 +257,7 @@ class AsyncStream:
         await self._ask({"type": "reset"})
 
     async def stats(self) -> Dict[str, Any]:
+        """The stream as the server describes it, and this connection's counters."""
         return await self._ask({"type": "stats"})
 
     async def set_format(self, format: str) -> None:

@@ -35,6 +35,7 @@ class Stream:
             raise
 
     def open(self) -> "Stream":
+        """Connects. Tv3sError when the server refuses, such as 409 for a stream that has a connection."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tv3s-stream", daemon=True)
         self._thread.start()
@@ -102,6 +103,7 @@ class Stream:
         self._run(self._stream.reset())
 
     def stats(self) -> Dict[str, Any]:
+        """The stream as the server describes it, and this connection's counters."""
         return self._run(self._stream.stats())
 
     def set_format(self, format: str) -> None:
@@ -114,6 +116,7 @@ class Stream:
 
     @property
     def hello(self) -> Dict[str, Any]:
+        """The server's first message: model, classes, and more."""
         return self._stream.hello
 
     @property
