@@ -20,11 +20,11 @@ __all__ = ["AsyncClient", "Client", "Frame"]
 
 
 def client(daemon) -> Client:
-    return Client(f"http://127.0.0.1:{daemon.http_port}", f"ws://127.0.0.1:{daemon.ws_port}", timeout=120)
+    return Client(f"http://127.0.0.1:{daemon.http_port}", timeout=120)
 
 
 def async_client(daemon) -> AsyncClient:
-    return AsyncClient(f"http://127.0.0.1:{daemon.http_port}", f"ws://127.0.0.1:{daemon.ws_port}", timeout=120)
+    return AsyncClient(f"http://127.0.0.1:{daemon.http_port}", timeout=120)
 
 
 def tool_masks(model: str, frames: np.ndarray, folder, mode="stream") -> np.ndarray:

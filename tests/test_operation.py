@@ -51,7 +51,8 @@ def test_what_is_dumped_starts_the_same_daemon(tiny_model, tmp_path):
 def test_a_busy_port_is_named(tiny_model, tmp_path):
     with Daemon(tiny_model, tmp_path / "a") as d:
         for flag, port in (("--http-port", d.http_port), ("--ws-port", d.ws_port)):
-            other = tv3sd("--model", tiny_model, "--spool", tmp_path / "b", "--http-port", 0, "--ws-port", 0, flag, port)
+            ports = ("--http-port", 0, "--ws-port", 0, flag, port)
+            other = tv3sd("--model", tiny_model, "--spool", tmp_path / "b", *ports)
             assert other.returncode == 1 and f"port {port}" in other.stderr and "cannot listen" in other.stderr
 
 

@@ -16,6 +16,10 @@ class AsyncClient:
                  headers: Optional[Dict[str, str]] = None):
         self.sync = Client(url, ws_url, timeout=timeout, headers=headers)
 
+    async def server(self) -> Dict[str, Any]:
+        """Its version, its WebSocket, its limits."""
+        return await asyncio.to_thread(self.sync.server)
+
     async def models(self) -> List[Dict[str, Any]]:
         """The models that are served, the default first."""
         return await asyncio.to_thread(self.sync.models)

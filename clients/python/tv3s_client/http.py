@@ -81,17 +81,17 @@ def problem_of(status: int, reason: str, body: bytes) -> Dict[str, Any]:
 
 
 class Client:
-    """A server. `ws_url` is its WebSocket port, by default that of HTTP plus one."""
+    """A server. `ws_url` is where its WebSocket is; None: where the server says, asked with the first stream."""
 
     def __init__(self, url: str = "http://127.0.0.1:8080", ws_url: Optional[str] = None, *, timeout: float = 60,
                  headers: Optional[Dict[str, str]] = None):
         parts = urlsplit(url)
         tls = parts.scheme == "https"
         self._make = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+        self._scheme = "wss" if tls else "ws"
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or (443 if tls else 80)
         self._base = parts.path.rstrip("/")
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        self.ws_url = (ws_url or f"{'wss' if tls else 'ws'}://{host}:{self._port + 1}{self._base}").rstrip("/")
+        self._ws_url = ws_url
         self.timeout = timeout
         self._headers = dict(headers or {})
 
@@ -122,7 +122,19 @@ class Client:
             text = answer.read()
             return json.loads(text) if text else None
 
+    def ws_url(self) -> str:
+        """Where streams connect to."""
+        if self._ws_url is None:
+            said = self.server()["websocket"]
+            host = f"[{self._host}]" if ":" in self._host else self._host
+            self._ws_url = said["url"] or f"{self._scheme}://{host}:{said['port']}{self._base}"
+        return self._ws_url.rstrip("/")
+
     # ---- the server -------------------------------------------------------------------------------------------------
+
+    def server(self) -> Dict[str, Any]:
+        """Its version, its WebSocket, its limits."""
+        return self._json("GET", "/v1/server")
 
     def models(self) -> List[Dict[str, Any]]:
         """The models that are served, the default first."""

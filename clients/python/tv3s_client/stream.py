@@ -28,13 +28,16 @@ class AsyncStream:
     frame `last_seq` + 1. `drop` says what becomes of frames beyond `credit` in flight: with "none" `send` waits, with
     "oldest" and "newest" it does not, and the server drops."""
 
-    def __init__(self, ws_url: str, id: str, *, model: Optional[str] = None, mode: Optional[str] = None,
-                 format: Optional[str] = None, resize: Optional[str] = None, drop: Optional[str] = None,
-                 credit: Optional[int] = None, takeover: bool = False, deflate: bool = False, timeout: float = 30):
+    def __init__(self, ws_url: Union[str, Callable[[], str]], id: str, *, model: Optional[str] = None,
+                 mode: Optional[str] = None, format: Optional[str] = None, resize: Optional[str] = None,
+                 drop: Optional[str] = None, credit: Optional[int] = None, takeover: bool = False,
+                 deflate: bool = False, timeout: float = 30):
         query = {"model": model, "mode": mode, "format": format, "resize": resize, "drop": drop, "credit": credit,
                  "takeover": "1" if takeover else None}
         given = {k: v for k, v in query.items() if v is not None}
-        self.url = f"{ws_url}/v1/streams/{quote(id, safe='')}/ws" + ("?" + urlencode(given) if given else "")
+        self._server = ws_url
+        self._path = f"/v1/streams/{quote(id, safe='')}/ws" + ("?" + urlencode(given) if given else "")
+        self.url = ""
         self.id, self.timeout = id, timeout
         self.hello: Dict[str, Any] = {}
         """The server's first message: model, classes, and more."""
@@ -57,6 +60,8 @@ class AsyncStream:
 
     async def open(self) -> "AsyncStream":
         """Connects. Tv3sError when the server refuses, such as 409 for a stream that has a connection."""
+        server = self._server if isinstance(self._server, str) else await asyncio.to_thread(self._server)
+        self.url = server + self._path
         try:
             self._socket = await websockets.connect(  # type: ignore[attr-defined]
                 self.url, subprotocols=["tv3s.v1"], compression="deflate" if self._deflate else None, max_size=None,
