@@ -238,6 +238,15 @@ $(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_PROTO) $(LIB_ENGINE)
 	$(Q)$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(PROTO_LIBS) $(ENGINE_LIBS)
 
 $(BUILD)/fuzz/fuzz_http_headers: $(BUILD)/obj/server/http_headers.o
+$(BUILD)/fuzz/fuzz_image_head: $(BUILD)/obj/server/image_head.o
+$(BUILD)/fuzz/fuzz_config: $(patsubst %,$(BUILD)/obj/server/%.o,config config_load config_dump)
+# This one needs the handlers that the table of endpoints names.
+$(BUILD)/fuzz/fuzz_target: tests/fuzz/fuzz_target.c $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) \
+		$(LIB_ENGINE)
+	@mkdir -p $(@D)
+	@echo '  LD $@'
+	$(Q)$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(SERVER_LIBS) $(MEDIA_LIBS) \
+	    $(PROTO_LIBS) $(ENGINE_LIBS)
 
 fuzz-build: $(FUZZERS)
 

@@ -1,0 +1,16 @@
+/* The first bytes of an image file: read within bounds, and a size is one. */
+#include "server/image_head.h"
+
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    uint32_t width, height;
+    for (int kind = IMAGE_OTHER; kind <= IMAGE_BMP; kind++)
+        if (image_size((enum image_kind)kind, data, size, &width, &height) && kind == IMAGE_OTHER)
+            abort();
+    image_kind(data, size);
+    return 0;
+}
