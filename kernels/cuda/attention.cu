@@ -10,6 +10,7 @@
  * multiprocessor. The eight layers of a frame: 26 MB, 10.4 GFLOP, 41 M exponentials, 11 us of
  * matrix products and as long of exponentials.
  *
+ * nvcc 13.0, sm_80 and sm_90: 130 and 140 registers at d = 64, 105 and 128 at 32, nothing spilled.
  * Measured: not yet. */
 #include "kernels/cuda/attend.h"
 

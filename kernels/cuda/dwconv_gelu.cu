@@ -13,6 +13,7 @@
  * is loaded three times in all, once a row. A block is 32 neighbouring such threads (one warp reads
  * 256 bytes of bf16) by eight neighbouring rows: two of the three loads hit the first-level cache.
  *
+ * nvcc 13.0, sm_80: 76 registers at most, nothing spilled.
  * Measured: not yet. */
 #include "kernels/cuda/device.h"
 

@@ -15,6 +15,7 @@
  * cached loads there are 52 a thread, 192 MB in all, and some 0.2 G lane operations a map value,
  * each as long again: if it is slower than twice its floor, this is why.
  *
+ * nvcc 13.0, sm_80: 48 registers in bf16 to the grid, 64 bytes spilled.
  * Measured: not yet. */
 #include "kernels/cuda/device.h"
 

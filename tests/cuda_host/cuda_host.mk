@@ -34,6 +34,7 @@ $(BUILD)/obj/tests/unit/test_cuda_%.o: CPPFLAGS += -Itests/cuda_host
 
 CUDA_HOST_TESTS = $(filter $(BUILD)/tests/test_cuda_%,$(TESTS))
 
+# A header counts as the best of the objects that include it.
 .PHONY: cuda-coverage cuda-coverage-run
 cuda-coverage: ## lines of the CUDA kernels that the tests without a GPU run
 	+@$(MAKE) --no-print-directory cuda-coverage-run BUILD=$(BUILD)/coverage COVERAGE=--coverage \
@@ -41,11 +42,12 @@ cuda-coverage: ## lines of the CUDA kernels that the tests without a GPU run
 cuda-coverage-run: $(CUDA_HOST_TESTS)
 	@find $(BUILD) -name '*.gcda' -delete
 	@for t in $(CUDA_HOST_TESTS); do $$t > $$t.log 2>&1 || { cat $$t.log; exit 1; }; done
-	@gcov -n $(BUILD)/obj/cuda_host/kernels/cuda/*.gcda 2>/dev/null | awk -F "[':%]" \
-	    '/^File .kernels\/cuda\/.*\.(cu|c)./ { name = $$2 } \
+	@gcov -n $(BUILD)/obj/cuda_host/kernels/cuda/*.gcno 2>/dev/null | awk -F "[':%]" \
+	    '/^File / { name = $$2 ~ /^kernels\/cuda\// ? $$2 : "" } \
 	    /^Lines executed/ && name { split($$0, n, " of "); \
-	        printf "%6.2f %% of %4d lines  %s\n", $$2, n[2], name; \
-	        hit += $$2 * n[2]; all += n[2]; name = "" } \
-	    END { printf "%6.2f %% of %4d lines in all\n", hit / all, all }'
+	        if ($$2 >= part[name] + 0) { part[name] = $$2; lines[name] = n[2] } } \
+	    END { for (name in part) { hit += part[name] * lines[name]; all += lines[name]; \
+	            printf "%6.2f %% of %4d lines  %s\n", part[name], lines[name], name | "sort -k 6"; } \
+	        close("sort -k 6"); printf "%6.2f %% of %4d lines in all\n", hit / all, all }'
 
 -include $(CUDA_HOST_OBJS:.o=.d)
