@@ -12,6 +12,7 @@
 #include "server/describe.h"
 #include "server/log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -239,17 +240,26 @@ static enum err check_protocol(struct lws *wsi)
  */
 
 /* An answer with a problem object as its body: by hand, since libwebsockets would call it HTTP/1.0,
- * which some clients do not read. 0, or -1 when it could not be sent. */
+ * which some clients do not read. It has a request ID, as all answers of HTTP's port. 0, or -1 when
+ * it could not be sent. */
 static int answer(struct lws *wsi, int status, const char *more, json_t *problem)
 {
     static const char room[LWS_PRE];
+    char id[SESSION_ID];
+    if (session_id_random(id))
+        snprintf(id, sizeof id, "none");
+    json_object_set_new(problem, "request_id", json_string(id));
+    const char *detail = json_string_value(json_object_get(problem, "detail"));
+    log_event(LOG_INFO, "ws_refused", "request=%s status=%d error=%s", id, status,
+              log_text(detail ? detail : ""));
     char *body = problem ? json_dumps(problem, JSON_COMPACT) : NULL;
     struct buf b = {0};
     bool good = body && !buf_append(&b, room, LWS_PRE) &&
                 !buf_printf(&b,
                             "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\n"
-                            "Content-Length: %zu\r\n%sConnection: close\r\n\r\n%s",
-                            status, json_string_value(json_object_get(problem, "title")),
+                            "X-Request-Id: %s\r\nContent-Length: %zu\r\n%sConnection: close\r\n\r\n"
+                            "%s",
+                            status, json_string_value(json_object_get(problem, "title")), id,
                             strlen(body), more, body) &&
                 lws_write(wsi, b.data + LWS_PRE, b.len - LWS_PRE, LWS_WRITE_HTTP_FINAL) >= 0;
     buf_free(&b);
@@ -260,7 +270,6 @@ static int answer(struct lws *wsi, int status, const char *more, json_t *problem
 
 static int refuse(struct lws *wsi, enum err e)
 {
-    log_event(LOG_INFO, "ws_refused", "status=%d error=%s", err_http(e), log_text(err_text()));
     const char *more = err_http(e) == 503 ? "Retry-After: 1\r\n" : "";
     return answer(wsi, err_http(e), more, describe_problem(e, err_text(), NULL)) ? -1 : 1;
 }

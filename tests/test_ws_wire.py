@@ -74,6 +74,8 @@ def test_an_upgrade_is_checked_first(daemon, target, status):
     assert got == status, body
     if status != 101:
         assert headers["Content-Type"] == "application/problem+json" and json.loads(body)["status"] == status
+        assert json.loads(body)["request_id"] == headers["X-Request-Id"]
+        daemon.wait_log(f"event=ws_refused request={headers['X-Request-Id']} status={status}")
 
 
 def test_a_zero_byte_in_the_path_is_the_end(daemon):

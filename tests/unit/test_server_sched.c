@@ -293,6 +293,22 @@ static void too_many_waiting_live_frames_are_refused(void **state)
     session_unref(job);
 }
 
+/* What feeds the watchdog: it stands still while the engine thread does. */
+static void the_engine_thread_shows_that_it_lives(void **state)
+{
+    struct rig *r = *state;
+    rig_start(r);
+    struct session *s = rig_live(r, "a");
+    rig_hold(r);
+    uint64_t held = sched_alive(r->sched);
+    rig_submit(r, s, 1, 0, W, H);
+    assert_true(sched_alive(r->sched) == held);
+    rig_let_go(r);
+    rig_wait(r, 1);
+    assert_true(sched_alive(r->sched) > held);
+    session_unref(s);
+}
+
 static void states_beyond_the_limit_are_refused(void **state)
 {
     struct rig *r = *state;
@@ -452,6 +468,7 @@ int main(void)
         TEST(an_exported_state_goes_on_elsewhere),
         TEST(commands_that_cannot_be_say_why),
         TEST(too_many_waiting_live_frames_are_refused),
+        TEST(the_engine_thread_shows_that_it_lives),
         TEST(states_beyond_the_limit_are_refused),
         TEST(frames_of_a_deleted_stream_fail),
         TEST(a_stream_may_go_at_any_time),
