@@ -48,6 +48,7 @@ struct connection {
     int in_flight;     /* of the client's credit: answers not written yet */
     int outstanding;   /* items and commands that others have */
     struct item *held; /* drop=oldest: the frame that waits for a credit */
+    int refused;       /* frames dropped since a credit came back */
     bool stopped;      /* we do not read, for the outstanding or the answers pile up */
     bool packets;      /* the session's decoder may hold some of ours */
     unsigned patience; /* milliseconds until the next look at the decoder or the old frames */
@@ -135,6 +136,8 @@ void connection_fail(struct connection *c, int code);
 /* After every event: closes when it is time, lets the held frame go, stops or goes on reading. */
 void connection_update(struct connection *c);
 
+/* A frame of the client's credit is answered, or will not be. */
+void connection_credit(struct connection *c);
 /* Frames the client may have in flight. */
 int connection_limit(const struct connection *c);
 /* Gives the item to its worker. Takes it. */

@@ -12,7 +12,9 @@
  * decoder keeps back; then, and only then, the limit grows by what the decoder keeps.
  *
  * Reading stops while too much of the connection is under way (packets that are only decoded,
- * resets) or waits to be read by the client: a flood is then the sender's to hold. */
+ * resets) or waits to be read by the client, and after REFUSED_MAX dropped frames until a credit is
+ * back: to read and drop costs the time that others' frames need. A flood is then the sender's to
+ * hold. */
 #include "server/ws.h"
 
 #include "server/config.h"
@@ -23,7 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MORE_OUTSTANDING = 16, OUT_MAX = 256 };
+enum { MORE_OUTSTANDING = 16, OUT_MAX = 256, REFUSED_MAX = 64 };
 enum { OLD_FRAMES_MS = 3, OLD_FRAMES_SECONDS = 10, DECODER_MS = 2, DECODER_MS_MAX = 64 };
 
 /* ---- birth --------------------------------------------------------------------------------------
@@ -121,6 +123,12 @@ int connection_limit(const struct connection *c)
     return c->credit + c->delay;
 }
 
+void connection_credit(struct connection *c)
+{
+    c->in_flight--;
+    c->refused = 0;
+}
+
 void connection_submit(struct connection *c, struct item *item)
 {
     struct server *server = c->ws->server;
@@ -148,6 +156,7 @@ void connection_drop(struct connection *c, struct item *item, enum drop_reason r
                                              [DROPPED_DRAIN] = METRIC_DROPPED_DRAIN};
     struct metrics *m = c->ws->server->metrics;
     item->dropped = true;
+    c->refused++;
     metric_add(m, counter[reason], 1);
     out_dropped(c, item->seq, reason);
     if (item->kind == ITEM_PACKET) {
@@ -187,7 +196,7 @@ static void tell(struct connection *c, struct item *item)
     if (item->dropped) /* told already */
         return;
     if (item->empty || overload) {
-        c->in_flight--;
+        connection_credit(c);
         out_dropped(c, item->seq, overload ? DROPPED_OVERLOAD : DROPPED_EMPTY);
     } else if (item->error) {
         out_error(c, item);
@@ -303,8 +312,10 @@ void connection_fail(struct connection *c, int code)
 /* Whether to read on. */
 static void update_flow(struct connection *c)
 {
-    bool stop = !c->open || c->outstanding > connection_limit(c) + MORE_OUTSTANDING ||
-                c->out_count > OUT_MAX;
+    int limit = connection_limit(c);
+    bool flood = c->refused >= REFUSED_MAX && c->in_flight >= limit;
+    bool stop =
+        !c->open || flood || c->outstanding > limit + MORE_OUTSTANDING || c->out_count > OUT_MAX;
     if (stop == c->stopped)
         return;
     c->stopped = stop;

@@ -226,7 +226,7 @@ static void settle(struct connection *c, const struct out *o)
     if (o->kind == OUT_ERROR)
         c->failed++;
     if (o->kind == OUT_ANSWER || o->kind == OUT_ERROR)
-        c->in_flight--;
+        connection_credit(c);
 }
 
 /* False when the socket is done for. */

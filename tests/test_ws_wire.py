@@ -5,6 +5,7 @@ import asyncio
 import base64
 import contextlib
 import http.client
+import io
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ import time
 import numpy as np
 import pytest
 import websockets
+from PIL import Image
 
 import cases
 from daemon import Daemon
@@ -405,6 +407,35 @@ def test_a_client_that_answers_no_ping_is_closed(daemon):
     except (EOFError, OSError):
         pass
     assert 9 in opcodes and 4 < time.monotonic() - began < 40
+
+
+@pytest.mark.parametrize("drop", ["newest", "oldest"])
+def test_a_flood_is_read_no_faster_than_64_frames_an_answer(daemon, drop):
+    """Frames that are nothing to send and much to label: all of them would be here before the first answers."""
+    png = io.BytesIO()
+    Image.new("RGB", (640, 480), (90, 90, 90)).save(png, "PNG")
+    count = 1000
+
+    async def run():
+        async with Raw(daemon, f"flood-{drop}?drop={drop}&credit=1&format=rle") as c:
+            async def send():
+                for i in range(count):
+                    await c.send(header(i, kind=1) + png.getvalue())
+                await c.send('{"type":"end"}')
+            sending = asyncio.create_task(send())
+            answered, dropped = [], []
+            while True:
+                message = await c.recv()
+                if isinstance(message, bytes):
+                    answered.append(int.from_bytes(message[8:16], "little"))
+                elif json.loads(message)["type"] == "dropped":
+                    dropped += json.loads(message)["seq"]
+                elif json.loads(message)["type"] == "bye":
+                    await sending
+                    return answered, dropped
+    answered, dropped = asyncio.run(run())
+    assert sorted(answered + dropped) == list(range(count))
+    assert len(dropped) <= 64 * len(answered), (len(dropped), len(answered))
 
 
 def test_a_reader_that_does_not_read_holds_back_itself_alone(daemon):
