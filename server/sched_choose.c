@@ -6,12 +6,14 @@
  * that waited longer. Single images, each a session of its own, share a clock as if they were one
  * stream: a thousand of them fill what room there is and delay nobody else.
  *
- * Live frames come first, one of each stream. Uploads share the room that is left, in runs of
- * consecutive frames of one size; a run takes at most half of an upload's frames in flight, so that
- * the other half is decoded and encoded meanwhile. Where live frames fill the batches there is no
- * room: then, after `upload_patience` batches, one upload's run of at most a quarter of the batch
- * goes before them. By the defaults uploads so have 4 of every 64 frames at least, and live streams
- * lose no more than those.
+ * Live frames come first, one of each stream. A stream with a backlog that was served after all the
+ * others of the batch is left out of it: they would wait for its frame to be labelled too. So it
+ * has what they leave, and where they leave nothing as much as they have. Uploads share the room
+ * that is left, in runs of consecutive frames of one size; a run takes at most half of an upload's
+ * frames in flight, so that the other half is decoded and encoded meanwhile. Where live frames fill
+ * the batches there is no room: then, after `upload_patience` batches, one upload's run of at most
+ * a quarter of the batch goes before them. By the defaults uploads so have 4 of every 64 frames at
+ * least, and live streams lose no more than those.
  *
  * An idle engine starts at once. After a batch of several sessions that most likely send again, a
  * smaller one waits for them, batch_delay at most. Models take turns. */
@@ -209,10 +211,34 @@ static void drop_empty(struct sched *s)
     }
 }
 
+/* The batch in which a session that keeps up, its one frame pending, was last served; of all such
+ * the latest. A session that is new was served in none, and lets all others go with it. False:
+ * there is none that keeps up. */
+static bool latest_service(const struct ranking *live, uint64_t *clock)
+{
+    bool any = false;
+    *clock = 0;
+    for (int i = 0; i < live->count; i++) {
+        const struct session *session = live->session[i];
+        uint64_t at = session->served ? session->served / BATCH_MAX : UINT64_MAX;
+        if (session->pending > 1)
+            continue;
+        any = true;
+        *clock = at > *clock ? at : *clock;
+    }
+    return any;
+}
+
 static void add_live(struct sched *s, const struct ranking *live)
 {
-    for (int i = 0; i < live->count && s->batch.frames < s->config->batch_max; i++)
-        add_run(s, live->session[i], 1);
+    uint64_t clock;
+    bool any = latest_service(live, &clock);
+    for (int i = 0; i < live->count && s->batch.frames < s->config->batch_max; i++) {
+        struct session *session = live->session[i];
+        bool ahead = session->pending > 1 && any && session->served / BATCH_MAX > clock;
+        if (!ahead)
+            add_run(s, session, 1);
+    }
 }
 
 /* Runs of the uploads from `first` on, in the room that is left. */

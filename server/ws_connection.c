@@ -25,7 +25,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MORE_OUTSTANDING = 16, OUT_MAX = 256, REFUSED_MAX = 64 };
+enum { MORE_OUTSTANDING = 16, OUT_MAX = 256, REFUSED_MAX = 16 };
 enum { OLD_FRAMES_MS = 3, OLD_FRAMES_SECONDS = 10, DECODER_MS = 2, DECODER_MS_MAX = 64 };
 
 /* ---- birth --------------------------------------------------------------------------------------

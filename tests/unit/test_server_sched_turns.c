@@ -47,6 +47,51 @@ static void a_flood_delays_nobody(void **state)
     session_unref(calm);
 }
 
+/* f0 c0, f1, f2; then c1, f3, f4, f5. */
+static void a_stream_that_was_served_since_leaves_the_batch_to_one_that_keeps_up(void **state)
+{
+    struct rig *r = *state;
+    rig_start(r);
+    struct session *flood = rig_live(r, "flood"), *calm = rig_live(r, "calm");
+    for (int t = 0; t < 2; t++) {
+        rig_hold(r);
+        for (int i = 0; i < 3; i++)
+            rig_submit(r, flood, 1, 3 * t + i, W, H);
+        rig_submit(r, calm, 2, t, W, H);
+        rig_let_go(r);
+        rig_wait(r, 4 * (t + 1));
+        assert_true(metric_get(r->metrics, METRIC_BATCHES) == (t == 0 ? 3 : 7));
+    }
+    assert_int_equal(place_of(r, calm, 1), 4);
+    session_unref(flood);
+    session_unref(calm);
+}
+
+static void streams_with_a_backlog_share_batches_with_those_served_as_lately(void **state)
+{
+    struct rig *r = *state;
+    rig_start(r);
+    struct session *flood = rig_live(r, "flood"), *calm = rig_live(r, "calm");
+    for (int t = 0; t < 3; t++) {
+        rig_hold(r);
+        rig_submit(r, flood, 1, 2 * t, W, H);
+        rig_submit(r, calm, 2, t, W, H);
+        rig_let_go(r);
+        rig_wait(r, 2 * (t + 1));
+        assert_true(metric_get(r->metrics, METRIC_BATCHES) == t + 1);
+    }
+    rig_hold(r);
+    rig_submit(r, flood, 1, 6, W, H);
+    rig_submit(r, flood, 1, 7, W, H);
+    rig_submit(r, calm, 2, 3, W, H);
+    rig_let_go(r);
+    rig_wait(r, 9);
+    assert_true(metric_get(r->metrics, METRIC_BATCHES) == 5);
+    assert_true(place_of(r, flood, 6) < 8);
+    session_unref(flood);
+    session_unref(calm);
+}
+
 static void streams_that_do_not_fit_in_one_batch_take_turns(void **state)
 {
     struct rig *r = *state;
@@ -196,6 +241,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(a_flood_delays_nobody),
+        TEST(a_stream_that_was_served_since_leaves_the_batch_to_one_that_keeps_up),
+        TEST(streams_with_a_backlog_share_batches_with_those_served_as_lately),
         TEST(streams_that_do_not_fit_in_one_batch_take_turns),
         TEST(single_images_are_together_one_stream),
         TEST(live_frames_go_before_uploads),
