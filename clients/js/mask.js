@@ -10,7 +10,7 @@ export async function decodeMask(format, bytes, size) {
     case "labels": return decodePng(bytes);
     case "raw": return decodeRaw(bytes, size);
     case "rle": return decodeRle(JSON.parse(new TextDecoder().decode(bytes)));
-    default: throw new RangeError(`masks of the format ${format} hold no labels to draw`);
+    default: throw new RangeError(`Masks of the format ${format} hold no labels to draw.`);
     }
 }
 
@@ -24,7 +24,7 @@ export function countLabels(labels) {
 
 function decodeRaw(bytes, {width, height}) {
     if (bytes.length !== width * height)
-        throw new RangeError("the mask has not the size of its frame");
+        throw new RangeError("The mask has not the size of its frame.");
     return {width, height, labels: bytes};
 }
 
@@ -37,7 +37,7 @@ function decodeRle({size: [height, width], runs}) {
         at = end;
     }
     if (at !== labels.length)
-        throw new RangeError("the runs do not fill the mask");
+        throw new RangeError("The runs do not fill the mask.");
     return {width, height, labels};
 }
 
@@ -50,7 +50,7 @@ function* chunks(bytes) {
     for (let at = 8; at + 12 <= bytes.length;) {
         const length = view.getUint32(at), name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
         if (length > bytes.length - at - 12)
-            throw new RangeError("the PNG is cut short");
+            throw new RangeError("The PNG is cut short.");
         yield {name, data: bytes.subarray(at + 8, at + 8 + length)};
         at += 12 + length;
     }
@@ -65,7 +65,7 @@ async function decodePng(bytes) {
     let width = 0, height = 0;
     const parts = [];
     if (!SIGNATURE.every((value, i) => bytes[i] === value))
-        throw new RangeError("the mask is no PNG");
+        throw new RangeError("The mask is no PNG.");
     for (const {name, data} of chunks(bytes)) {
         if (name === "IHDR") {
             const head = new DataView(data.buffer, data.byteOffset, data.byteLength);
@@ -73,14 +73,14 @@ async function decodePng(bytes) {
             height = head.getUint32(4);
             const [depth, colour, , , interlace] = data.subarray(8);
             if (depth !== 8 || (colour !== 3 && colour !== 0) || interlace !== 0)
-                throw new RangeError("the PNG holds no labels");
+                throw new RangeError("The PNG holds no labels.");
         } else if (name === "IDAT") {
             parts.push(data);
         }
     }
     const lines = await inflate(parts);
     if (width === 0 || lines.length !== (width + 1) * height)
-        throw new RangeError("the PNG has not the size that it says");
+        throw new RangeError("The PNG has not the size that it says.");
     return {width, height, labels: unfilter(lines, width, height)};
 }
 

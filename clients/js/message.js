@@ -24,7 +24,7 @@ export function encodeFrame(payload, {seq, kind = KIND.image, codec = 0, key = f
 export function decodeAnswer(buffer) {
     const head = new DataView(buffer);
     if (buffer.byteLength < ANSWER_HEADER || head.getUint32(0) !== 0x5456334d || head.getUint8(4) !== 1)
-        throw new RangeError("the server sent what is no answer");
+        throw new RangeError("The server sent what is no answer.");
     const pts = head.getBigInt64(16, true);
     return {
         format: FORMATS[head.getUint8(5)] ?? null, // null: no mask was asked for

@@ -42,6 +42,7 @@ export class Stream extends EventTarget {
     }
 
     get id() { return this.#id; }
+    get ended() { return this.#ended; }
     get open() { return this.#credit > 0 && this.#socket?.readyState === WebSocket.OPEN; }
     get inFlight() { return this.#flying.size; }
     get credit() { return this.#credit; }

@@ -9,7 +9,7 @@ import {VideoView} from "./video.js";
 const VIEWS = ["video", "live", "server"];
 
 function address() {
-    const [view, id = ""] = decodeURIComponent(location.hash.slice(1)).split("/");
+    const [view, id = ""] = location.hash.slice(1).split("/"); // IDs need no escapes
     return {view: VIEWS.includes(view) ? view : "video", id};
 }
 

@@ -59,7 +59,8 @@ export class LiveView {
             return sayError("From 1 to 64 frames may be in flight.");
         if (this.#fromFile && !this.#file)
             return sayError("Choose a video file first.");
-        const capture = this.#capture = new Capture();
+        const capture = this.#capture = new Capture(), before = this.#stream;
+        this.#leave();
         this.#running(true);
         try {
             await (this.#fromFile ? capture.openFile(this.#file) : capture.openCamera());
@@ -71,6 +72,8 @@ export class LiveView {
             return capture.close();
         this.onid?.(this.id);
         this.#clearFigures();
+        if (before?.ended === false && before.id === this.id)
+            more = {...more, takeover: 1}; // from ourselves: it is still saying goodbye
         this.#connect(more);
         capture.each((time) => this.#frame(time));
         this.#timer = setInterval(() => this.#showFigures(), REFRESH);
@@ -79,7 +82,10 @@ export class LiveView {
     // What is in flight is still answered; the stream and its memory stay on the server.
     stop() {
         this.#halt();
-        this.#stream?.end();
+        if (this.#stream)
+            this.#stream.end();
+        else
+            this.#say("Stopped.");
     }
 
     #halt() {
@@ -87,6 +93,13 @@ export class LiveView {
         this.#capture = null;
         clearInterval(this.#timer);
         this.#running(false);
+    }
+
+    // Nothing that the stream still says is of interest.
+    #leave() {
+        this.#stream = null;
+        for (const seq of [...this.#waiting.keys()])
+            this.#forget(seq);
     }
 
     #running(on) {
@@ -139,8 +152,7 @@ export class LiveView {
 
     #closed({reason, words}) {
         this.#halt();
-        for (const seq of [...this.#waiting.keys()])
-            this.#forget(seq);
+        this.#leave();
         this.#showFigures();
         byId("live-takeover").hidden = reason !== "conflict" && reason !== "takeover";
         if (words) {

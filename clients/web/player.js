@@ -100,23 +100,26 @@ export class Player {
 
     // ---- one frame
 
+    // False where there is nothing to show, or something else was asked for meanwhile.
     async show(n) {
         const mine = ++this.#asked, masks = this.#masks;
         n = Math.max(0, Math.min(n, this.done - 1));
         if (!masks || this.done === 0)
-            return;
+            return false;
         try {
             const mask = await masks.get(n);
             if (n > 0 && masks.times[0] === undefined)
                 await masks.get(0); // where the file's clock begins
-            if (mine !== this.#asked)
-                return;
-            await this.#film?.at(this.#time(n));
             if (mine === this.#asked)
-                this.#draw(n, mask);
+                await this.#film?.at(this.#time(n));
+            if (mine !== this.#asked)
+                return false;
+            this.#draw(n, mask);
+            return true;
         } catch (error) {
             if (mine === this.#asked && error.name !== "AbortError")
                 sayError(error);
+            return false;
         }
     }
 
@@ -172,7 +175,8 @@ export class Player {
         const masks = this.#masks;
         while (this.#following && masks === this.#masks && this.#at < this.done - 1) {
             const behind = this.done - 1 - this.#at;
-            await this.show(this.#at + Math.max(1, Math.round(behind / 4)));
+            if (!await this.show(this.#at + Math.max(1, Math.round(behind / 4))))
+                this.#following = false;
         }
         this.#busy = false;
         if (this.#following && masks === this.#masks && !isActive(this.#job))
@@ -193,8 +197,8 @@ export class Player {
             return;
         this.#following = false;
         this.#set(true);
-        if (this.#at >= this.done - 1)
-            await this.show(0);
+        if (this.#at >= this.done - 1 && !await this.show(0))
+            return this.pause();
         if (this.#film)
             this.#playFilm();
         else
@@ -231,8 +235,10 @@ export class Player {
                 film.next(seen);
             } else {
                 film.pause();
-                await this.show(n);
-                this.#playFilm();
+                if (await this.show(n))
+                    this.#playFilm();
+                else
+                    this.pause();
             }
             if (n >= this.done - 1)
                 this.#end();
@@ -250,8 +256,8 @@ export class Player {
             const n = first + Math.floor((performance.now() - start) / 1000 * (this.#job.fps || 25));
             if (n >= this.done)
                 return this.#end();
-            if (n !== this.#at)
-                await this.show(n);
+            if (n !== this.#at && !await this.show(n))
+                return this.pause();
             this.#masks?.prefetch(n + 1, Math.min(n + AHEAD, this.done));
             requestAnimationFrame(frame);
         };
