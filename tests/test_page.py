@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import struct
 import subprocess
+import zlib
 
 import numpy as np
 import pytest
@@ -297,6 +299,35 @@ def test_the_client_reads_every_format_of_labels(page, daemon, tiny_model, clip,
     page.wait("window.got")
     assert page.bytes("got.labels") == tool(tiny_model, clip, tmp_path / "want.zip")[11].tobytes()
     assert page.get("got.time") == pytest.approx(11 / 25, abs=1e-6)
+
+
+def filtered_png(labels: np.ndarray) -> bytes:
+    """A gray PNG whose lines use the five filters in turn, in three IDAT chunks, by the book."""
+    h, w = labels.shape
+    x = labels.astype(int)
+    a, b = np.pad(x, ((0, 0), (1, 0)))[:, :-1], np.pad(x, ((1, 0), (0, 0)))[:-1]
+    c = np.pad(x, ((1, 0), (1, 0)))[:-1, :-1]
+    pa, pb, pc = abs(b - c), abs(a - c), abs(a + b - 2 * c)
+    paeth = np.where((pa <= pb) & (pa <= pc), a, np.where(pb <= pc, b, c))
+    guess = [0 * x, a, b, (a + b) // 2, paeth]
+    data = zlib.compress(b"".join(bytes([y % 5]) + ((x[y] - guess[y % 5][y]) % 256).astype(np.uint8).tobytes()
+                                  for y in range(h)))
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    cut = len(data) // 3
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 0, 0, 0, 0)) + chunk(b"IDAT", data[:cut])
+            + chunk(b"IDAT", data[cut:2 * cut]) + chunk(b"IDAT", data[2 * cut:]) + chunk(b"IEND", b""))
+
+
+def test_every_filter_of_png_is_read(page):
+    labels = np.random.default_rng(3).integers(0, 256, (23, 17), np.uint8)
+    png = filtered_png(labels)
+    np.testing.assert_array_equal(masks.png(png), labels)  # Pillow agrees
+    page.js("window.got = null; import('/tv3s.js').then(({decodeMask}) => decodeMask('png', new Uint8Array(arguments[0])))"
+            ".then((mask) => { window.got = mask; });", list(png))
+    assert page.wait("window.got && [got.width, got.height]") == [17, 23]
+    assert page.bytes("got.labels") == labels.tobytes()
 
 
 def test_broken_masks_are_refused(page):
