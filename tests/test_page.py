@@ -359,7 +359,7 @@ def live(page, stream, video=None, **settings) -> None:
         page.js("const e = document.getElementById(arguments[0]); e.value = arguments[1]; "
                 "e.dispatchEvent(new Event('change', {bubbles: true}))", name.replace("_", "-"), value)
     page.by("#live-start").click()
-    page.wait("document.tv3s.live.stream")
+    page.wait("document.tv3s.live.stream || !document.querySelector('#notice').hidden")
 
 
 def stopped(page) -> None:
@@ -392,11 +392,6 @@ def test_a_live_video_has_the_masks_of_the_tool_drawn_over_it(page, tiny_model, 
     page.wait("drawn.length >= 20")
     stopped(page)
     check_drawn(page, tiny_model, tmp_path)
-    flying = most = 0
-    for kind in page.get("wire.map(w => w.kind)"):
-        flying += 1 if kind == "sent" else -1
-        most = max(most, flying)
-    assert 1 <= most <= 3 and flying == 0
     np.testing.assert_array_equal(drawn(page, "live"), np.frombuffer(page.bytes("drawn.at(-1).labels"), np.uint8).reshape(64, 96))
     rows = page.get("[...document.querySelectorAll('#live-look li')].map(r => [r.querySelector('.name').textContent, "
                     "r.querySelector('.share').textContent])")
@@ -405,6 +400,17 @@ def test_a_live_video_has_the_masks_of_the_tool_drawn_over_it(page, tiny_model, 
     counts = np.bincount(drawn(page, "live").ravel(), minlength=5) / 64 / 96
     for (_, share), exact in zip(rows, counts):
         assert abs((0 if share == "–" else float(share.split()[0]) / 100) - exact) < 0.001
+
+
+def test_frames_beyond_the_credit_are_held_back(page, tmp_path):
+    """Pictures that take longer than they are shown, with one frame in flight: the daemon would close at the second."""
+    big = masks.video(tmp_path / "big.mp4", np.kron(cases.frames((64, 96), 16, 5), np.ones((1, 8, 8, 1), np.uint8)), *X264, rate=50)
+    live(page, "held-back", big, live_credit=1, live_size="0", live_encoding="image/jpeg")
+    page.wait("drawn.length >= 5 && Number(document.querySelector('#live-skipped').textContent) > 5")
+    stopped(page)
+    assert page.text("#live-dropped") == "0"
+    kinds = page.get("wire.map(w => w.kind)")
+    assert kinds[:10] == ["sent", "got"] * 5 and kinds[-1] == "got"
 
 
 def test_the_colours_on_the_mask_are_those_of_the_legend(page, clip):
