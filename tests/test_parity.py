@@ -1,6 +1,8 @@
 """The published model's own outputs (tests/parity): the engine must reproduce them from the checkpoint on."""
 from __future__ import annotations
 
+import os
+import subprocess
 from collections import OrderedDict
 
 import numpy as np
@@ -13,6 +15,7 @@ from arithmetic import check, check_bf16, convert, run
 import cases
 import tv3s
 
+MODELS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../models")
 SWIN_WINDOW = 7
 
 
@@ -80,6 +83,19 @@ def test_every_instruction_set_does(case, isa):
 def test_bf16_is_as_near_as_bf16_can_be(case):
     model = tv3s.build(cases.weights(cases.shapes(case.name), case.seed))
     check_bf16(case.run("--dtype", "bf16")[0], case.gold[0], model, case.frames, case.mode)
+
+
+@pytest.mark.skipif(not arithmetic.has_bf16(), reason="this CPU has no bfloat16 products (AVX512_BF16 or AMX)")
+def test_bf16_keeps_the_bundled_models_masks(tmp_path):
+    """Over the whole clip, with the state carried; README says how far single logits go."""
+    rgb = tmp_path / "street.rgb"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", os.path.join(MODELS, "street.mp4"), "-f", "rawvideo", "-pix_fmt",
+                    "rgb24", rgb], check=True)
+    (logits, masks), (gold_logits, gold_masks) = (
+        run(os.path.join(MODELS, "street.safetensors"), rgb, "256x160", tmp_path, "--batch", "10", "--dtype", dtype)
+        for dtype in ("bf16", "f32"))
+    assert arithmetic.rms(logits, gold_logits) <= 1e-2
+    assert (masks == gold_masks).mean() >= 0.995
 
 
 @pytest.mark.parametrize("options", [("--batch", "3"), ("--threads", "1")], ids=" ".join)
