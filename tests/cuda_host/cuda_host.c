@@ -16,11 +16,13 @@
 #include <ucontext.h>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #else
 #define __sanitizer_start_switch_fiber(save, bottom, size) ((void)(bottom), (void)(size))
 #define __sanitizer_finish_switch_fiber(save, bottom, size)                                        \
     ((void)(save), (void)(bottom), (void)(size))
+#define __asan_unpoison_memory_region(p, size) ((void)(p), (void)(size))
 #endif
 
 enum {
@@ -45,8 +47,6 @@ struct copy {
 enum wait { READY, BLOCK_BARRIER, SHUFFLE, VOTE, LEFT };
 
 struct thread {
-    ucontext_t context;
-    void *fake_stack; /* AddressSanitizer's */
     uint3 index;
     enum wait wait;
     const char *file; /* where it waits */
@@ -72,7 +72,7 @@ static __thread cudaError_t last_error;
 
 static struct thread threads[MAX_THREADS], *current;
 static char *stacks;
-static ucontext_t scheduler;
+static ucontext_t fiber_start;
 static void *scheduler_fake_stack;
 static const void *scheduler_stack;
 static size_t scheduler_stack_size;
@@ -92,31 +92,74 @@ static char no_shared[1] __attribute__((section("cuda_shared"), used));
 
 /* ---- fibers ---- */
 
-static void to_scheduler(struct thread *t, bool leaves)
+/* A thread's place in the block has a fiber of its own for good; it runs one thread after the other
+ * (thread_main). Switches are GCC's setjmp, which unlike swapcontext needs no system call. */
+struct fiber {
+    void *jump[5];
+    bool made;
+    void *fake_stack; /* AddressSanitizer's */
+};
+
+static struct fiber fibers[MAX_THREADS];
+static void *scheduler_jump[5];
+
+/* A function of its own: a compiler may take a buffer for the one that the same function sets. */
+__attribute__((noinline, no_sanitize_address)) static void jump(void **to)
 {
-    (void)leaves;
-    __sanitizer_start_switch_fiber(leaves ? NULL : &t->fake_stack, scheduler_stack,
-                                   scheduler_stack_size);
-    swapcontext(&t->context, &scheduler);
-    __sanitizer_finish_switch_fiber(t->fake_stack, &scheduler_stack, &scheduler_stack_size);
+    __builtin_longjmp(to, 1);
 }
 
-static void resume(struct thread *t)
+__attribute__((noinline, no_sanitize_address)) static void jump_to_scheduler(struct fiber *f)
 {
-    current = t;
-    threadIdx = t->index;
-    __sanitizer_start_switch_fiber(&scheduler_fake_stack, stacks + (t - threads) * (long)STACK,
-                                   STACK);
-    swapcontext(&scheduler, &t->context);
-    __sanitizer_finish_switch_fiber(scheduler_fake_stack, NULL, NULL);
+    if (!__builtin_setjmp(f->jump))
+        jump(scheduler_jump);
+}
+
+__attribute__((noinline, no_sanitize_address)) static void jump_to_fiber(struct fiber *f)
+{
+    if (__builtin_setjmp(scheduler_jump))
+        return;
+    if (f->made)
+        jump(f->jump);
+    f->made = true;
+    setcontext(&fiber_start);
+}
+
+static void to_scheduler(struct thread *t)
+{
+    struct fiber *f = &fibers[t - threads];
+    __sanitizer_start_switch_fiber(&f->fake_stack, scheduler_stack, scheduler_stack_size);
+    jump_to_scheduler(f);
+    __sanitizer_finish_switch_fiber(f->fake_stack, &scheduler_stack, &scheduler_stack_size);
 }
 
 static void thread_main(void)
 {
     __sanitizer_finish_switch_fiber(NULL, &scheduler_stack, &scheduler_stack_size);
-    body(body_args);
-    current->wait = LEFT;
-    to_scheduler(current, true);
+    for (;;) {
+        body(body_args);
+        current->wait = LEFT;
+        to_scheduler(current);
+    }
+}
+
+static void resume(struct thread *t)
+{
+    struct fiber *f = &fibers[t - threads];
+    char *stack = stacks + (t - threads) * (long)STACK;
+    current = t;
+    threadIdx = t->index;
+    if (!f->made) {
+        __asan_unpoison_memory_region(stack + GUARD, STACK - GUARD);
+        getcontext(&fiber_start);
+        fiber_start.uc_stack.ss_sp = stack;
+        fiber_start.uc_stack.ss_size = STACK;
+        fiber_start.uc_link = NULL;
+        makecontext(&fiber_start, thread_main, 0);
+    }
+    __sanitizer_start_switch_fiber(&scheduler_fake_stack, stack, STACK);
+    jump_to_fiber(f);
+    __sanitizer_finish_switch_fiber(scheduler_fake_stack, NULL, NULL);
 }
 
 static void make_stacks(void)
@@ -130,21 +173,6 @@ static void make_stacks(void)
             abort();
 }
 
-static void start(struct thread *t, uint3 index)
-{
-    t->index = index;
-    t->wait = READY;
-    t->fake_stack = NULL;
-    t->copies = 0;
-    t->group = 0;
-    t->mask = 0;
-    getcontext(&t->context);
-    t->context.uc_stack.ss_sp = stacks + (t - threads) * (long)STACK;
-    t->context.uc_stack.ss_size = STACK;
-    t->context.uc_link = NULL;
-    makecontext(&t->context, thread_main, 0);
-}
-
 static void wait_as(enum wait wait, const char *file, int line)
 {
     struct thread *t = current;
@@ -156,7 +184,7 @@ static void wait_as(enum wait wait, const char *file, int line)
 static void go_on_when_ready(void)
 {
     if (current->wait != READY)
-        to_scheduler(current, false);
+        to_scheduler(current);
 }
 
 /* ---- barriers ---- */
@@ -373,13 +401,15 @@ static bool run_block(size_t shared)
     for (int i = 0; i < thread_count; i++) {
         unsigned n = (unsigned)i;
         uint3 index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
-        start(&threads[i], index);
+        threads[i] = (struct thread){.index = index};
     }
     do {
         ran = 0;
         for (int i = 0; i < warps; i++)
             ran += run_warp(place(i, warps), &left);
     } while (ran > 0 && left > 0);
+    for (int i = 0; i < thread_count; i++) /* those that are stuck are made anew */
+        fibers[i].made = fibers[i].made && threads[i].wait == LEFT;
     return left == 0;
 }
 

@@ -24,12 +24,13 @@ $(BUILD)/obj/cuda_host/%.o: %.c $(BUILD)/flags
 $(LIB_CUDA_HOST): $(CUDA_HOST_OBJS)
 	$(archive)
 
+# -u: the archive with the CUDA backend comes first, and the engine's has one that says no.
 $(BUILD)/tests/test_cuda_%: $(BUILD)/obj/tests/unit/test_cuda_%.o $(LIB_CUDA_HOST) $(LIB_PROTO) \
 		$(LIB_ENGINE)
 	@mkdir -p $(@D)
 	@echo '  LD $@'
 	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
-	    $(filter %.a,$^) -lcmocka $(PROTO_LIBS) $(ENGINE_LIBS)
+	    -Wl,-u,cuda_backend_open $(filter %.a,$^) -lcmocka $(PROTO_LIBS) $(ENGINE_LIBS)
 $(BUILD)/obj/tests/unit/test_cuda_%.o: CPPFLAGS += -Itests/cuda_host
 
 CUDA_HOST_TESTS = $(filter $(BUILD)/tests/test_cuda_%,$(TESTS))
