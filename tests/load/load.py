@@ -210,7 +210,9 @@ def main() -> int:
     a = a.parse_args()
     names = a.scenarios or list(BARS)
     rounds: dict = {n: [] for n in names}
-    with tempfile.TemporaryDirectory() as folder, Daemon(MODEL, os.path.join(folder, "spool")) as daemon:
+    # All idle streams send their one frame at once: beyond queue_max they would be refused.
+    flags = ["--queue-max", max(1024, 2 * a.idle)]
+    with tempfile.TemporaryDirectory() as folder, Daemon(MODEL, os.path.join(folder, "spool"), *flags) as daemon:
         load = Load(daemon, folder)
         for i in range(a.rounds):
             for n in names:
