@@ -15,6 +15,28 @@ FLAGS = ("--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-ru
          "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream "
          "--autoplay-policy=no-user-gesture-required --force-color-profile=srgb").split()
 
+# Everything that goes over WebSockets, in order: ["sent", seq, bytes] and ["got", seq] of answers.
+RECORD = """
+if (!window.wire) {
+    window.wire = [];
+    const send = WebSocket.prototype.send, Plain = WebSocket, seq = (b) => Number(new DataView(b).getBigInt64(8, true));
+    WebSocket.prototype.send = function (data) {
+        if (data instanceof ArrayBuffer)
+            wire.push({kind: "sent", seq: seq(data), payload: new Uint8Array(data.slice(32))});
+        return send.call(this, data);
+    };
+    window.WebSocket = class extends Plain {
+        constructor(...args) {
+            super(...args);
+            this.addEventListener("message", ({data}) => data instanceof ArrayBuffer && wire.push({kind: "got", seq: seq(data)}));
+        }
+    };
+    window.drawn = [];
+    const stage = document.tv3s.live.stage, shown = stage.onmask;
+    stage.onmask = (mask) => { drawn.push({seq: mask.seq, labels: mask.labels}); shown(mask); };
+}"""
+
+
 
 class Browser:
     """`with Browser(folder) as b`: only 127.0.0.1 has a name there."""

@@ -1,9 +1,9 @@
 """HTTP against the real daemon: images, streams, states, models, and what every answer has in common."""
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
-import json
 import socket
 import struct
 import subprocess
@@ -60,13 +60,16 @@ def multipart(body: bytes, *names: str, boundary="-x-") -> tuple[bytes, str]:
 
 
 def raw_exchange(d: Daemon, request: bytes) -> bytes:
+    """What the daemon says; it may hang up before it has read all."""
+    out = b""
     with socket.create_connection(("127.0.0.1", d.http_port), timeout=60) as s:
-        s.sendall(request)
-        s.shutdown(socket.SHUT_WR)
-        out = b""
-        while piece := s.recv(65536):
-            out += piece
-        return out
+        with contextlib.suppress(OSError):
+            s.sendall(request)
+            s.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            while piece := s.recv(65536):
+                out += piece
+    return out
 
 
 # ------------------------------------------------------------------------------------------------ single images

@@ -5,9 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
-import struct
 import subprocess
-import zlib
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 
 import cases
 import masks
-from browser import Browser
+from browser import RECORD, Browser
 from conftest import CLASSES, HERE, PALETTE, TV3S
 from daemon import Daemon
 from live import Raw
@@ -26,27 +24,6 @@ STREET = os.path.join(HERE, "../models/street.mp4")
 MODEL = os.path.join(HERE, "../models/street.safetensors")
 OURS = r"(http|ws)://127\.0\.0\.1:\d+/|blob:http://127\.0\.0\.1|about:|data:"
 X264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-g", "8")
-
-# Everything that goes over WebSockets, in order: ["sent", seq, bytes] and ["got", seq] of answers.
-RECORD = """
-if (!window.wire) {
-    window.wire = [];
-    const send = WebSocket.prototype.send, Plain = WebSocket, seq = (b) => Number(new DataView(b).getBigInt64(8, true));
-    WebSocket.prototype.send = function (data) {
-        if (data instanceof ArrayBuffer)
-            wire.push({kind: "sent", seq: seq(data), payload: new Uint8Array(data.slice(32))});
-        return send.call(this, data);
-    };
-    window.WebSocket = class extends Plain {
-        constructor(...args) {
-            super(...args);
-            this.addEventListener("message", ({data}) => data instanceof ArrayBuffer && wire.push({kind: "got", seq: seq(data)}));
-        }
-    };
-    window.drawn = [];
-    const stage = document.tv3s.live.stage, shown = stage.onmask;
-    stage.onmask = (mask) => { drawn.push({seq: mask.seq, labels: mask.labels}); shown(mask); };
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -301,28 +278,9 @@ def test_the_client_reads_every_format_of_labels(page, daemon, tiny_model, clip,
     assert page.get("got.time") == pytest.approx(11 / 25, abs=1e-6)
 
 
-def filtered_png(labels: np.ndarray) -> bytes:
-    """A gray PNG whose lines use the five filters in turn, in three IDAT chunks, by the book."""
-    h, w = labels.shape
-    x = labels.astype(int)
-    a, b = np.pad(x, ((0, 0), (1, 0)))[:, :-1], np.pad(x, ((1, 0), (0, 0)))[:-1]
-    c = np.pad(x, ((1, 0), (1, 0)))[:-1, :-1]
-    pa, pb, pc = abs(b - c), abs(a - c), abs(a + b - 2 * c)
-    paeth = np.where((pa <= pb) & (pa <= pc), a, np.where(pb <= pc, b, c))
-    guess = [0 * x, a, b, (a + b) // 2, paeth]
-    data = zlib.compress(b"".join(bytes([y % 5]) + ((x[y] - guess[y % 5][y]) % 256).astype(np.uint8).tobytes()
-                                  for y in range(h)))
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-    cut = len(data) // 3
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 0, 0, 0, 0)) + chunk(b"IDAT", data[:cut])
-            + chunk(b"IDAT", data[cut:2 * cut]) + chunk(b"IDAT", data[2 * cut:]) + chunk(b"IEND", b""))
-
-
 def test_every_filter_of_png_is_read(page):
     labels = np.random.default_rng(3).integers(0, 256, (23, 17), np.uint8)
-    png = filtered_png(labels)
+    png = masks.filtered_png(labels)
     np.testing.assert_array_equal(masks.png(png), labels)  # Pillow agrees
     page.js("window.got = null; import('/tv3s.js').then(({decodeMask}) => decodeMask('png', new Uint8Array(arguments[0])))"
             ".then((mask) => { window.got = mask; });", list(png))

@@ -60,7 +60,7 @@ export class Player {
         }
         if (masks !== this.#masks)
             return;
-        this.update(job);
+        this.update(this.#job); // which may be newer than `job` by now
         if (!this.#following && this.done > 0)
             await this.show(0);
         this.#fill();
