@@ -36,10 +36,11 @@ export class Film {
             this.#jump = null;
     }
 
-    #seek(time) {
-        if (Math.abs(this.#video.currentTime - time) < 0.0005 && this.#video.readyState >= 2)
-            return Promise.resolve();
-        return new Promise((resolve) => {
+    // A video that has nothing yet would take the time without a word: no `seeked` follows.
+    async #seek(time) {
+        if (!await this.ready() || Math.abs(this.#video.currentTime - time) < 0.0005)
+            return;
+        await new Promise((resolve) => {
             const done = () => {
                 this.#video.removeEventListener("seeked", done);
                 this.#video.removeEventListener("error", done);
