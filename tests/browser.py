@@ -36,6 +36,19 @@ if (!window.wire) {
     stage.onmask = (mask) => { drawn.push({seq: mask.seq, labels: mask.labels}); shown(mask); };
 }"""
 
+# The film of an upload counts as loaded only when its job has ended.
+SLOW_FILM = """
+window.slow = false;
+import("/film.js").then(({Film}) => {
+    const ready = Film.prototype.ready;
+    Film.prototype.ready = async function () {
+        const there = await ready.call(this);
+        while (document.tv3s.video.player.job?.state !== "succeeded")
+            await new Promise((resolve) => setTimeout(resolve, 5));
+        return there;
+    };
+    window.slow = true;
+});"""
 
 
 class Browser:

@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 
 import cases
 import masks
-from browser import RECORD, Browser
+from browser import RECORD, SLOW_FILM, Browser
 from conftest import CLASSES, HERE, PALETTE, TV3S
 from daemon import Daemon
 from live import Raw
@@ -196,6 +196,16 @@ def test_the_picture_under_a_mask_is_its_frame(page, tmp_path, codec):
             np.uint8).reshape(64, 96, 4)[..., :3]
         distance = np.abs(frames - got).mean(axis=(1, 2, 3))
         assert distance.argmin() == i, distance
+
+
+def test_a_job_may_end_before_the_film_is_loaded(page, clip):
+    page.js(SLOW_FILM)
+    page.wait("slow")
+    upload(page, clip)
+    succeeded(page)
+    page.wait("!document.querySelector('#seek').disabled")
+    page.by("#seek").send_keys(Keys.END)
+    page.wait("document.querySelector('#position').textContent === '16 / 16'")
 
 
 def test_it_plays_to_the_end_with_every_mask_on_its_frame(page, tiny_model, clip, tmp_path):
