@@ -1,6 +1,8 @@
 // A local video as the browser plays it, addressed by time. Frames that the browser cannot decode
 // are no error: the masks are shown alone then.
 
+const PRESENTED = 200; // ms a frame may take from `seeked` to the screen
+
 export class Film {
     #video; #url; #jump = null;
 
@@ -40,6 +42,7 @@ export class Film {
     async #seek(time) {
         if (!await this.ready() || Math.abs(this.#video.currentTime - time) < 0.0005)
             return;
+        const presented = new Promise((resolve) => this.#video.requestVideoFrameCallback(resolve));
         await new Promise((resolve) => {
             const done = () => {
                 this.#video.removeEventListener("seeked", done);
@@ -50,6 +53,8 @@ export class Film {
             this.#video.addEventListener("error", done);
             this.#video.currentTime = time;
         });
+        // `seeked` may come before the frame can be drawn. A hidden page presents none.
+        await Promise.race([presented, new Promise((resolve) => setTimeout(resolve, PRESENTED))]);
     }
 
     play() { return this.#video.play().catch(() => {}); } // it was paused before it began
