@@ -1,4 +1,4 @@
-/* Inside of engine and stream, shared by engine.c, step.c and stream.c. */
+/* Inside of engine and stream, shared by engine.c, step.c, stream.c and spill.c. */
 #ifndef TV3S_ENGINE_INTERNAL_H
 #define TV3S_ENGINE_INTERNAL_H
 
@@ -70,6 +70,8 @@ enum err engine_plan(struct engine *e, const struct stream_config *c, int width,
 size_t engine_feature_bytes(const struct engine *e, const struct plan *p);
 size_t engine_feature_bytes_of(const struct engine *e, const struct geometry *g);
 
+/* The device buffers of state and history go back to the engine; a plan is there. */
+void stream_give_state(struct stream *s);
 void stream_drop_spilled(struct stream *s);
 
 #endif

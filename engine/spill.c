@@ -78,15 +78,9 @@ enum err stream_spill(struct stream *s)
     }
     s->spilled = host;
     s->spilled_bytes = bytes;
-    engine_give(s->engine, s->state, hidden_bytes(s));
-    s->state = NULL;
-    for (int i = 0; i < CLIP_HISTORY; i++) {
-        if (!s->history[i])
-            continue;
-        s->spilled_history |= (uint64_t)1 << i;
-        engine_give(s->engine, s->history[i], engine_feature_bytes(s->engine, s->plan));
-        s->history[i] = NULL;
-    }
+    for (int i = 0; i < CLIP_HISTORY; i++)
+        s->spilled_history |= (uint64_t)(s->history[i] != NULL) << i;
+    stream_give_state(s);
     return ERR_OK;
 }
 
@@ -122,15 +116,9 @@ enum err stream_fetch(struct stream *s)
     if (!s->spilled)
         return ERR_OK;
     enum err e = upload_all(s);
-    if (!e) {
+    if (e)
+        stream_give_state(s); /* what came up before the error */
+    else
         stream_drop_spilled(s);
-        return ERR_OK;
-    }
-    engine_give(s->engine, s->state, hidden_bytes(s));
-    s->state = NULL;
-    for (int i = 0; i < CLIP_HISTORY; i++) {
-        engine_give(s->engine, s->history[i], engine_feature_bytes(s->engine, s->plan));
-        s->history[i] = NULL;
-    }
     return e;
 }

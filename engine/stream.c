@@ -45,20 +45,25 @@ enum err stream_open(struct engine *e, const struct stream_config *c, struct str
     return ERR_OK;
 }
 
-void stream_reset(struct stream *s)
+void stream_give_state(struct stream *s)
 {
     struct engine *e = s->engine;
-    if (!s->plan)
-        return;
     engine_give(e, s->state, s->plan->state_floats * sizeof(float));
+    s->state = NULL;
     for (int i = 0; i < CLIP_HISTORY; i++) {
         engine_give(e, s->history[i], engine_feature_bytes(e, s->plan));
         s->history[i] = NULL;
     }
+}
+
+void stream_reset(struct stream *s)
+{
+    if (!s->plan)
+        return;
+    stream_give_state(s);
     stream_drop_spilled(s);
     s->plan->users--;
     s->plan = NULL;
-    s->state = NULL;
     s->frames = 0;
 }
 
