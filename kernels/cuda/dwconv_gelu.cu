@@ -15,26 +15,9 @@
  *
  * nvcc 13.0, sm_80: 76 registers at most, nothing spilled.
  * Measured: not yet. */
-#include "kernels/cuda/device.h"
+#include "kernels/cuda/channels.h"
 
 enum { STRIP = 16, LANES = 32, ROWS = 8 };
-
-/* V channels of a thread, 4 or 1: arithmetic on small arrays that become registers. */
-template <int V> struct channels {
-    float v[V];
-};
-
-template <int V, typename T> __device__ __forceinline__ channels<V> load(const T *p)
-{
-    channels<V> r;
-    if (V == 4) {
-        float4 f = load4(p);
-        r.v[0] = f.x, r.v[1 % V] = f.y, r.v[2 % V] = f.z, r.v[3 % V] = f.w;
-    } else {
-        r.v[0] = to_f32(*p);
-    }
-    return r;
-}
 
 template <int V, typename T> __device__ __forceinline__ void store_gelu(T *p, channels<V> r)
 {

@@ -15,25 +15,10 @@
  * it is the one that writes it afterwards: nothing races.
  *
  * Measured: not yet. */
+#include "kernels/cuda/channels.h"
 #include "kernels/cuda/window.h"
 
 enum { SEGMENT = 16, LANES = 32, SEGMENTS = 8, SPREAD = 4, MAX_TAPS = SEGMENT + 1 };
-
-template <int V> struct channels {
-    float v[V];
-};
-
-template <int V, typename T> __device__ __forceinline__ channels<V> load(const T *p)
-{
-    channels<V> r;
-    if (V == 4) {
-        float4 f = load4(p);
-        r.v[0] = f.x, r.v[1 % V] = f.y, r.v[2 % V] = f.z, r.v[3 % V] = f.w;
-    } else {
-        r.v[0] = to_f32(*p);
-    }
-    return r;
-}
 
 template <int V, typename T> __device__ __forceinline__ void store(T *p, const channels<V> &r)
 {
