@@ -100,25 +100,6 @@ static void dwconv_matches_the_convolution_at_every_border(void **state)
 
 /* ---- fuse ---- */
 
-static void fill_bilinear(cuda_axis *a, int src, int dst)
-{
-    int taps = src == dst || src == 1 ? 1 : 2;
-    *a = (cuda_axis){.dst = dst, .src = src, .taps = taps};
-    a->index = guarded((size_t)dst * sizeof(int));
-    a->weight = guarded((size_t)(dst * taps) * sizeof(float));
-    for (int i = 0; i < dst; i++) {
-        double at = (i + 0.5) * src / dst - 0.5;
-        int x = taps == 1 ? (src == 1 ? 0 : i) : (int)floor(at < 0 ? 0 : at);
-        if (taps == 2 && x > src - 2)
-            x = src - 2;
-        double f = at - x < 0 ? 0 : at - x > 1 ? 1 : at - x;
-        a->index[i] = x;
-        a->weight[i * taps] = (float)(taps == 1 ? 1 : 1 - f);
-        if (taps == 2)
-            a->weight[2 * i + 1] = (float)f;
-    }
-}
-
 static double resized(const void *g, const cuda_axis *row, const cuda_axis *col, int e, int y,
                       int x, int ch, bool bf16)
 {

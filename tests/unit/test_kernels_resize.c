@@ -1,25 +1,6 @@
 /* The kernels that resize: preprocess, fuse, labels. */
 #include "tests/unit/kernel_tests.h"
 
-static void fill_bilinear(struct resize_axis *a, int src, int dst)
-{
-    int taps = src == dst || src == 1 ? 1 : 2;
-    *a = (struct resize_axis){.dst = dst, .src = src, .taps = taps};
-    a->index = guarded((size_t)dst * sizeof(int));
-    a->weight = guarded((size_t)(dst * taps) * sizeof(float));
-    for (int i = 0; i < dst; i++) {
-        double at = (i + 0.5) * src / dst - 0.5;
-        int x = taps == 1 ? (src == 1 ? 0 : i) : (int)floor(at < 0 ? 0 : at);
-        if (taps == 2 && x > src - 2)
-            x = src - 2;
-        double f = at - x < 0 ? 0 : at - x > 1 ? 1 : at - x;
-        a->index[i] = x;
-        a->weight[i * taps] = (float)(taps == 1 ? 1 : 1 - f);
-        if (taps == 2)
-            a->weight[2 * i + 1] = (float)f;
-    }
-}
-
 /* A monotone map with `taps` positive random weights that sum to one. */
 static void fill_random_axis(struct resize_axis *a, int src, int dst, int taps)
 {
