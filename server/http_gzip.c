@@ -3,7 +3,7 @@
  * JSON, text and masks that are text or raw labels shrink to a fraction; PNG, video and zip do not,
  * and go as they are. Level 1: the network thread does this work, but for the masks of single
  * images, which a worker compresses. A file is compressed in pieces as the socket takes them, each
- * a bounded amount of work, with a window that keeps a connection's state at 64 KiB. */
+ * a bounded amount of work, with a window that keeps zlib's state at 64 KiB. */
 #include "server/http.h"
 
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* Inside of the scheduler: sched.c, sched_choose.c and sched_run.c. */
+/* Inside of the scheduler: sched.c, sched_choose.c, sched_run.c and sched_spill.c. */
 #ifndef TV3S_SERVER_SCHED_PARTS_H
 #define TV3S_SERVER_SCHED_PARTS_H
 

@@ -4,8 +4,9 @@
  * When a state must come onto the device and would not fit into max_state_bytes, idle ones move out
  * from the list's head: those without a frame in flight, and without one for spill_idle seconds, so
  * that streams which take turns do not push each other out at every frame. A spilled stream's next
- * frame brings its state back, by the same rule. What has no room on either side is refused
- * (ERR_BUSY): its stream stays as it was. Idle streams expire before it comes to that (session.c).
+ * frame brings its state back, by the same rule. A state for which no room can be
+ * made so is refused (ERR_BUSY): its stream stays as it was. Streams that no connection holds
+ * expire when both memories are nearly full (session.c).
  *
  * All of it is the engine thread's. */
 #include "server/sched_parts.h"

@@ -369,8 +369,8 @@ static int by_touched(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* With the lock held. The engine refuses new states when there is room for them neither on the
- * device nor for those that would spill; before that the oldest go. */
+/* With the lock held. When the device's share and that of spilled states are nearly full, the
+ * oldest of the streams that no connection holds go. */
 static void expire_bytes(struct sessions *t, struct census *c)
 {
     uint64_t most = (t->config->max_state_bytes + t->config->max_spill_bytes) / 10 * 9;
