@@ -5,21 +5,26 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* Every byte of text and every tensor, to a fixed depth: values may contain themselves. */
-static uint64_t walk(const struct pk_value *v, int depth)
+/* Every byte of text and every tensor. Values may contain themselves and each other, so that a few
+ * bytes can name more paths than there is time for: `budget` counts the values and the bytes read,
+ * and the walk ends where it is spent. */
+static uint64_t walk(const struct pk_value *v, int depth, size_t *budget)
 {
     uint64_t sum = (uint64_t)v->type;
+    if (depth == 0 || *budget == 0)
+        return sum;
+    --*budget;
     switch (v->type) {
     case PK_STRING:
     case PK_BYTES:
-        for (size_t i = 0; i < v->text.len; i++)
+        for (size_t i = 0; i < v->text.len && *budget > 0; i++, --*budget)
             sum += (uint8_t)v->text.at[i];
         break;
     case PK_TUPLE:
     case PK_LIST:
     case PK_DICT:
-        for (size_t i = 0; depth > 0 && i < v->items.count && i < 1000; i++)
-            sum += walk(v->items.at[i], depth - 1);
+        for (size_t i = 0; i < v->items.count && *budget > 0; i++)
+            sum += walk(v->items.at[i], depth - 1, budget);
         break;
     case PK_TENSOR:
         for (int i = 0; i < v->tensor->ndim; i++)
@@ -38,9 +43,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static volatile uint64_t sink; /* keeps the walk from being optimised away */
     struct pickle *p;
     const char *note = NULL;
+    size_t budget = 100000;
     if (pickle_open(data, size, &p))
         return 0;
-    sink = walk(pickle_root(p), 4);
+    sink = walk(pickle_root(p), 50, &budget);
     (void)sink;
     labels_from_pickle(pickle_root(p), &arch, &note);
     pickle_close(p);
