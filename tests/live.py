@@ -27,6 +27,11 @@ def async_client(daemon) -> AsyncClient:
     return AsyncClient(f"http://127.0.0.1:{daemon.http_port}", timeout=120)
 
 
+def cut(stream) -> None:
+    """The connection is gone, without a word."""
+    stream._socket._connection.transport.abort()
+
+
 def tool_masks(model: str, frames: np.ndarray, folder, mode="stream") -> np.ndarray:
     """The masks (frames, height, width) as `tv3s logits` has them."""
     n, h, w = frames.shape[:3]

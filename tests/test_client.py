@@ -3,6 +3,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from PIL import Image
 import cases
 import masks
 from conftest import CLASSES, PALETTE
-from daemon import Daemon
+from daemon import PATIENCE, Daemon
 from live import async_client, client
 from tv3s_client import JobFailed, Tv3sError
 
@@ -124,3 +127,20 @@ def test_the_same_with_asyncio(daemon, clip, picture):
         return result, mask
     result, mask = asyncio.run(run())
     assert np.frombuffer(result, np.uint8).size == COUNT * mask.size[0] * mask.size[1]
+
+
+def test_uploads_do_without_the_package_for_streams(daemon, clip, tmp_path):
+    """As under a python3 that does not have it."""
+    code = f"""if 1:
+        import sys
+        sys.modules["websockets"] = None                       # importing it raises ImportError
+        from tv3s_client import Client
+        c = Client("http://127.0.0.1:{daemon.http_port}", timeout={PATIENCE})
+        assert c.wait(c.upload({str(clip)!r})).done == {COUNT}
+        try:
+            c.stream("cam-7").open()
+        except ImportError as e:
+            print(e)"""
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                          capture_output=True, text=True, timeout=PATIENCE)
+    assert "python3-websockets" in done.stdout, done.stderr

@@ -40,28 +40,21 @@ def blocks(path: str, language: str) -> str:
         return "".join(re.findall(rf"^```{language}\n(.*?)^```", f.read(), re.M | re.S))
 
 
-class Reader:
-    """Types lines of curl, with the first upload's ID for `ID`."""
-
-    def __init__(self, daemon, folder):
-        self.daemon, self.folder, self.job = daemon, folder, "ID"
-
-    def type(self, line: str) -> bytes:
-        words = [w.replace("localhost:8080", f"localhost:{self.daemon.http_port}").replace("/ID", "/" + self.job)
-                 for w in shlex.split(line, comments=True)]
-        assert words[0] == "curl"
-        done = subprocess.run(["curl", "-sS", "--fail-with-body", "--noproxy", "*", *words[1:]], cwd=self.folder,
-                              capture_output=True, timeout=PATIENCE)
-        assert done.returncode == 0, (line, done.stdout, done.stderr)
-        if self.job == "ID" and "/v1/videos" in line:
-            self.job = json.loads(done.stdout)["id"]
-        return done.stdout
+def shell(daemon, folder, lines: str) -> str:
+    """Types lines of curl, and gives what is shown; an error of any is the test's."""
+    begin = """set -euo pipefail
+    curl() { case "$1" in -*f) command curl "$@" ;; *) command curl --fail-with-body "$@" ;; esac; }
+    """
+    done = subprocess.run(["bash", "-c", begin + lines.replace("localhost:8080", f"localhost:{daemon.http_port}")],
+                          cwd=folder, env={**os.environ, "no_proxy": "*"}, capture_output=True, text=True,
+                          timeout=PATIENCE)
+    assert done.returncode == 0, (done.stdout[-2000:], done.stderr)
+    return done.stdout
 
 
 def test_curl_in_the_readme(daemon, folder):
-    reader = Reader(daemon, folder)
-    answers = [reader.type(line) for line in blocks("README.md", "sh").splitlines()]
-    assert answers[1].rstrip().splitlines()[-2] == b"event: end" and b'"succeeded"' in answers[1]
+    said = shell(daemon, folder, blocks("README.md", "sh"))
+    assert said.rstrip().splitlines()[-2] == "event: end" and '"succeeded"' in said
     assert (folder / "overlay.mp4").read_bytes()[4:8] == b"ftyp"
 
 
@@ -69,9 +62,10 @@ def calls(lines: list[str]) -> set[tuple[str, str]]:
     """(method, path as openapi.json writes it)"""
     found = set()
     for line in lines:
+        line = re.sub(r"^job=\$\((.*)\)$", r"\1", line).replace("$job", "/v1/videos/{id}")
         words = shlex.split(line, comments=True)
         path = next(w for w in words if w.startswith("localhost:8080"))[len("localhost:8080"):].split("?")[0]
-        path = re.sub(r"/(cam-7|ID)\b", "/{id}", path)
+        path = path.replace("/cam-7", "/{id}")
         path = path.replace("/masks/7", "/masks/{n}").replace("/models/street", "/models/{name}")
         method = words[words.index("-X") + 1] if "-X" in words else "PUT" if "-T" in words else \
             "POST" if "-F" in words else "GET"
@@ -86,12 +80,11 @@ def test_curl_for_every_call(daemon, folder):
     described = {(method.upper(), path) for path, methods in paths.items() for method in methods
                  if method in ("get", "put", "post", "delete") and not path.endswith("/ws")}
     assert calls(lines) == described
-    reader = Reader(daemon, folder)
-    for line in lines:
-        reader.type(line)
+    shell(daemon, folder, "\n".join(lines))
     assert len(zipfile.ZipFile(folder / "masks.zip").namelist()) == 150
     assert (folder / "head.zip").read_bytes() == (folder / "masks.zip").read_bytes()[:1024]
-    assert daemon.get("/v1/videos/" + reader.job).status == 404
+    job = json.loads((folder / "job.json").read_text())["id"]
+    assert daemon.get("/v1/videos/" + job).status == 404
 
 
 def python(daemon, folder, code: str) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 import cases
 from conftest import CLASSES, SANITIZED
 from daemon import Daemon
-from live import Frame, Raw, async_client, client, labels, rgb, tool_masks
+from live import Frame, Raw, async_client, client, cut, labels, rgb, tool_masks
 from tv3s_client import Answer, ConnectionLost, Dropped, Failed, FrameFailed, Restarted, Tv3sError
 
 SIZE = (64, 96)  # height, width
@@ -285,7 +285,7 @@ def test_a_lost_connection_goes_on_where_it_was(daemon, frames, expected):
             if frame + 4 < COUNT:  # without a word, with frames on their way
                 event = await s.events().__anext__()
                 got[event.seq] = labels(event)
-                s._socket.transport.abort()
+                cut(s)
             else:
                 await s.end()
             try:
@@ -313,7 +313,7 @@ def test_resuming_reconnects_by_itself(daemon, frames, expected):
         async for a in resuming(open_stream, lambda n: [rgb(f) for f in frames[n:]], pause=0.01):
             seen.append(a)
             if len(opened) == 1 and len(seen) == 3:
-                opened[0]._socket.transport.abort()
+                cut(opened[0])
         return opened, seen
     opened, seen = asyncio.run(run())
     assert len(opened) == 2 and seen[-1].seq == COUNT - 1
@@ -366,7 +366,7 @@ def test_connections_that_vanish_leave_nothing_behind(tiny_model, tmp_path, fram
                 for f in frames[:rng.integers(0, 5)]:
                     await s.send(rgb(f))
                 await asyncio.sleep(rng.random() * 0.05)
-                s._socket.transport.abort()
+                cut(s)
                 await s.close()
             except (ConnectionLost, Tv3sError, OSError, asyncio.TimeoutError):
                 pass

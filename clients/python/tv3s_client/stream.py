@@ -2,16 +2,12 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import itertools
 import json
 from typing import Any, AsyncIterable, AsyncIterator, Callable, Dict, Iterable, List, Optional, Set, Union
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
-import websockets
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatusCode
-
-from .errors import ConnectionLost, FrameFailed, ProtocolError, Tv3sError
+from .errors import ConnectionLost, FrameFailed, ProtocolError
 from .message import Answer, Dropped, Event, Failed, Frame, Restarted
 
 Frames = Union[Iterable[Union[Frame, bytes]], AsyncIterable[Union[Frame, bytes]]]
@@ -60,23 +56,16 @@ class AsyncStream:
 
     async def open(self) -> "AsyncStream":
         """Connects. Tv3sError when the server refuses, such as 409 for a stream that has a connection."""
+        from .socket import connect  # here, so that uploads do without its package
         server = self._server if isinstance(self._server, str) else await asyncio.to_thread(self._server)
         self.url = server + self._path
-        try:
-            self._socket = await websockets.connect(  # type: ignore[attr-defined]
-                self.url, subprotocols=["tv3s.v1"], compression="deflate" if self._deflate else None, max_size=None,
-                open_timeout=self.timeout)
-        except InvalidStatusCode as e:
-            problem = await asyncio.to_thread(_problem, self.url, e.status_code, self.timeout)
-            raise Tv3sError(problem) from None
-        except InvalidHandshake as e:
-            raise ProtocolError(str(e)) from e
+        self._socket = await connect(self.url, self._deflate, self.timeout)
         try:
             first = json.loads(await asyncio.wait_for(self._socket.recv(), self.timeout))
             if first.get("type") == "bye":
                 self._bye = first["reason"]
                 await asyncio.wait_for(self._socket.recv(), self.timeout)
-        except ConnectionClosed as e:
+        except ConnectionLost as e:
             raise self._ended(e) from None
         if first.get("type") != "hello":
             raise ProtocolError(f"the first message is {first!r}")
@@ -111,16 +100,20 @@ class AsyncStream:
 
     # ---- what comes in ----------------------------------------------------------------------------------------------
 
-    def _ended(self, e: ConnectionClosed) -> ConnectionLost:
-        frame = e.rcvd
-        return ConnectionLost(frame.code if frame else None, frame.reason if frame else "", self._bye)
+    def _ended(self, e: ConnectionLost) -> ConnectionLost:
+        return ConnectionLost(e.code, e.reason, self._bye)
+
+    async def _send(self, message: Union[str, bytes]) -> None:
+        try:
+            await self._socket.send(message)
+        except ConnectionLost as e:
+            raise self._ended(e) from None
 
     async def _read(self) -> None:
         try:
-            async for message in self._socket:
-                await self._take(message)
-            self._lost = ConnectionLost(self._socket.close_code, self._socket.close_reason or "", self._bye)
-        except ConnectionClosed as e:
+            while True:
+                await self._take(await self._socket.recv())
+        except ConnectionLost as e:
             self._lost = self._ended(e)
         except Exception as e:
             self._failure = e
@@ -192,10 +185,7 @@ class AsyncStream:
         seq = self.next_seq if frame.seq is None else frame.seq
         self.next_seq = seq + 1
         self.in_flight.add(seq)
-        try:
-            await self._socket.send(frame.pack(seq))
-        except ConnectionClosed as e:
-            raise self._ended(e) from None
+        await self._send(frame.pack(seq))
         return seq
 
     async def _send_all(self, frames: Frames, end: bool) -> None:
@@ -251,10 +241,10 @@ class AsyncStream:
 
     async def _ask(self, message: Dict[str, Any]) -> Dict[str, Any]:
         if self._lost:
-            raise self._lost
+            raise self._lost  # before a future that nobody would answer
         future: "asyncio.Future[Dict[str, Any]]" = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(message["type"], []).append(future)
-        await self._socket.send(json.dumps(message))
+        await self._send(json.dumps(message))
         return await asyncio.wait_for(future, self.timeout)
 
     async def reset(self) -> None:
@@ -271,7 +261,7 @@ class AsyncStream:
 
     async def end(self) -> None:
         """No more frames: the server answers what is in flight, then closes. Read on with `events`."""
-        await self._socket.send('{"type":"end"}')
+        await self._send('{"type":"end"}')
 
 
 async def resuming(open_stream: Callable[[], AsyncStream], frames_from: Callable[[int], Frames], *,
@@ -292,23 +282,3 @@ async def resuming(open_stream: Callable[[], AsyncStream], frames_from: Callable
             if failed == attempts:
                 raise
             await asyncio.sleep(pause * failed)
-
-
-def _problem(url: str, status: int, timeout: float) -> Dict[str, Any]:
-    """The problem object of a refused upgrade, which websockets does not keep: asks again, by hand."""
-    parts = urlsplit(url)
-    problem: Any = None
-    try:
-        make = http.client.HTTPSConnection if parts.scheme == "wss" else http.client.HTTPConnection
-        connection = make(parts.hostname or "", parts.port, timeout=timeout)
-        connection.request("GET", f"{parts.path}?{parts.query}" if parts.query else parts.path, headers={
-            "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Protocol": "tv3s.v1"})
-        answer = connection.getresponse()
-        if answer.status == status:
-            problem = json.loads(answer.read())
-        connection.close()
-    except (OSError, ValueError, http.client.HTTPException):
-        pass
-    title = http.client.responses.get(status, "refused")
-    return problem if isinstance(problem, dict) else {"type": "about:blank", "title": title, "status": status}
