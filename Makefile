@@ -21,6 +21,7 @@ CUDA    ?= 0
 SANITIZE ?=
 PYTHON  ?= /usr/bin/python3
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 1
 DEMO_PORT ?= 8080
 PYTEST  ?= tests reference/test_reference.py
 Q       := $(if $(V),,@)
@@ -250,6 +251,7 @@ $(BUILD)/fuzz/fuzz_target: tests/fuzz/fuzz_target.c $(LIB_SERVER) $(LIB_MEDIA) $
 
 fuzz-build: $(FUZZERS)
 
+# The seed is given, so that who runs it again sees what CI saw; FUZZ_SEED=0 draws one.
 fuzz: deps-fuzz ## every fuzz target for FUZZ_SECONDS
 	+@$(MAKE) --no-print-directory -j$(NPROC) fuzz-build CC=clang BUILD=$(BUILD)/fuzzing \
 	    SANITIZE=fuzzer-no-link,address,undefined OPT='-O1 -g'
@@ -257,8 +259,8 @@ fuzz: deps-fuzz ## every fuzz target for FUZZ_SECONDS
 	    mkdir -p $(BUILD)/fuzzing/corpus/$$t $(BUILD)/fuzzing/found; \
 	    seeds=; [ -d tests/fuzz/corpus/$$t ] && seeds=tests/fuzz/corpus/$$t; \
 	    echo "fuzz $$t, $(FUZZ_SECONDS) s"; \
-	    $(BUILD)/fuzzing/fuzz/fuzz_$$t -max_total_time=$(FUZZ_SECONDS) -timeout=10 \
-	        -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 \
+	    $(BUILD)/fuzzing/fuzz/fuzz_$$t -seed=$(FUZZ_SEED) -max_total_time=$(FUZZ_SECONDS) \
+	        -timeout=25 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 \
 	        -artifact_prefix=$(BUILD)/fuzzing/found/ $(BUILD)/fuzzing/corpus/$$t $$seeds; done
 
 # ---- checks -------------------------------------------------------------------------------------
