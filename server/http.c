@@ -14,11 +14,9 @@
 
 #include "server/config.h"
 #include "server/http_headers.h"
+#include "server/listen.h"
 #include "server/log.h"
 
-#include <arpa/inet.h>
-#include <errno.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -287,43 +285,6 @@ static void on_log(void *http, const char *fmt, va_list args)
     log_event(LOG_DEBUG, "microhttpd", "text=%s", log_text(text));
 }
 
-static enum err listen_on(const char *address, int port, int *out)
-{
-    char service[16];
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV,
-                             .ai_socktype = SOCK_STREAM},
-                    *found = NULL;
-    int yes = 1;
-    snprintf(service, sizeof service, "%d", port);
-    int r = getaddrinfo(address, service, &hints, &found);
-    if (r != 0)
-        return err_set(ERR_ARG, "listen address %s: %s", address, gai_strerror(r));
-    int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    bool ok = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
-              bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, 1024) == 0;
-    int cause = errno;
-    freeaddrinfo(found);
-    if (!ok && fd >= 0)
-        close(fd);
-    if (!ok)
-        return err_set(ERR_IO, "cannot listen on %s port %d: %s", address, port, strerror(cause));
-    *out = fd;
-    return ERR_OK;
-}
-
-static int bound_port(int fd)
-{
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-    } at = {.v6 = {0}};
-    socklen_t len = sizeof at;
-    if (getsockname(fd, &at.any, &len) != 0)
-        return 0;
-    return ntohs(at.any.sa_family == AF_INET6 ? at.v6.sin6_port : at.v4.sin_port);
-}
-
 static enum err start_daemon(struct http *h)
 {
     const struct config *c = h->server->config;
@@ -349,9 +310,9 @@ enum err http_open(struct server *s, struct http **out)
     if (getrandom(&tag, sizeof tag, 0) != sizeof tag)
         tag = (unsigned)clock_ns();
     snprintf(h->tag, sizeof h->tag, "%08x", tag);
-    enum err e = listen_on(s->config->listen, s->config->http_port, &h->listener);
+    enum err e = listen_open("http", s->config->listen, s->config->http_port, &h->listener);
     if (!e) {
-        h->port = bound_port(h->listener);
+        h->port = listen_port(h->listener);
         e = loop_open(h);
     }
     if (!e)

@@ -7,12 +7,16 @@
 #include "server/ws.h"
 
 #include "server/config.h"
+#include "server/listen.h"
 #include "server/log.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 /* Bytes read, and written, at once. A large frame comes in such pieces; every connection has a
  * buffer of the first. */
@@ -103,9 +107,13 @@ static void take_gone(struct ws *w, struct ws_gone *g)
     }
 }
 
+/* Where systemd keeps the socket, who comes now is accepted by the daemon that follows; else an
+ * upgrade is refused with 503. */
 static void begin_drain(struct ws *w)
 {
     w->draining = true;
+    if (w->kept && w->listener)
+        lws_set_timeout(w->listener, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC);
     for (struct connection *c = w->connections, *next; c; c = next) {
         next = c->next;
         connection_close(c, CLOSE_DRAIN, "drain", false);
@@ -143,6 +151,40 @@ static void on_wake(struct ws *w)
     w->is_empty = true;
     pthread_cond_broadcast(&w->empty);
     pthread_mutex_unlock(&w->lock);
+}
+
+/* ---- the listening socket -----------------------------------------------------------------------
+ *
+ * A socket that listens already (systemd's) is none that libwebsockets listens on by itself, so it
+ * has ours, whoever made it, as a file to watch, and each connection as one it accepted. */
+
+enum { ACCEPT_AT_ONCE = 64 };
+
+static int on_knock(struct ws *w, struct lws *wsi)
+{
+    const int yes = 1;
+    for (int i = 0; i < ACCEPT_AT_ONCE; i++) {
+        int fd = accept4(lws_get_socket_fd(wsi), NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd < 0)
+            break; /* none, or one that is gone again */
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+        lws_adopt_socket_vhost(w->vhost, fd); /* or closes it */
+    }
+    return 0;
+}
+
+static enum err watch_listener(struct ws *w)
+{
+    const struct config *config = w->server->config;
+    lws_sock_file_fd_type fd;
+    enum err e = listen_open("ws", config->listen, config->ws_port, &fd.filefd);
+    if (e)
+        return err_context(e, "WebSocket");
+    w->port = listen_port(fd.filefd);
+    w->kept = listen_passed("ws");
+    w->listener = lws_adopt_descriptor_vhost(w->vhost, LWS_ADOPT_RAW_FILE_DESC, fd,
+                                             w->protocols[0].name, NULL); /* or closes it */
+    return w->listener ? ERR_OK : err_set(ERR_NOMEM, "libwebsockets does not listen");
 }
 
 /* ---- libwebsockets' callback --------------------------------------------------------------------
@@ -184,6 +226,11 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
     switch (reason) {
     case LWS_CALLBACK_EVENT_WAIT_CANCELLED:
         on_wake(w);
+        return 0;
+    case LWS_CALLBACK_RAW_RX_FILE:
+        return on_knock(w, wsi);
+    case LWS_CALLBACK_RAW_CLOSE_FILE:
+        w->listener = NULL;
         return 0;
     case LWS_CALLBACK_HTTP:
         return upgrade_refuse_http(wsi);
@@ -240,7 +287,6 @@ static const struct lws_extension deflate[] = {
 static enum err create_context(struct ws *w)
 {
     const struct config *config = w->server->config;
-    bool any = strcmp(config->listen, "0.0.0.0") == 0 || strcmp(config->listen, "::") == 0;
     unsigned seconds = (unsigned)config->ws_timeout;
     w->liveness.secs_since_valid_ping = (uint16_t)(seconds / 2);
     w->liveness.secs_since_valid_hangup = (uint16_t)seconds;
@@ -249,12 +295,10 @@ static enum err create_context(struct ws *w)
                                              .rx_buffer_size = READ_SIZE,
                                              .tx_packet_size = WRITE_SIZE};
     struct lws_context_creation_info info = {
-        .port = config->ws_port,
-        .iface = any ? NULL : config->listen,
+        .port = CONTEXT_PORT_NO_LISTEN_SERVER,
         .protocols = w->protocols,
         .extensions = config->deflate ? deflate : NULL,
-        .options = LWS_SERVER_OPTION_VALIDATE_UTF8 | LWS_SERVER_OPTION_EXPLICIT_VHOSTS |
-                   (strchr(config->listen, ':') ? 0 : LWS_SERVER_OPTION_DISABLE_IPV6),
+        .options = LWS_SERVER_OPTION_VALIDATE_UTF8 | LWS_SERVER_OPTION_EXPLICIT_VHOSTS,
         .user = w,
         .gid = (gid_t)-1,
         .uid = (uid_t)-1,
@@ -268,10 +312,9 @@ static enum err create_context(struct ws *w)
     if (!w->context)
         return err_set(ERR_NOMEM, "libwebsockets does not start");
     w->vhost = lws_create_vhost(w->context, &info);
-    if (!w->vhost || lws_get_vhost_listen_port(w->vhost) <= 0)
-        return err_set(ERR_IO, "cannot listen for WebSockets on %s port %d", config->listen,
-                       (int)config->ws_port);
-    return ERR_OK;
+    if (!w->vhost)
+        return err_set(ERR_NOMEM, "libwebsockets does not start");
+    return watch_listener(w);
 }
 
 static void *service(void *ws)
@@ -323,7 +366,7 @@ enum err ws_open(struct server *s, struct ws **out)
 
 int ws_port(const struct ws *w)
 {
-    return lws_get_vhost_listen_port(w->vhost);
+    return w->port;
 }
 
 /* ---- ending -------------------------------------------------------------------------------------

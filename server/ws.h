@@ -90,10 +90,13 @@ struct ws {
     struct lws_vhost *vhost;
     struct lws_protocols protocols[2];
     lws_retry_bo_t liveness;
+    int port;
+    bool kept; /* systemd keeps the listening socket */
     pthread_t thread;
     bool started;
 
     /* service thread */
+    struct lws *listener;
     struct connection *connections;
     int count;
     bool draining;
