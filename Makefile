@@ -29,7 +29,7 @@ NPROC   := $(shell nproc)
 
 DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-dev libspng-dev \
 	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
-	libwebsockets-dev zlib1g-dev
+	libwebsockets-dev zlib1g-dev libsqlite3-dev libgnutls28-dev
 DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest python3-numpy \
 	python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
 	python3-prometheus-client chromium chromium-driver ffmpeg curl
@@ -57,7 +57,7 @@ FFMPEG_PKGS := libavformat libavcodec libavutil libswscale
 ENGINE_LIBS := -ldnnl -ljansson -lzip -lm -lpthread
 PROTO_LIBS   = $(shell pkg-config --libs spng) -ljansson
 MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
-SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib)
+SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite3 gnutls)
 
 .PHONY: all engine demo deps deps-demo deps-fuzz deps-lint test unit pytest asan tsan chaos \
 	fuzz fuzz-build bench bench-kernels lint format install clean help libs-engine libs-media \
@@ -117,6 +117,8 @@ libs-server: libs-media
 	$(call need_header,microhttpd.h,libmicrohttpd-dev)
 	$(call need_header,libwebsockets.h,libwebsockets-dev)
 	$(call need_header,zlib.h,zlib1g-dev)
+	$(call need_header,sqlite3.h,libsqlite3-dev)
+	$(call need_header,gnutls/gnutls.h,libgnutls28-dev)
 
 # Objects depend on the flags they were compiled with.
 $(BUILD)/flags: force

@@ -16,6 +16,7 @@
     X(ERR_NOT_FOUND, 404, "not-found", "there is no such thing")                                   \
     X(ERR_EXISTS, 409, "conflict", "it exists already or is in use")                               \
     X(ERR_BUSY, 503, "overloaded", "no capacity is free at present")                               \
+    X(ERR_FULL, 503, "no-space", "the disk or its share is full")                                  \
     X(ERR_IO, 500, "io", "reading or writing failed")                                              \
     X(ERR_NOMEM, 503, "out-of-memory", "memory ran out")                                           \
     X(ERR_DEVICE, 500, "device", "the compute device failed")                                      \

@@ -28,8 +28,10 @@ struct outdir {
 static enum err io_error(const char *what, const char *path)
 {
     int cause = errno;
-    return err_set(cause == ENOMEM ? ERR_NOMEM : ERR_IO, "cannot %s %s: %s", what, path,
-                   strerror(cause));
+    enum err e = cause == ENOMEM                      ? ERR_NOMEM
+                 : cause == ENOSPC || cause == EDQUOT ? ERR_FULL
+                                                      : ERR_IO;
+    return err_set(e, "cannot %s %s: %s", what, path, strerror(cause));
 }
 
 /* "DIR/.NAME.1a2b3c.part" beside `path`; malloc'd. `attempt` makes another name. */

@@ -18,7 +18,7 @@ struct outfile;
 /* ERR_IO with the path and the system's reason (a missing directory, no permission, ...). */
 enum err outfile_open(const char *path, struct outfile **out);
 
-/* Appends. ERR_IO when the disk is full; the file is then only good for outfile_abort. */
+/* Appends. ERR_FULL when the disk is full; the file is then only good for outfile_abort. */
 enum err outfile_write(struct outfile *f, const void *data, size_t len);
 
 /* Overwrites or appends at a byte position, for formats that go back to fill in sizes. */

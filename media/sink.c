@@ -142,22 +142,24 @@ static bool has_lines(const struct sink *s)
     return s->o.kind == SINK_CONCAT && s->o.format != MASK_RAW;
 }
 
-static enum err put_video(struct sink *s, const struct frame *f, const struct mask *m)
+static enum err put_pixels(struct sink *s, const struct frame *f, const uint8_t *pixels)
 {
-    enum err e = s->video ? ERR_OK : open_video(s);
-    if (e)
-        return e;
     if (f->width != s->width || f->height != s->height)
         return err_set(ERR_UNSUPPORTED,
                        "frame %lld is %dx%d, the video %dx%d: it keeps one size; --format png "
                        "takes any",
                        (long long)f->number, f->width, f->height, s->width, s->height);
+    return encode_frame(s->video, pixels, f->pts, f->duration);
+}
+
+static enum err put_video(struct sink *s, const struct frame *f, const struct mask *m)
+{
     const uint8_t *pixels = m->labels;
-    if (s->blend) {
+    if (s->blend && f->width == s->width && f->height == s->height) {
         mask_blend(m, s->blend);
         pixels = s->blend;
     }
-    return encode_frame(s->video, pixels, f->pts, f->duration);
+    return put_pixels(s, f, pixels);
 }
 
 static enum err put_bytes(struct sink *s, const struct frame *f, const void *data, size_t len)
@@ -177,15 +179,16 @@ static enum err put_bytes(struct sink *s, const struct frame *f, const void *dat
     return outdir_write(s->folder, name, data, len);
 }
 
-/* Counts the frame; an image takes one. */
+/* Counts the frame; an image takes one. The first opens the video. */
 static enum err admit(struct sink *s, const struct frame *f)
 {
     if (s->frames++ == 0) {
         s->width = f->width;
         s->height = f->height;
-    } else if (s->o.kind == SINK_IMAGE) {
-        return err_set(ERR_ARG, "'%s' holds one image, the input has more", s->o.path);
+        return s->o.kind == SINK_VIDEO ? open_video(s) : ERR_OK;
     }
+    if (s->o.kind == SINK_IMAGE)
+        return err_set(ERR_ARG, "'%s' holds one image, the input has more", s->o.path);
     return ERR_OK;
 }
 
@@ -214,6 +217,12 @@ enum err sink_put_encoded(struct sink *s, const struct frame *f, const void *dat
 {
     enum err e = admit(s, f);
     return e ? e : put_bytes(s, f, data, len);
+}
+
+enum err sink_put_pixels(struct sink *s, const struct frame *f, const uint8_t *pixels)
+{
+    enum err e = admit(s, f);
+    return e ? e : put_pixels(s, f, pixels);
 }
 
 bool sink_entry(const struct sink *s, uint64_t *offset, uint64_t *len)

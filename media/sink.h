@@ -43,6 +43,10 @@ enum err sink_put(struct sink *s, const struct frame *f, const uint8_t *labels);
 /* The same where the mask is encoded already, as mask_encode gives it. Not for videos. */
 enum err sink_put_encoded(struct sink *s, const struct frame *f, const void *data, size_t len);
 
+/* The same where the picture of the video is there already: a frame of labels, or for an overlay
+ * the RGB that mask_blend gives. For videos alone. */
+enum err sink_put_pixels(struct sink *s, const struct frame *f, const uint8_t *pixels);
+
 /* Where the bytes of the last frame stand in the file; false in a folder or a video. */
 bool sink_entry(const struct sink *s, uint64_t *offset, uint64_t *len);
 

@@ -57,6 +57,8 @@ enum err source_error(int result, const char *what)
         e = ERR_NOT_FOUND;
     else if (result == AVERROR(ENOMEM))
         e = ERR_NOMEM;
+    else if (result == AVERROR(ENOSPC))
+        e = ERR_FULL;
     else if (result == AVERROR_EXIT)
         e = ERR_CANCELLED;
     else if (result == AVERROR(EACCES) || result == AVERROR(EIO) || result == AVERROR(EISDIR) ||

@@ -95,6 +95,33 @@ static enum err encode_png(const struct mask *m, enum spng_color_type type, cons
     return r ? err_set(ERR_INTERNAL, "PNG encoder: %s", spng_strerror(r)) : ERR_OK;
 }
 
+enum err mask_read_png(const void *png, size_t len, int width, int height, int channels,
+                       uint8_t **out)
+{
+    size_t want = (size_t)width * (size_t)height * (size_t)channels, size = 0;
+    uint8_t *pixels = NULL;
+    *out = NULL;
+    spng_ctx *ctx = spng_ctx_new(0);
+    if (!ctx)
+        return err_set(ERR_NOMEM, "no memory for a PNG decoder");
+    int r = spng_set_image_limits(ctx, MASK_MAX_SIDE, MASK_MAX_SIDE);
+    if (!r)
+        r = spng_set_png_buffer(ctx, png, len);
+    if (!r)
+        r = spng_decoded_image_size(ctx, SPNG_FMT_PNG, &size);
+    if (!r && size == want)
+        r = (pixels = malloc(want)) ? spng_decode_image(ctx, pixels, want, SPNG_FMT_PNG, 0)
+                                    : SPNG_EMEM;
+    spng_ctx_free(ctx);
+    if (!r && pixels) {
+        *out = pixels;
+        return ERR_OK;
+    }
+    free(pixels);
+    return r == SPNG_EMEM ? err_set(ERR_NOMEM, "no memory for a PNG")
+                          : err_set(ERR_FORMAT, "PNG: %s", r ? spng_strerror(r) : "another size");
+}
+
 static enum err encode_overlay(const struct mask *m, struct buf *out)
 {
     uint8_t *blend = malloc((size_t)m->width * (size_t)m->height * 3);

@@ -49,6 +49,11 @@ struct mask {
 /* Appends one frame in the format. ERR_ARG, ERR_NOMEM. */
 enum err mask_encode(enum mask_format f, const struct mask *m, struct buf *out);
 
+/* The bytes of a PNG that mask_encode made of `labels` (channels 1) or `overlay` (3), malloc'd.
+ * ERR_FORMAT: it is none of this size. */
+enum err mask_read_png(const void *png, size_t len, int width, int height, int channels,
+                       uint8_t **out);
+
 /* The frame with every pixel's colour at half weight: out = (frame + colour + 1) / 2. `out` has
  * width * height * 3 bytes and may be the frame itself. */
 void mask_blend(const struct mask *m, uint8_t *out);

@@ -4,6 +4,7 @@
 #include "server/describe.h"
 #include "server/http_headers.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,17 +30,30 @@ enum err video_take(struct request *r, const void *data, size_t len)
     return job_append(r->job, data, len);
 }
 
+/* jobs_writer.c's thread. */
+static void on_written(void *request, enum err e, const char *text)
+{
+    struct request *r = request;
+    r->error = e;
+    snprintf(r->error_text, sizeof r->error_text, "%s", text);
+    request_resume(r);
+}
+
+static enum err reply_accepted(struct request *r)
+{
+    char location[SESSION_ID + 16];
+    r->job_open = false;
+    snprintf(location, sizeof location, "/v1/videos/%s", job_id(r->job));
+    reply_json_at(r, 202, job_json(r->job), location);
+    return ERR_OK;
+}
+
 enum err video_answer(struct request *r)
 {
     if (!r->job)
         return err_set(ERR_ARG, "the video is empty");
-    enum err e = job_complete(r->job);
-    if (e)
-        return e;
-    r->job_open = false;
-    char location[SESSION_ID + 16];
-    snprintf(location, sizeof location, "/v1/videos/%s", job_id(r->job));
-    reply_json_at(r, 202, job_json(r->job), location);
+    request_wait(r, reply_accepted);
+    job_complete(r->job, on_written, r);
     return ERR_OK;
 }
 
@@ -65,13 +79,19 @@ enum err video_get(struct request *r)
     return e;
 }
 
+static enum err reply_deleted(struct request *r)
+{
+    reply_empty(r, 204);
+    return ERR_OK;
+}
+
 enum err video_delete(struct request *r)
 {
     enum err e = find(r);
     if (e)
         return e;
-    job_delete(r->server->jobs, r->job);
-    reply_empty(r, 204);
+    request_wait(r, reply_deleted);
+    job_delete(r->server->jobs, r->job, on_written, r);
     return ERR_OK;
 }
 

@@ -1,23 +1,39 @@
 /* Jobs from inside; nobody but server/jobs*.c includes this.
  *
- *   jobs.c        the list: from the first byte of an upload to its deletion, and who may run
- *   jobs_spool.c  the folder of a job and the files in it
- *   jobs_run.c    the thread of a running job
- *   jobs_json.c   what clients are told
+ *   jobs.c          the list: from the first byte of an upload to its deletion, and who may run
+ *   jobs_spool.c    the folder of a job and the files in it
+ *   jobs_store.c    the table of jobs on the disk
+ *   jobs_writer.c   the thread that makes promises durable before they are given
+ *   jobs_recover.c  the jobs of the daemon before
+ *   jobs_run.c      the thread of a running job, with those that job_run.h names
+ *   jobs_json.c     what clients are told
  *
  * One lock, of the list, guards what is marked so. A job's thread sleeps on its `wake`. */
 #ifndef TV3S_SERVER_JOB_H
 #define TV3S_SERVER_JOB_H
 
 #include "server/jobs.h"
+#include "server/jobs_store.h"
 #include "server/server.h"
 
 #include <pthread.h>
+
+/* What the writer does for a job. Part of it, so that it never fails for want of memory. */
+struct job_task {
+    struct job_task *next;
+    struct job *job; /* a reference */
+    void (*act)(struct job_task *task);
+    job_done done; /* or NULL */
+    void *owner;
+};
 
 struct jobs {
     const struct server *server;
     char *spool;
     int spool_lock; /* a locked file: one daemon a spool */
+    struct store *store;
+    struct writer *writer;
+    atomic_bool stopping; /* the process ends: jobs stop where they are */
 
     pthread_mutex_t lock;
     pthread_cond_t idle;      /* `threads` fell */
@@ -25,7 +41,6 @@ struct jobs {
     int count;
     int threads; /* running jobs */
     int asleep;  /* of those, how many wait for bytes of their upload */
-    bool closing;
     void (*changed)(void *ctx);
     void *changed_ctx;
 };
@@ -36,25 +51,31 @@ struct job {
     atomic_int refs;             /* the list, the thread, requests */
     char id[SESSION_ID];
     char *folder;
-    struct session_params params;
+    char model[64];               /* its name, also when it is served no more */
+    struct session_params params; /* model NULL then */
     double created;
-    atomic_bool cancelled;
-    int upload; /* HTTP thread, until job_complete or job_abort; -1 then */
+    atomic_bool cancelled, deleted; /* deleted: its files go with the last reference */
+    int upload; /* HTTP thread, then the writer for job_complete; -1 after that */
+    struct job_task accept, removal;
 
     /* the lock */
     bool listed;
-    bool whole;       /* the body is complete */
+    bool stored;      /* it has a row in the store */
+    bool whole;       /* the body is complete, and durable */
     bool streamable;  /* it can run before that */
     uint64_t arrived; /* bytes of the body */
     enum job_state state;
     double started, finished;
     uint64_t done; /* frames whose masks can be asked for */
+    uint64_t kept; /* frames whose masks outlive the process, and the state after them */
     int64_t total; /* 0: not known */
     int64_t corrupt;
     int width, height;
     double fps;
-    enum err error;
+    enum err error; /* why it failed; queued: why it waits */
     char error_text[512];
+    char origin[192];      /* what computed the frames that are kept */
+    uint64_t retry;        /* clock_ns: it does not run before */
     atomic_ullong version; /* read without it */
     uint64_t told;         /* clock_ns of the last call of `changed` */
     pthread_cond_t wake;   /* bytes came, a frame came back, or it was cancelled */
@@ -72,31 +93,71 @@ void jobs_asleep(struct jobs *j, bool asleep);
 void jobs_ended(struct jobs *j);
 struct job *job_ref(struct job *job);
 
+/* Zeroed but for its lists, in state queued; one reference. NULL: no memory. */
+struct job *job_new(struct jobs *j);
+/* With the lock held: at the list's end; takes a reference. */
+void job_list(struct job *job);
+double jobs_clock(void); /* wall clock, seconds */
+/* With the lock held: whenever a job became ready or a place free. */
+void jobs_schedule(struct jobs *j);
+/* With the lock held: how the job stands, as the store has it. */
+void job_row(const struct job *job, struct job_row *out);
+
+/* ---- jobs_writer.c */
+enum err writer_open(struct jobs *j);
+/* Does what is left to do, and ends. NULL writer is allowed. */
+void writer_close(struct jobs *j);
+/* Any thread; never blocks. `act` runs in the writer's thread, after those posted before. */
+void writer_post(struct job *job, struct job_task *task, void (*act)(struct job_task *),
+                 job_done done, void *owner);
+/* The two things to do: a row for a job whose body is whole; no row for one that goes. */
+void writer_accept(struct job_task *task);
+void writer_remove(struct job_task *task);
+
+/* ---- jobs_recover.c */
+/* Lists the jobs of the store, and removes what else is in the spool. Before any thread runs. */
+enum err jobs_recover(struct jobs *j);
+
 /* ---- jobs_spool.c: files of a job. Names are relative to its folder */
-enum err spool_open(struct jobs *j); /* takes the spool over, and empties it */
+enum err spool_open(struct jobs *j); /* takes the spool over */
 void spool_close(struct jobs *j);
-enum err spool_make(struct job *job); /* the folder and the upload's file */
-void spool_remove(struct job *job);   /* all of it */
+/* Removes folders that are named like a job's and are of no job that is listed. */
+void spool_sweep(struct jobs *j);
+enum err spool_name(struct job *job);                       /* job->folder */
+enum err spool_make(struct job *job);                       /* the folder and the upload's file */
+void spool_remove(struct job *job);                         /* all of it */
+void spool_clear(struct job *job, const char *const *keep); /* all but these; NULL-terminated */
+bool spool_has(const struct job *job, const char *name);
+void spool_unlink(const struct job *job, const char *name);
+bool spool_id(const char *name); /* a job's folder can be called so */
+/* Bytes of its files. */
+uint64_t spool_size(const struct job *job);
+/* The folder's names are on the disk; the same of the spool's. */
+enum err spool_sync(const struct job *job);
+enum err spool_sync_root(const struct jobs *j);
 void spool_path(const struct job *job, const char *name, char path[4096]);
-/* Gives a file a second name that stays when the first goes. */
-enum err spool_keep(struct job *job, const char *path, const char *name);
 enum err spool_create(struct job *job, const char *name, int *fd);
+enum err spool_append(struct job *job, const char *name, int *fd); /* one that is there */
+/* Its first `size` bytes stay. ERR_FORMAT where it has fewer. */
+enum err spool_cut(int fd, uint64_t size);
+enum err spool_flush(int fd); /* its bytes are on the disk */
 enum err spool_read(struct job *job, const char *name, int *fd, uint64_t *size);
 enum err spool_write_at(int fd, uint64_t offset, const void *data, size_t len);
 enum err spool_read_at(int fd, uint64_t offset, void *data, size_t len);
 
 #define SPOOL_UPLOAD "upload"
-#define SPOOL_RESULT "masks"  /* also while it is being written */
-#define SPOOL_FRAMES "frames" /* single masks, where the result is a video */
+#define SPOOL_FRAMES "frames" /* single masks; gone at the end where the result holds them too */
 #define SPOOL_INDEX  "index"  /* a struct spool_entry for each frame */
 
 struct spool_entry {
-    uint64_t offset, len; /* of a mask in SPOOL_FRAMES, or SPOOL_RESULT */
-    double time;          /* the frame's, in seconds */
+    uint64_t offset, len;               /* of the mask in SPOOL_FRAMES */
+    uint64_t result_offset, result_len; /* of the mask in the result; len 0: it is a video */
+    double time;                        /* the frame's, in seconds */
 };
 
 /* ---- jobs_json.c */
-const char *job_ending(const struct job *job); /* of the result's name: "zip", ... */
+const char *job_state_name(enum job_state state);
+void job_result_name(const struct job *job, char name[32]); /* "masks.zip", ...: of its file */
 
 /* ---- jobs_run.c */
 void *job_thread(void *job); /* takes a reference */

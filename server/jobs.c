@@ -3,12 +3,16 @@
  * Up to `jobs_running` jobs work at once, first come first served. A job whose upload is still
  * arriving may run too, if its container gives frames from the front; while it waits for bytes it
  * does not count, so that a slow sender keeps nobody waiting, and there are at most `jobs_running`
- * of those. A job that has ended keeps no file open and no memory but its record. */
+ * of those. A job that has ended keeps no file open and no memory but its record.
+ *
+ * No thread that must not wait touches the store or deletes files: that is posted to the writer.
+ * Nothing calls the store with the list's lock held. */
 #include "server/job.h"
 
 #include "base/try.h"
 #include "media/decode.h"
 #include "server/config.h"
+#include "server/describe.h"
 #include "server/log.h"
 #include "server/metrics.h"
 
@@ -20,7 +24,7 @@
 
 enum { STREAM_MIN = 64 << 10, TELL_NS = 50000000 };
 
-static double wall_clock(void)
+double jobs_clock(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
@@ -58,15 +62,58 @@ void job_set_state(struct job *job, enum job_state state)
     count_state(job, -1);
     job->state = state;
     count_state(job, 1);
-    if (state == JOB_RUNNING)
-        job->started = wall_clock();
+    if (state == JOB_RUNNING && job->started == 0)
+        job->started = jobs_clock();
     else if (state > JOB_RUNNING)
-        job->finished = wall_clock();
+        job->finished = jobs_clock();
     job_changed(job, true);
+}
+
+static void copy(char *out, size_t room, const char *text)
+{
+    snprintf(out, room, "%s", text);
+}
+
+void job_row(const struct job *job, struct job_row *out)
+{
+    *out = (struct job_row){
+        .created = job->created,
+        .started = job->started,
+        .finished = job->finished,
+        .done = (int64_t)(job->state > JOB_RUNNING ? job->done : job->kept),
+        .total = job->total,
+        .corrupt = job->corrupt,
+        .width = job->width,
+        .height = job->height,
+        .fps = job->fps,
+    };
+    copy(out->id, sizeof out->id, job->id);
+    copy(out->model, sizeof out->model, job->model);
+    copy(out->mode, sizeof out->mode, mode_name(job->params.stream.mode));
+    copy(out->format, sizeof out->format, mask_format_name(job->params.format));
+    copy(out->state, sizeof out->state, job_state_name(job->state));
+    if (job->params.stream.resize_override)
+        resize_format(&job->params.stream.resize, out->resize, sizeof out->resize);
+    if (job->error)
+        copy(out->error, sizeof out->error, err_type(job->error));
+    copy(out->problem, sizeof out->problem, job->error ? job->error_text : "");
+    copy(out->origin, sizeof out->origin, job->origin);
 }
 
 /* ---- references ---------------------------------------------------------------------------------
  */
+
+struct job *job_new(struct jobs *j)
+{
+    struct job *job = calloc(1, sizeof *job);
+    if (!job)
+        return NULL;
+    pthread_cond_init(&job->wake, NULL);
+    job->jobs = j;
+    job->refs = 1;
+    job->upload = -1;
+    return job;
+}
 
 struct job *job_ref(struct job *job)
 {
@@ -80,9 +127,23 @@ void job_unref(struct job *job)
         return;
     if (job->upload >= 0)
         close(job->upload);
-    spool_remove(job);
+    if (atomic_load(&job->deleted))
+        spool_remove(job);
     pthread_cond_destroy(&job->wake);
+    free(job->folder);
     free(job);
+}
+
+void job_list(struct job *job)
+{
+    struct jobs *j = job->jobs;
+    job->previous = j->last;
+    *(j->last ? &j->last->next : &j->first) = job_ref(job);
+    j->last = job;
+    j->count++;
+    job->listed = true;
+    if (job->state <= JOB_RUNNING) /* those that ended before this process are not counted */
+        count_state(job, 1);
 }
 
 /* With the lock held. The list's reference is the caller's then. */
@@ -102,7 +163,8 @@ static bool may_run(const struct job *job)
 {
     const struct jobs *j = job->jobs;
     int most = j->server->config->jobs_running;
-    if (job->state != JOB_QUEUED || j->threads - j->asleep >= most)
+    if (job->state != JOB_QUEUED || !job->params.model || j->threads - j->asleep >= most ||
+        job->retry > clock_ns())
         return false;
     return job->whole || (job->streamable && j->asleep < most);
 }
@@ -111,6 +173,7 @@ static bool may_run(const struct job *job)
 static void start(struct job *job)
 {
     pthread_t thread;
+    job->error = ERR_OK;
     job_set_state(job, JOB_RUNNING);
     if (pthread_create(&thread, NULL, job_thread, job_ref(job)) == 0) {
         pthread_detach(thread);
@@ -123,10 +186,9 @@ static void start(struct job *job)
     atomic_fetch_sub(&job->refs, 1); /* not the last: the list's */
 }
 
-/* With the lock held: whenever a job became ready or a place free. */
-static void schedule(struct jobs *j)
+void jobs_schedule(struct jobs *j)
 {
-    for (struct job *job = j->first; job && !j->closing; job = job->next)
+    for (struct job *job = j->first; job && !atomic_load(&j->stopping); job = job->next)
         if (may_run(job))
             start(job);
 }
@@ -135,52 +197,54 @@ void jobs_asleep(struct jobs *j, bool asleep)
 {
     j->asleep += asleep ? 1 : -1;
     if (asleep)
-        schedule(j);
+        jobs_schedule(j);
 }
 
 void jobs_ended(struct jobs *j)
 {
     j->threads--;
     pthread_cond_broadcast(&j->idle);
-    schedule(j);
+    jobs_schedule(j);
 }
 
 /* ---- uploading ----------------------------------------------------------------------------------
  */
 
-enum err job_begin(struct jobs *j, const struct session_params *p, struct job **out)
+static enum err admit(struct job *job)
 {
-    struct job *job = calloc(1, sizeof *job);
-    *out = NULL;
-    if (!job)
-        return err_set(ERR_NOMEM, "no memory for a job");
-    pthread_cond_init(&job->wake, NULL);
-    job->jobs = j;
-    job->refs = 1;
-    job->params = *p;
-    job->created = wall_clock();
-    job->upload = -1;
-    enum err e = session_id_random(job->id);
-    if (!e)
-        e = spool_make(job);
+    struct jobs *j = job->jobs;
+    enum err e = ERR_OK;
     pthread_mutex_lock(&j->lock);
-    if (!e && (j->closing || j->count >= j->server->config->jobs_max))
+    if (atomic_load(&j->stopping) || j->count >= j->server->config->jobs_max)
         e = err_set(ERR_BUSY, "%d videos are here already", j->count);
     if (!e) {
-        job->previous = j->last;
-        *(j->last ? &j->last->next : &j->first) = job_ref(job);
-        j->last = job;
-        j->count++;
-        job->listed = true;
-        count_state(job, 1);
+        job_list(job);
         job_changed(job, true);
     }
     pthread_mutex_unlock(&j->lock);
+    return e;
+}
+
+enum err job_begin(struct jobs *j, const struct session_params *p, struct job **out)
+{
+    *out = NULL;
+    struct job *job = job_new(j);
+    if (!job)
+        return err_set(ERR_NOMEM, "no memory for a job");
+    job->params = *p;
+    snprintf(job->model, sizeof job->model, "%s", p->model->name);
+    job->created = jobs_clock();
+    enum err e = session_id_random(job->id);
+    if (!e)
+        e = spool_make(job);
+    if (!e)
+        e = admit(job);
     if (e) {
+        atomic_store(&job->deleted, true);
         job_unref(job);
         return e;
     }
-    log_event(LOG_INFO, "job_begun", "job=%s model=%s format=%s", job->id, p->model->name,
+    log_event(LOG_INFO, "job_begun", "job=%s model=%s format=%s", job->id, job->model,
               mask_format_name(p->format));
     *out = job;
     return ERR_OK;
@@ -209,37 +273,21 @@ enum err job_append(struct job *job, const void *data, size_t len)
     job->arrived = before + len;
     if (streamable) {
         job->streamable = true;
-        schedule(job->jobs);
+        jobs_schedule(job->jobs);
     }
     pthread_cond_signal(&job->wake);
     pthread_mutex_unlock(&job->jobs->lock);
     return ERR_OK;
 }
 
-static void close_upload(struct job *job)
+void job_complete(struct job *job, job_done done, void *owner)
 {
-    if (job->upload >= 0)
-        close(job->upload);
-    job->upload = -1;
-}
-
-enum err job_complete(struct job *job)
-{
-    close_upload(job);
-    if (job->arrived == 0)
-        return err_set(ERR_ARG, "the video is empty");
-    pthread_mutex_lock(&job->jobs->lock);
-    job->whole = true;
-    pthread_cond_signal(&job->wake);
-    schedule(job->jobs);
-    pthread_mutex_unlock(&job->jobs->lock);
-    return ERR_OK;
+    writer_post(job, &job->accept, writer_accept, done, owner);
 }
 
 void job_abort(struct job *job)
 {
-    close_upload(job);
-    job_delete(job->jobs, job);
+    job_delete(job->jobs, job, NULL, NULL);
 }
 
 /* ---- the end ------------------------------------------------------------------------------------
@@ -254,24 +302,32 @@ static void cancel(struct job *job)
     pthread_cond_signal(&job->wake); /* its thread does the rest */
 }
 
-void job_delete(struct jobs *j, struct job *job)
+void job_delete(struct jobs *j, struct job *job, job_done done, void *owner)
 {
     pthread_mutex_lock(&j->lock);
     bool listed = job->listed;
     if (listed)
         unlist(job);
+    atomic_store(&job->deleted, true);
     cancel(job);
     job_changed(job, true);
     pthread_mutex_unlock(&j->lock);
-    if (!listed)
+    if (!listed) {
+        if (done)
+            done(owner, ERR_OK, "");
         return;
+    }
     log_event(LOG_INFO, "job_deleted", "job=%s", job->id);
+    writer_post(job, &job->removal, writer_remove, done, owner);
     job_unref(job);
 }
 
 void jobs_expire(struct jobs *j)
 {
-    double before = wall_clock() - j->server->config->job_keep;
+    pthread_mutex_lock(&j->lock);
+    jobs_schedule(j); /* those that wait for the disk */
+    pthread_mutex_unlock(&j->lock);
+    double before = jobs_clock() - j->server->config->job_keep;
     for (;;) {
         pthread_mutex_lock(&j->lock);
         struct job *job = j->first;
@@ -282,9 +338,17 @@ void jobs_expire(struct jobs *j)
         pthread_mutex_unlock(&j->lock);
         if (!job)
             return;
-        job_delete(j, job);
+        job_delete(j, job, NULL, NULL);
         job_unref(job);
     }
+}
+
+static enum err open_store(struct jobs *j)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%.4000s/jobs.sqlite", j->spool);
+    TRY(store_open(path, &j->store));
+    return spool_sync_root(j);
 }
 
 enum err jobs_open(const struct server *s, struct jobs **out)
@@ -297,6 +361,17 @@ enum err jobs_open(const struct server *s, struct jobs **out)
     pthread_mutex_init(&j->lock, NULL);
     pthread_cond_init(&j->idle, NULL);
     enum err e = spool_open(j);
+    if (!e)
+        e = open_store(j);
+    if (!e)
+        e = jobs_recover(j);
+    if (!e)
+        e = writer_open(j);
+    if (!e) {
+        pthread_mutex_lock(&j->lock);
+        jobs_schedule(j);
+        pthread_mutex_unlock(&j->lock);
+    }
     if (e) {
         jobs_close(j);
         *out = NULL;
@@ -312,20 +387,42 @@ void jobs_listen(struct jobs *j, void (*changed)(void *ctx), void *ctx)
     pthread_mutex_unlock(&j->lock);
 }
 
+void jobs_stop(struct jobs *j)
+{
+    pthread_mutex_lock(&j->lock);
+    atomic_store(&j->stopping, true);
+    for (struct job *job = j->first; job; job = job->next)
+        pthread_cond_signal(&job->wake);
+    pthread_mutex_unlock(&j->lock);
+}
+
+/* What was not accepted was not promised. */
+static void give_up(struct jobs *j)
+{
+    pthread_mutex_lock(&j->lock);
+    for (struct job *job = j->first; job; job = job->next)
+        if (!job->stored)
+            atomic_store(&job->deleted, true);
+    while (j->first) {
+        struct job *job = j->first;
+        unlist(job);
+        job_unref(job);
+    }
+    pthread_mutex_unlock(&j->lock);
+}
+
 void jobs_close(struct jobs *j)
 {
     if (!j)
         return;
+    jobs_stop(j);
     pthread_mutex_lock(&j->lock);
-    j->closing = true;
-    for (struct job *job = j->first; job; job = job->next)
-        if (job->state <= JOB_RUNNING)
-            cancel(job);
     while (j->threads > 0)
         pthread_cond_wait(&j->idle, &j->lock);
     pthread_mutex_unlock(&j->lock);
-    while (j->first)
-        job_delete(j, j->first);
+    writer_close(j);
+    give_up(j);
+    store_close(j->store);
     spool_close(j);
     pthread_cond_destroy(&j->idle);
     pthread_mutex_destroy(&j->lock);

@@ -1,9 +1,13 @@
 /* Uploaded videos: from the first byte of the body to the deletion of the masks.
  *
- * A job is a folder of the spool: the body as it arrives, the result, and per-frame masks'
- * offsets. `jobs_running` jobs run at once, each with a thread that demuxes and decodes (from the
- * growing file where the container allows it) and keeps `job_window` frames in flight; encode
- * workers append masks in order. The rest wait, first come first served. */
+ * A job is a folder of the spool: the body as it arrives, the masks frame by frame, and the result.
+ * `jobs_running` jobs run at once, each with a thread that demuxes and decodes (from the growing
+ * file where the container allows it) and keeps `job_window` frames in flight. The rest wait, first
+ * come first served.
+ *
+ * A job whose body was accepted (job_complete) outlives the process: its row in the spool's
+ * database and its files are on the disk before the client is told. What was running then goes on
+ * in the next process, and results stay until they are deleted. */
 #ifndef TV3S_SERVER_JOBS_H
 #define TV3S_SERVER_JOBS_H
 
@@ -17,17 +21,27 @@ struct server;
 
 enum job_state { JOB_QUEUED, JOB_RUNNING, JOB_SUCCEEDED, JOB_FAILED, JOB_CANCELLED };
 
+/* What another thread (not one that may wait) did for a job has ended; `text` is the error's. */
+typedef void (*job_done)(void *owner, enum err e, const char *text);
+
+/* Takes up the jobs of the process before. ERR_EXISTS: the spool is another daemon's; ERR_FORMAT:
+ * its database cannot be read. */
 enum err jobs_open(const struct server *s, struct jobs **out);
-/* Cancels what runs and waits for it. */
+/* Before the scheduler stops: no job starts any more, and those that run will end as they are. */
+void jobs_stop(struct jobs *j);
+/* Waits for what runs. Jobs that were accepted stay on the disk. */
 void jobs_close(struct jobs *j);
 
 /* ---- uploading: HTTP thread ------------------------------------------------------------------ */
-/* A new job whose body begins to arrive. ERR_BUSY too many jobs, ERR_IO. The caller's reference. */
+/* A new job whose body begins to arrive. ERR_BUSY too many jobs, ERR_FULL, ERR_IO. The caller's
+ * reference. */
 enum err job_begin(struct jobs *j, const struct session_params *p, struct job **out);
-/* Appends body bytes. ERR_LIMIT beyond max_upload, ERR_IO disk full: the caller aborts. */
+/* Appends body bytes. ERR_LIMIT beyond max_upload, ERR_FULL disk full: the caller aborts. */
 enum err job_append(struct job *job, const void *data, size_t len);
-/* The body is whole. (The job may be running already.) */
-enum err job_complete(struct job *job);
+/* The body is whole. (The job may be running already.) Calls `done` from another thread when it is
+ * durable; after an error (ERR_FULL, ERR_BUSY, ERR_IO; ERR_EXISTS when it was deleted) the caller
+ * aborts. */
+void job_complete(struct job *job, job_done done, void *owner);
 /* The upload broke off: the job and its files go. */
 void job_abort(struct job *job);
 
@@ -47,12 +61,14 @@ enum err job_result(struct job *job, int *fd, uint64_t *size, const char **mime,
 enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, double *time,
                    const char **mime);
 /* Cancels when not ended, takes it out of the list, deletes its files when the last user is gone.
- */
-void job_delete(struct jobs *j, struct job *job);
+ * Calls `done` (or NULL) from another thread when that is durable, or at once from this one when
+ * it was deleted before. */
+void job_delete(struct jobs *j, struct job *job, job_done done, void *owner);
 
 /* Called (any thread) after every change of any job, at most 20 a second per job. */
 void jobs_listen(struct jobs *j, void (*changed)(void *ctx), void *ctx);
-/* Finished jobs older than `job_keep` seconds go. Housekeeping thread. */
+/* Finished jobs older than `job_keep` seconds go; those that wait for the disk may try again.
+ * Housekeeping thread. */
 void jobs_expire(struct jobs *j);
 
 #endif

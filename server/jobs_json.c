@@ -9,6 +9,13 @@
 #include <string.h>
 #include <unistd.h>
 
+static const char *const states[] = {"queued", "running", "succeeded", "failed", "cancelled"};
+
+const char *job_state_name(enum job_state state)
+{
+    return states[state];
+}
+
 const char *job_id(const struct job *job)
 {
     return job->id;
@@ -54,23 +61,21 @@ static json_t *time_or_null(double seconds)
 /* With the lock held. */
 static json_t *describe(const struct job *job)
 {
-    static const char *const state[] = {"queued", "running", "succeeded", "failed", "cancelled"};
     char masks[SESSION_ID + 32];
     snprintf(masks, sizeof masks, "/v1/videos/%s/masks", job->id);
     json_t *total =
         job->total > 0 || job->state == JOB_SUCCEEDED ? json_integer(job->total) : json_null();
     json_t *frames = json_pack("{s:I, s:o, s:I}", "done", (json_int_t)job->done, "total", total,
                                "corrupt", (json_int_t)job->corrupt);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id",
-                     job->id, "state", state[job->state], "model", job->params.model->name, "mode",
-                     mode_name(job->params.stream.mode), "format",
-                     mask_format_name(job->params.format), "created", describe_time(job->created),
-                     "started", time_or_null(job->started), "finished", time_or_null(job->finished),
-                     "frames", frames, "size",
-                     job->width > 0 ? json_pack("[ii]", job->width, job->height) : json_null(),
-                     "fps", job->fps > 0 ? json_real(job->fps) : json_null(), "error",
-                     job->error ? describe_problem(job->error, job->error_text, NULL) : json_null(),
-                     "masks", job->state == JOB_SUCCEEDED ? json_string(masks) : json_null());
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id", job->id, "state",
+        states[job->state], "model", job->model, "mode", mode_name(job->params.stream.mode),
+        "format", mask_format_name(job->params.format), "created", describe_time(job->created),
+        "started", time_or_null(job->started), "finished", time_or_null(job->finished), "frames",
+        frames, "size", job->width > 0 ? json_pack("[ii]", job->width, job->height) : json_null(),
+        "fps", job->fps > 0 ? json_real(job->fps) : json_null(), "error",
+        job->error ? describe_problem(job->error, job->error_text, NULL) : json_null(), "masks",
+        job->state == JOB_SUCCEEDED ? json_string(masks) : json_null());
 }
 
 json_t *job_json(struct job *job)
@@ -94,13 +99,18 @@ json_t *jobs_json(struct jobs *j)
 /* ---- masks --------------------------------------------------------------------------------------
  */
 
-const char *job_ending(const struct job *job)
+static const char *ending_of(const struct job *job)
 {
     static const char *const ending[] = {
         [MASK_PNG] = "zip",        [MASK_RAW] = "raw",     [MASK_RLE] = "jsonl",
         [MASK_COCO_RLE] = "jsonl", [MASK_OVERLAY] = "mp4", [MASK_LABELS] = "mkv",
     };
     return ending[job->params.format];
+}
+
+void job_result_name(const struct job *job, char name[32])
+{
+    snprintf(name, 32, "masks.%s", ending_of(job));
 }
 
 enum err job_result(struct job *job, int *fd, uint64_t *size, const char **mime, char name[64])
@@ -116,8 +126,10 @@ enum err job_result(struct job *job, int *fd, uint64_t *size, const char **mime,
     if (state != JOB_SUCCEEDED)
         return err_set(ERR_EXISTS, "the job is not done");
     *mime = mimes[job->params.format];
-    snprintf(name, 64, "%.40s.%s", job->id, job_ending(job));
-    return spool_read(job, SPOOL_RESULT, fd, size);
+    snprintf(name, 64, "%.40s.%s", job->id, ending_of(job));
+    char file[32];
+    job_result_name(job, file);
+    return spool_read(job, file, fd, size);
 }
 
 static enum err read_entry(struct job *job, uint64_t n, struct spool_entry *entry)
@@ -130,33 +142,52 @@ static enum err read_entry(struct job *job, uint64_t n, struct spool_entry *entr
     return e;
 }
 
+/* Opens what holds the mask. A job that ends meanwhile puts its single masks away: then the result
+ * has them. */
+static enum err open_masks(struct job *job, const struct spool_entry *entry, int *fd,
+                           uint64_t *offset, uint64_t *len)
+{
+    char result[32];
+    uint64_t size;
+    *offset = entry->offset;
+    *len = entry->len;
+    if (spool_has(job, SPOOL_FRAMES) && spool_read(job, SPOOL_FRAMES, fd, &size) == ERR_OK)
+        return ERR_OK;
+    *offset = entry->result_offset;
+    *len = entry->result_len;
+    job_result_name(job, result);
+    return spool_read(job, result, fd, &size);
+}
+
+static enum err read_mask(struct job *job, uint64_t n, void **data, size_t *len, double *time)
+{
+    struct spool_entry entry;
+    uint64_t offset, size;
+    int fd;
+    TRY(read_entry(job, n, &entry));
+    TRY(open_masks(job, &entry, &fd, &offset, &size));
+    *data = malloc(size ? size : 1);
+    enum err e =
+        *data ? spool_read_at(fd, offset, *data, size) : err_set(ERR_NOMEM, "no memory for a mask");
+    close(fd);
+    *len = size;
+    *time = entry.time;
+    if (e) {
+        free(*data);
+        *data = NULL;
+    }
+    return e;
+}
+
 enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, double *time,
                    const char **mime)
 {
-    struct spool_entry entry;
-    uint64_t size;
-    int fd;
     pthread_mutex_lock(&job->jobs->lock);
     bool there = n < job->done;
     pthread_mutex_unlock(&job->jobs->lock);
     *data = NULL;
+    *mime = mask_format_mime(job->params.format);
     if (!there)
         return err_set(ERR_NOT_FOUND, "frame %llu is not done", (unsigned long long)n);
-    TRY(read_entry(job, n, &entry));
-    TRY(spool_read(job, job_is_video(job) ? SPOOL_FRAMES : SPOOL_RESULT, &fd, &size));
-    enum err e = ERR_OK;
-    if (!(*data = malloc(entry.len ? entry.len : 1)))
-        e = err_set(ERR_NOMEM, "no memory for a mask");
-    if (!e)
-        e = spool_read_at(fd, entry.offset, *data, entry.len);
-    close(fd);
-    if (e) {
-        free(*data);
-        *data = NULL;
-        return e;
-    }
-    *len = entry.len;
-    *time = entry.time;
-    *mime = mask_format_mime(job->params.format);
-    return ERR_OK;
+    return read_mask(job, n, data, len, time);
 }

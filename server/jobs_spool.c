@@ -19,40 +19,68 @@ enum { OUR_ID = 22 };
 static enum err io_error(const char *what)
 {
     int cause = errno;
-    return err_set(cause == ENOMEM ? ERR_NOMEM : ERR_IO, "the spool: cannot %s: %s", what,
-                   strerror(cause));
+    enum err e = cause == ENOMEM                      ? ERR_NOMEM
+                 : cause == ENOSPC || cause == EDQUOT ? ERR_FULL
+                                                      : ERR_IO;
+    return err_set(e, "the spool: cannot %s: %s", what, strerror(cause));
 }
 
 /* ---- the spool ----------------------------------------------------------------------------------
  */
 
-static void remove_folder(const char *folder)
+static bool among(const char *const *names, const char *name)
+{
+    while (*names && strcmp(*names, name) != 0)
+        names++;
+    return *names;
+}
+
+/* All files in it but those called like one of `keep`. */
+static void empty_folder(const char *folder, const char *const *keep)
 {
     DIR *dir = opendir(folder);
     if (!dir)
         return;
     for (struct dirent *entry; (entry = readdir(dir));)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
+            !among(keep, entry->d_name))
             unlinkat(dirfd(dir), entry->d_name, 0);
     closedir(dir);
+}
+
+static void remove_folder(const char *folder)
+{
+    const char *const none[] = {NULL};
+    empty_folder(folder, none);
     rmdir(folder);
 }
 
-/* Jobs do not outlive the process: what another left behind goes. Only folders named as ours are.
- */
-static void remove_leftovers(const char *spool)
+static bool is_job(struct jobs *j, const char *name)
 {
-    DIR *dir = opendir(spool);
+    struct job *job;
+    enum err e = jobs_find(j, name, &job);
+    job_unref(job);
+    return !e;
+}
+
+void spool_sweep(struct jobs *j)
+{
+    DIR *dir = opendir(j->spool);
     if (!dir)
         return;
     for (struct dirent *entry; (entry = readdir(dir));) {
         char path[4096];
-        if (strlen(entry->d_name) != OUR_ID || !session_id_valid(entry->d_name))
+        if (!spool_id(entry->d_name) || is_job(j, entry->d_name))
             continue;
-        if (snprintf(path, sizeof path, "%s/%s", spool, entry->d_name) < (int)sizeof path)
+        if (snprintf(path, sizeof path, "%s/%s", j->spool, entry->d_name) < (int)sizeof path)
             remove_folder(path);
     }
     closedir(dir);
+}
+
+bool spool_id(const char *name)
+{
+    return strlen(name) == OUR_ID && session_id_valid(name);
 }
 
 enum err spool_open(struct jobs *j)
@@ -70,7 +98,6 @@ enum err spool_open(struct jobs *j)
         return err_context(io_error("lock it"), "%s", j->spool);
     if (flock(j->spool_lock, LOCK_EX | LOCK_NB) != 0)
         return err_set(ERR_EXISTS, "the spool %s is another daemon's", j->spool);
-    remove_leftovers(j->spool);
     return ERR_OK;
 }
 
@@ -97,12 +124,40 @@ enum err spool_create(struct job *job, const char *name, int *fd)
     return *fd < 0 ? io_error("create a file") : ERR_OK;
 }
 
+enum err spool_append(struct job *job, const char *name, int *fd)
+{
+    char path[4096];
+    spool_path(job, name, path);
+    *fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    return *fd < 0 ? io_error("open a file") : ERR_OK;
+}
+
+enum err spool_cut(int fd, uint64_t size)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0)
+        return io_error("read a file");
+    if ((uint64_t)st.st_size < size)
+        return err_set(ERR_FORMAT, "the spool: a file is too short");
+    return ftruncate(fd, (off_t)size) == 0 ? ERR_OK : io_error("write");
+}
+
+enum err spool_flush(int fd)
+{
+    return fdatasync(fd) == 0 ? ERR_OK : io_error("write");
+}
+
+enum err spool_name(struct job *job)
+{
+    if (asprintf(&job->folder, "%s/%s", job->jobs->spool, job->id) >= 0)
+        return ERR_OK;
+    job->folder = NULL;
+    return err_set(ERR_NOMEM, "no memory for a file name");
+}
+
 enum err spool_make(struct job *job)
 {
-    if (asprintf(&job->folder, "%s/%s", job->jobs->spool, job->id) < 0) {
-        job->folder = NULL;
-        return err_set(ERR_NOMEM, "no memory for a file name");
-    }
+    TRY(spool_name(job));
     if (mkdir(job->folder, 0700) != 0)
         return io_error("make a folder");
     return spool_create(job, SPOOL_UPLOAD, &job->upload);
@@ -112,15 +167,60 @@ void spool_remove(struct job *job)
 {
     if (job->folder)
         remove_folder(job->folder);
-    free(job->folder);
-    job->folder = NULL;
 }
 
-enum err spool_keep(struct job *job, const char *path, const char *name)
+void spool_clear(struct job *job, const char *const *keep)
 {
-    char to[4096];
-    spool_path(job, name, to);
-    return link(path, to) != 0 ? io_error("link a file") : ERR_OK;
+    empty_folder(job->folder, keep);
+}
+
+bool spool_has(const struct job *job, const char *name)
+{
+    char path[4096];
+    struct stat st;
+    spool_path(job, name, path);
+    return lstat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+void spool_unlink(const struct job *job, const char *name)
+{
+    char path[4096];
+    spool_path(job, name, path);
+    unlink(path);
+}
+
+uint64_t spool_size(const struct job *job)
+{
+    uint64_t sum = 0;
+    struct stat st;
+    DIR *dir = opendir(job->folder);
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            S_ISREG(st.st_mode))
+            sum += (uint64_t)st.st_size;
+    if (dir)
+        closedir(dir);
+    return sum;
+}
+
+static enum err sync_folder(const char *folder)
+{
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return io_error("open a folder");
+    enum err e = fsync(fd) == 0 ? ERR_OK : io_error("write a folder");
+    close(fd);
+    return e;
+}
+
+enum err spool_sync(const struct job *job)
+{
+    return sync_folder(job->folder);
+}
+
+enum err spool_sync_root(const struct jobs *j)
+{
+    return sync_folder(j->spool);
 }
 
 enum err spool_read(struct job *job, const char *name, int *fd, uint64_t *size)

@@ -4,7 +4,9 @@
 #include "server/log.h"
 
 #include "base/try.h"
+#include "engine/safetensors.h"
 
+#include <gnutls/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +63,35 @@ static enum err split(const char *text, char name[64], const char **path)
 /* ---- opening ------------------------------------------------------------------------------------
  */
 
+static void add_text(gnutls_hash_hd_t hash, const char *text)
+{
+    gnutls_hash(hash, text ? text : "", text ? strlen(text) + 1 : 1);
+}
+
+/* All that makes the labels: tensors, and what the metadata says of them. */
+static enum err fill_origin(struct served_model *s)
+{
+    const struct st_file *f = s->model->file;
+    uint8_t digest[32];
+    gnutls_hash_hd_t hash;
+    if (gnutls_hash_init(&hash, GNUTLS_DIG_SHA256) != 0)
+        return err_set(ERR_NOMEM, "no SHA-256 of a model");
+    add_text(hash, st_metadata(f, "arch"));
+    for (size_t i = 0; i < st_count(f); i++) {
+        const struct st_tensor *t = st_at(f, i);
+        add_text(hash, t->name);
+        gnutls_hash(hash, &t->dtype, sizeof t->dtype);
+        gnutls_hash(hash, t->shape, (size_t)t->ndim * sizeof t->shape[0]);
+        gnutls_hash(hash, t->data, t->bytes);
+    }
+    gnutls_hash_deinit(hash, digest);
+    char *at = s->origin;
+    for (size_t i = 0; i < sizeof digest; i++)
+        at += sprintf(at, "%02x", digest[i]);
+    snprintf(at, sizeof s->origin - 64, " %s", engine_description(s->engine));
+    return ERR_OK;
+}
+
 static enum err open_one(struct models *m, const struct engine_config *c, const char *text)
 {
     struct served_model *s = &m->of[m->count];
@@ -74,6 +105,8 @@ static enum err open_one(struct models *m, const struct engine_config *c, const 
     s->model = model;
     m->count++; /* from here on models_close closes it */
     enum err e = engine_open(model, c, &s->engine);
+    if (!e)
+        e = fill_origin(s);
     if (e)
         return err_context(e, "model '%s'", s->name);
     log_event(LOG_INFO, "model_opened", "model=%s arch=%s classes=%d parameters=%zu engine=%s",

@@ -12,6 +12,8 @@ struct served_model {
     char name[64];
     const struct model *model;
     struct engine *engine; /* engine thread only */
+    char origin[192]; /* the weights' SHA-256 and the engine's description: equal where a hidden
+                         state means the same */
 };
 
 struct models;

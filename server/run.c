@@ -61,6 +61,8 @@ enum err server_open(struct server *s, struct config *c)
  * before what their requests refer to. */
 void server_close(struct server *s)
 {
+    if (s->jobs)
+        jobs_stop(s->jobs); /* what the scheduler gives back unlabelled is no failure */
     if (s->sched)
         sched_stop(s->sched);
     if (s->workers)

@@ -150,7 +150,7 @@ def at_rest(d: Daemon, process: Process, before: dict) -> dict:
     if m['tv3sd_connections{protocol="http"}'] != 1:  # this one
         left["http connections"] = m['tv3sd_connections{protocol="http"}'] - 1
     left |= {"streams": len(s)} if (s := d.json("/v1/streams")["streams"]) else {}
-    left |= {"files": f} if (f := sorted(set(os.listdir(d.spool)) - {"lock"} - {v["id"] for v in videos(d)})) else {}
+    left |= {"files": f} if (f := sorted(set(d.folders()) - {v["id"] for v in videos(d)})) else {}
     for name in ("descriptors", "threads"):
         if (n := getattr(process, name)()) != before[name]:
             left[name] = [before[name], n]
@@ -168,9 +168,9 @@ def settle(d: Daemon, process: Process, before: dict) -> dict:
         time.sleep(0.2)
     for v in videos(d):
         d.request("DELETE", "/v1/videos/" + v["id"])
-    while (files := os.listdir(d.spool)) != ["lock"] and time.monotonic() < end:
+    while (files := d.folders()) and time.monotonic() < end:
         time.sleep(0.05)
-    return left | ({} if files == ["lock"] else {"files": files})
+    return left | ({"files": files} if files else {})
 
 
 def warm_up(d: Daemon, folder: Path) -> None:
@@ -189,7 +189,7 @@ def run(model: str, folder: Path, seconds: float, seed: int) -> dict:
     with Daemon(model, folder / "spool", *FLAGS, env={**os.environ, "ASAN_OPTIONS": ASAN}) as d:
         process = Process(d.process.pid)
         warm_up(d, folder)
-        d.wait_for(lambda: os.listdir(d.spool) == ["lock"])
+        d.wait_for(lambda: d.folders() == [])
         before = {"descriptors": process.descriptors(), "threads": process.threads(), "memory": process.memory()}
         memory, bystander = [], Bystander(d, frames, expected)
         bystander.start()

@@ -134,6 +134,10 @@ class Daemon:
             assert time.monotonic() < end, self.log()[-4000:]
             time.sleep(0.02)
 
+    def folders(self) -> list[str]:
+        """Of jobs, in the spool."""
+        return sorted(e.name for e in os.scandir(self.spool) if e.is_dir())
+
     def metric(self, name: str) -> float:
         """By its whole name, labels included."""
         for line in self.get("/metrics").body.decode().splitlines():

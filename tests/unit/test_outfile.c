@@ -113,7 +113,7 @@ static void a_full_device_is_an_error(void **state)
     char page[4096] = {0};
     assert_int_equal(outfile_open("/dev/full", &f), ERR_OK);
     assert_false(outfile_seekable(f));
-    assert_int_equal(outfile_write(f, page, sizeof page), ERR_IO);
+    assert_int_equal(outfile_write(f, page, sizeof page), ERR_FULL);
     assert_non_null(strstr(err_text(), "No space left"));
     outfile_abort(f);
     assert_int_equal(access("/dev/full", F_OK), 0);

@@ -1,0 +1,322 @@
+#include "server/jobs_store.h"
+
+#include "base/try.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* In the file's header: whose it is. "TV3J" */
+#define APPLICATION_ID 0x5456334a
+enum { PATIENCE_MS = 5000 };
+
+/* The file's versions: what makes each of the one before. */
+static const char *const migrations[] = {
+    "CREATE TABLE jobs("
+    " number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,"
+    " model TEXT NOT NULL, mode TEXT NOT NULL, format TEXT NOT NULL, resize TEXT NOT NULL,"
+    " state TEXT NOT NULL, created REAL NOT NULL, started REAL NOT NULL, finished REAL NOT NULL,"
+    " done INTEGER NOT NULL, total INTEGER NOT NULL, corrupt INTEGER NOT NULL,"
+    " width INTEGER NOT NULL, height INTEGER NOT NULL, fps REAL NOT NULL, bytes INTEGER NOT NULL,"
+    " error TEXT NOT NULL, problem TEXT NOT NULL, origin TEXT NOT NULL)",
+};
+enum { VERSION = sizeof migrations / sizeof *migrations };
+
+enum statement { ADD, UPDATE, REMOVE, ALL, STATEMENTS };
+
+#define NAMES "id, model, mode, format, resize, created"
+#define FIELDS                                                                                     \
+    "state, started, finished, done, total, corrupt, width, height, fps, bytes, error, "           \
+    "problem, origin"
+static const char *const sql[STATEMENTS] = {
+    [ADD] = "INSERT INTO jobs(" NAMES ", " FIELDS ") VALUES(?1, ?15, ?16, ?17, ?18, ?19,"
+            " ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    [UPDATE] = "UPDATE jobs SET (" FIELDS ") = (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,"
+               " ?13, ?14) WHERE id = ?1",
+    [REMOVE] = "DELETE FROM jobs WHERE id = ?1",
+    [ALL] = "SELECT " NAMES ", " FIELDS " FROM jobs ORDER BY number",
+};
+
+struct store {
+    sqlite3 *db;
+    pthread_mutex_t lock; /* one caller at a time */
+    sqlite3_stmt *statement[STATEMENTS];
+};
+
+/* ---- statements ---------------------------------------------------------------------------------
+ */
+
+static enum err failed(const struct store *s)
+{
+    int code = sqlite3_errcode(s->db) & 0xff;
+    enum err e = code == SQLITE_FULL ? ERR_FULL : code == SQLITE_NOMEM ? ERR_NOMEM : ERR_BUSY;
+    return err_set(e, "the database of jobs: %s", sqlite3_errmsg(s->db));
+}
+
+/* Steps to the end. With the lock held. */
+static enum err run(struct store *s, enum statement which)
+{
+    sqlite3_stmt *st = s->statement[which];
+    enum err e = sqlite3_step(st) == SQLITE_DONE ? ERR_OK : failed(s);
+    sqlite3_reset(st);
+    sqlite3_clear_bindings(st);
+    return e;
+}
+
+static void bind_text(sqlite3_stmt *st, int at, const char *text)
+{
+    sqlite3_bind_text(st, at, text, -1, SQLITE_TRANSIENT);
+}
+
+static void bind_fields(sqlite3_stmt *st, const struct job_row *r)
+{
+    bind_text(st, 1, r->id);
+    bind_text(st, 2, r->state);
+    sqlite3_bind_double(st, 3, r->started);
+    sqlite3_bind_double(st, 4, r->finished);
+    sqlite3_bind_int64(st, 5, r->done);
+    sqlite3_bind_int64(st, 6, r->total);
+    sqlite3_bind_int64(st, 7, r->corrupt);
+    sqlite3_bind_int(st, 8, r->width);
+    sqlite3_bind_int(st, 9, r->height);
+    sqlite3_bind_double(st, 10, r->fps);
+    sqlite3_bind_int64(st, 11, r->bytes);
+    bind_text(st, 12, r->error);
+    bind_text(st, 13, r->problem);
+    bind_text(st, 14, r->origin);
+}
+
+enum err store_add(struct store *s, const struct job_row *r)
+{
+    pthread_mutex_lock(&s->lock);
+    sqlite3_stmt *st = s->statement[ADD];
+    bind_fields(st, r);
+    bind_text(st, 15, r->model);
+    bind_text(st, 16, r->mode);
+    bind_text(st, 17, r->format);
+    bind_text(st, 18, r->resize);
+    sqlite3_bind_double(st, 19, r->created);
+    enum err e = run(s, ADD);
+    pthread_mutex_unlock(&s->lock);
+    return e;
+}
+
+enum err store_update(struct store *s, const struct job_row *r)
+{
+    pthread_mutex_lock(&s->lock);
+    bind_fields(s->statement[UPDATE], r);
+    enum err e = run(s, UPDATE);
+    pthread_mutex_unlock(&s->lock);
+    return e;
+}
+
+enum err store_remove(struct store *s, const char *id)
+{
+    pthread_mutex_lock(&s->lock);
+    bind_text(s->statement[REMOVE], 1, id);
+    enum err e = run(s, REMOVE);
+    pthread_mutex_unlock(&s->lock);
+    return e;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------
+ */
+
+struct columns {
+    sqlite3_stmt *st;
+    int at;
+};
+
+static void get_text(struct columns *c, char *out, size_t room)
+{
+    const unsigned char *text = sqlite3_column_text(c->st, c->at++);
+    snprintf(out, room, "%s", text ? (const char *)text : "");
+}
+
+static double get_real(struct columns *c)
+{
+    return sqlite3_column_double(c->st, c->at++);
+}
+
+static int64_t get_int(struct columns *c)
+{
+    return sqlite3_column_int64(c->st, c->at++);
+}
+
+static void get_row(sqlite3_stmt *st, struct job_row *r)
+{
+    struct columns c = {st, 0};
+    get_text(&c, r->id, sizeof r->id);
+    get_text(&c, r->model, sizeof r->model);
+    get_text(&c, r->mode, sizeof r->mode);
+    get_text(&c, r->format, sizeof r->format);
+    get_text(&c, r->resize, sizeof r->resize);
+    r->created = get_real(&c);
+    get_text(&c, r->state, sizeof r->state);
+    r->started = get_real(&c);
+    r->finished = get_real(&c);
+    r->done = get_int(&c);
+    r->total = get_int(&c);
+    r->corrupt = get_int(&c);
+    r->width = (int)get_int(&c);
+    r->height = (int)get_int(&c);
+    r->fps = get_real(&c);
+    r->bytes = get_int(&c);
+    get_text(&c, r->error, sizeof r->error);
+    get_text(&c, r->problem, sizeof r->problem);
+    get_text(&c, r->origin, sizeof r->origin);
+}
+
+enum err store_each(struct store *s, void (*visit)(void *ctx, const struct job_row *r), void *ctx)
+{
+    int code;
+    pthread_mutex_lock(&s->lock);
+    sqlite3_stmt *st = s->statement[ALL];
+    while ((code = sqlite3_step(st)) == SQLITE_ROW) {
+        struct job_row r;
+        get_row(st, &r);
+        visit(ctx, &r);
+    }
+    enum err e = code == SQLITE_DONE ? ERR_OK : failed(s);
+    sqlite3_reset(st);
+    pthread_mutex_unlock(&s->lock);
+    return e;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------
+ */
+
+/* What cannot be read at the start is not to be written into. */
+static enum err unreadable(const struct store *s)
+{
+    int code = sqlite3_errcode(s->db) & 0xff;
+    const char *text = sqlite3_errmsg(s->db);
+    if (code == SQLITE_NOTADB || code == SQLITE_CORRUPT)
+        return err_set(ERR_FORMAT, "it is damaged, or no database (%s)", text);
+    return err_set(code == SQLITE_FULL ? ERR_FULL : ERR_IO, "%s", text);
+}
+
+/* The first column of the first row. */
+static enum err ask(struct store *s, const char *query, char *out, size_t room)
+{
+    sqlite3_stmt *st = NULL;
+    enum err e = ERR_OK;
+    if (sqlite3_prepare_v2(s->db, query, -1, &st, NULL) != SQLITE_OK ||
+        sqlite3_step(st) != SQLITE_ROW)
+        e = unreadable(s);
+    else
+        snprintf(out, room, "%s", (const char *)sqlite3_column_text(st, 0));
+    sqlite3_finalize(st);
+    return e;
+}
+
+static enum err ask_number(struct store *s, const char *query, long *out)
+{
+    char text[32];
+    TRY(ask(s, query, text, sizeof text));
+    *out = strtol(text, NULL, 10);
+    return ERR_OK;
+}
+
+static enum err order(struct store *s, const char *command)
+{
+    return sqlite3_exec(s->db, command, NULL, NULL, NULL) == SQLITE_OK ? ERR_OK : unreadable(s);
+}
+
+/* It is ours, or new. */
+static enum err check(struct store *s, long *version)
+{
+    long owner, tables;
+    char sound[256];
+    TRY(ask_number(s, "PRAGMA application_id", &owner));
+    TRY(ask_number(s, "PRAGMA user_version", version));
+    TRY(ask_number(s, "SELECT count(*) FROM sqlite_schema", &tables));
+    if (owner != APPLICATION_ID && (owner != 0 || *version != 0 || tables != 0))
+        return err_set(ERR_FORMAT, "it is a database of another program");
+    if (*version > VERSION)
+        return err_set(ERR_FORMAT, "a later tv3sd made it: version %ld, we know %d", *version,
+                       VERSION);
+    TRY(ask(s, "PRAGMA quick_check(1)", sound, sizeof sound));
+    return strcmp(sound, "ok") == 0 ? ERR_OK : err_set(ERR_FORMAT, "it is damaged: %s", sound);
+}
+
+static enum err migrate(struct store *s, long version)
+{
+    char text[64];
+    TRY(order(s, "BEGIN IMMEDIATE"));
+    for (; version < VERSION; version++)
+        TRY(order(s, migrations[version]));
+    snprintf(text, sizeof text, "PRAGMA application_id = %d", APPLICATION_ID);
+    TRY(order(s, text));
+    snprintf(text, sizeof text, "PRAGMA user_version = %d", VERSION);
+    TRY(order(s, text));
+    return order(s, "COMMIT");
+}
+
+static enum err set_up(struct store *s)
+{
+    char mode[16];
+    long version;
+    sqlite3_busy_timeout(s->db, PATIENCE_MS);
+    sqlite3_db_config(s->db, SQLITE_DBCONFIG_DEFENSIVE, 1, (int *)NULL);
+    sqlite3_db_config(s->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, (int *)NULL);
+    TRY(check(s, &version));
+    TRY(ask(s, "PRAGMA journal_mode = WAL", mode, sizeof mode));
+    if (strcmp(mode, "wal") != 0)
+        return err_set(ERR_IO, "no write-ahead log is possible there");
+    TRY(order(s, "PRAGMA synchronous = FULL"));
+    TRY(migrate(s, version));
+    for (int i = 0; i < STATEMENTS; i++)
+        if (sqlite3_prepare_v3(s->db, sql[i], -1, SQLITE_PREPARE_PERSISTENT, &s->statement[i],
+                               NULL) != SQLITE_OK)
+            return unreadable(s);
+    return ERR_OK;
+}
+
+/* SQLite would make it readable by all; its log gets the file's mode. */
+static enum err make_file(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_set(errno == ENOSPC ? ERR_FULL : ERR_IO, "%s", strerror(errno));
+    close(fd);
+    return ERR_OK;
+}
+
+enum err store_open(const char *path, struct store **out)
+{
+    *out = NULL;
+    struct store *s = calloc(1, sizeof *s);
+    if (!s)
+        return err_set(ERR_NOMEM, "no memory for the database of jobs");
+    pthread_mutex_init(&s->lock, NULL);
+    enum err e = make_file(path);
+    if (!e && sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) !=
+                  SQLITE_OK)
+        e = s->db ? unreadable(s) : err_set(ERR_NOMEM, "no memory");
+    if (!e)
+        e = set_up(s);
+    if (e) {
+        e = err_context(e, "the database of jobs, %s", path);
+        store_close(s);
+        return e;
+    }
+    *out = s;
+    return ERR_OK;
+}
+
+void store_close(struct store *s)
+{
+    if (!s)
+        return;
+    for (int i = 0; i < STATEMENTS; i++)
+        sqlite3_finalize(s->statement[i]);
+    sqlite3_close(s->db);
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}

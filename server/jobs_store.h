@@ -1,0 +1,45 @@
+/* What must outlive the process of jobs: a table in the spool, jobs.sqlite.
+ *
+ * A row is there from the 202 of an upload until the job is deleted. WAL with synchronous=FULL:
+ * what a function has returned ERR_OK for is on the disk. Any thread but those that never wait:
+ * every call may wait for the disk and for the calls of other threads.
+ *
+ * Errors of the database are ERR_FULL where the disk is, else ERR_BUSY: the daemon goes on. */
+#ifndef TV3S_SERVER_JOBS_STORE_H
+#define TV3S_SERVER_JOBS_STORE_H
+
+#include "base/err.h"
+#include "server/session.h"
+
+struct store;
+
+/* What the row of a job says. Names, not numbers, stand in the file: they mean the same in the
+ * next version. */
+struct job_row {
+    char id[SESSION_ID];
+    char model[64], mode[16], format[16], resize[32]; /* as a query has them; resize "": none */
+    char state[16];
+    double created, started, finished; /* 0: not yet */
+    int64_t done;                      /* frames whose masks are durable */
+    int64_t total, corrupt;
+    int width, height;
+    double fps;
+    int64_t bytes;     /* in the spool, at the end */
+    char error[32];    /* err_type, "": none */
+    char origin[192];  /* what computed the frames that are done */
+    char problem[512]; /* the error's text */
+};
+
+/* Opens or makes the file. ERR_FORMAT: it is damaged, no database of ours, or a later version's;
+ * ERR_IO, ERR_FULL, ERR_NOMEM. */
+enum err store_open(const char *path, struct store **out);
+void store_close(struct store *s); /* NULL is allowed */
+
+enum err store_add(struct store *s, const struct job_row *r);
+/* All that changes in a job's life; nothing happens where the row is gone. */
+enum err store_update(struct store *s, const struct job_row *r);
+enum err store_remove(struct store *s, const char *id);
+/* Calls visit for every row, oldest first; no calls back into the store. */
+enum err store_each(struct store *s, void (*visit)(void *ctx, const struct job_row *r), void *ctx);
+
+#endif

@@ -1,0 +1,311 @@
+"""What was accepted outlives the daemon: killed, cut from power or stopped, jobs go on where their last checkpoint is,
+and the result is that of a run that nobody disturbed, byte for byte."""
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import threading
+
+import pytest
+
+import cases
+import masks
+import power
+from daemon import Daemon
+from test_videos import ENDING, X264, tool
+
+FRAMES = 40
+FORMATS = sorted(ENDING)
+OFTEN = ("--job-checkpoint", "0")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> str:
+    return masks.video(tmp_path_factory.mktemp("clip") / "clip.mp4", cases.frames((160, 224), FRAMES, 5), *X264)
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory, tiny_model, clip):
+    """The tool's result for a format and a mode; made once."""
+    folder, made = tmp_path_factory.mktemp("wanted"), {}
+
+    def want(name: str, mode="stream") -> bytes:
+        if (name, mode) not in made:
+            out = folder / f"{mode}.{name}.{ENDING[name]}"
+            made[name, mode] = tool(tiny_model, clip, out, "--format", name, "--mode", mode)
+        return made[name, mode]
+    return want
+
+
+def kill(d: Daemon) -> None:
+    d.process.kill()
+    d.process.wait()
+
+
+def sql(spool, *command) -> list[tuple]:
+    """In the database of a daemon that is gone."""
+    with contextlib.closing(sqlite3.connect(spool / "jobs.sqlite")) as db, db:
+        return db.execute(*command).fetchall()
+
+
+def kept(spool) -> dict[str, int]:
+    """Frames that are durable, by job."""
+    return dict(sql(spool, "SELECT id, done FROM jobs"))
+
+
+def wait_done(d: Daemon, job: str, frames: int) -> None:
+    d.wait_for(lambda: d.json("/v1/videos/" + job)["frames"]["done"] >= frames)
+
+
+def masks_so_far(d: Daemon, job: str, frames: int) -> list[bytes]:
+    return [d.get(f"/v1/videos/{job}/masks/{i}").body for i in range(frames)]
+
+
+# ------------------------------------------------------------------------------------------------ ended jobs stay
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_results_outlive_the_daemon(tmp_path, tiny_model, clip, wanted, end):
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        jobs = [d.upload(clip, f"?format={name}&mode=clip" if name == "rle" else f"?format={name}")
+                for name in FORMATS]
+        broken = d.request("POST", "/v1/videos", b"x" * 1000).json()["id"]
+        jobs.append(d.finish(broken))
+        deleted = d.upload(clip)["id"]
+        assert d.request("DELETE", "/v1/videos/" + deleted).status == 204
+        third = {j["id"]: d.get(f"/v1/videos/{j['id']}/masks/3").body for j in jobs}
+        d.process.send_signal(end)
+        d.process.wait()
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        assert d.json("/v1/videos")["videos"] == jobs[::-1]
+        assert set(d.folders()) == {j["id"] for j in jobs}
+        assert jobs[-1]["state"] == "failed" and jobs[-1]["error"]["type"] == "/problems/bad-format"
+        for name, job in zip(FORMATS, jobs):
+            assert d.get(job["masks"]).body == wanted(name, "clip" if name == "rle" else "stream")
+        for job in jobs[:-1]:
+            assert d.get(f"/v1/videos/{job['id']}/masks/3").body == third[job["id"]]
+            assert d.request("DELETE", "/v1/videos/" + job["id"]).status == 204
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        assert [j["id"] for j in d.json("/v1/videos")["videos"]] == [broken] == d.folders()
+
+
+def test_ended_jobs_are_there_without_their_model(tmp_path, tiny_model, clip):
+    with Daemon("first=" + tiny_model, tmp_path / "spool") as d:
+        job = d.upload(clip)
+        result = d.get(job["masks"]).body
+    with Daemon("second=" + tiny_model, tmp_path / "spool") as d:
+        assert d.json("/v1/videos/" + job["id"]) == job and d.get(job["masks"]).body == result
+
+
+def test_jobs_wait_for_their_model(tmp_path, tiny_model, clip, wanted):
+    with Daemon("first=" + tiny_model, tmp_path / "spool", *OFTEN) as d:
+        job = d.upload(clip, "?format=raw", wait=False)["id"]
+        kill(d)
+    with Daemon("second=" + tiny_model, tmp_path / "spool") as d:
+        waiting = d.json("/v1/videos/" + job)
+        assert waiting["state"] == "queued" and "'first'" in waiting["error"]["detail"]
+        assert d.upload(clip, "?format=raw")["state"] == "succeeded"
+    with Daemon("first=" + tiny_model, tmp_path / "spool") as d:
+        ended = d.finish(job)
+        assert ended["state"] == "succeeded" and ended["error"] is None
+        assert d.get(ended["masks"]).body == wanted("raw")
+
+
+# -------------------------------------------------------------------------------------------------- running jobs go on
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_killed_daemon_goes_on_from_its_checkpoint(tmp_path, tiny_model, clip, wanted, name):
+    with Daemon(tiny_model, tmp_path / "spool", *OFTEN) as d:
+        job = d.upload(clip, f"?format={name}", wait=False)["id"]
+        wait_done(d, job, 12)
+        kill(d)
+    frames = kept(tmp_path / "spool")[job]
+    assert 0 < frames < FRAMES
+    with Daemon(tiny_model, tmp_path / "spool", *OFTEN) as d:
+        d.wait_log(f"event=job_resumed job={job} frames={frames}\n")
+        ended = d.finish(job)
+        assert ended["state"] == "succeeded" and ended["frames"] == {"done": FRAMES, "total": FRAMES, "corrupt": 0}
+        assert d.get(ended["masks"]).body == wanted(name)
+        masks_now = masks_so_far(d, job, FRAMES)
+        assert masks_now == masks_so_far(d, d.upload(clip, f"?format={name}")["id"], FRAMES)
+        assert not [f for f in os.listdir(tmp_path / "spool" / job) if f.startswith(("state", "upload", "."))]
+
+
+@pytest.mark.parametrize("mode", ["clip", "frame"])
+def test_modes_without_a_state_go_on_too(tmp_path, tiny_model, clip, wanted, mode):
+    for at in (3, 20):
+        with Daemon(tiny_model, tmp_path / f"spool{at}", *OFTEN) as d:
+            job = d.upload(clip, f"?format=rle&mode={mode}", wait=False)["id"]
+            wait_done(d, job, at)
+            kill(d)
+        with Daemon(tiny_model, tmp_path / f"spool{at}", *OFTEN) as d:
+            d.wait_log("event=job_resumed")
+            assert d.get(d.finish(job)["masks"]).body == wanted("rle", mode)
+
+
+def test_a_stop_is_no_failure(tmp_path, tiny_model, clip, wanted):
+    """Twice, also while the part that is there already is gone through again."""
+    with Daemon(tiny_model, tmp_path / "spool", "--drain-seconds", "0", *OFTEN) as d:
+        jobs = [d.upload(clip, f"?format={name}", wait=False)["id"] for name in ("png", "overlay", "coco_rle")]
+        wait_done(d, jobs[1], 8)
+    with Daemon(tiny_model, tmp_path / "spool", "--drain-seconds", "0", *OFTEN) as d:
+        assert len(d.json("/v1/videos")["videos"]) == 3
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        for job, name in zip(jobs, ("png", "overlay", "coco_rle")):
+            assert d.get(d.finish(job)["masks"]).body == wanted(name)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_random(tmp_path, tiny_model, clip, wanted, seed):
+    """Six jobs, one of each format, on a daemon that does not live long."""
+    chance, jobs = random.Random(seed), {}
+    flags = ("--job-checkpoint", chance.choice(["0", "0.05", "0.2"]), "--jobs-running", "3")
+    for life in range(12):
+        with Daemon(tiny_model, tmp_path / "spool", *flags) as d:
+            for job in jobs.values():
+                assert d.json("/v1/videos/" + job)["state"] in ("queued", "running", "succeeded")
+            if life < 6:
+                jobs[FORMATS[life]] = d.upload(clip, f"?format={FORMATS[life]}", wait=False)["id"]
+            timer = threading.Timer(chance.uniform(0, 0.5), d.process.kill)
+            timer.start()
+            d.process.wait()
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        for name, job in jobs.items():
+            ended = d.finish(job)
+            assert ended["state"] == "succeeded" and d.get(ended["masks"]).body == wanted(name)
+        assert set(d.folders()) == set(jobs.values())
+
+
+def test_sizes_that_change_in_the_middle(tmp_path, tiny_model):
+    sizes, parts = ((96, 128), (128, 96)), []
+    for i, size in enumerate(sizes):
+        parts.append(masks.video(tmp_path / f"{i}.ts", cases.frames(size, 12, i), "-c:v", "mpeg2video", "-q:v", "2"))
+    whole = tmp_path / "whole.ts"
+    whole.write_bytes(b"".join(open(p, "rb").read() for p in parts))
+    want = tool(tiny_model, whole, tmp_path / "o.jsonl")
+    for at in (6, 14):
+        with Daemon(tiny_model, tmp_path / f"spool{at}", *OFTEN) as d:
+            job = d.upload(str(whole), "?format=rle", wait=False)["id"]
+            wait_done(d, job, at)
+            kill(d)
+        with Daemon(tiny_model, tmp_path / f"spool{at}") as d:
+            assert d.get(d.finish(job)["masks"]).body == want
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 5, 6, 7, 8, 13, 21, 34, 55, 89])
+def test_what_was_accepted_outlives_a_power_cut(tmp_path, tiny_model, clip, wanted, after):
+    """Right after the answer, or after some fsyncs that follow, if the job has so many."""
+    name = FORMATS[after % len(FORMATS)]
+    env = power.environment(tmp_path, POWER_AFTER=str(after))
+    with Daemon(tiny_model, tmp_path / "spool", *OFTEN, env=env) as d:
+        job = d.upload(clip, f"?format={name}", wait=False)["id"]
+        d.wait_for(lambda: d.process.poll() is not None or "event=job_ended" in d.log())
+        kill(d)
+    power.after_the_cut(tmp_path / "spool", tmp_path, tmp_path / "left")
+    with Daemon(tiny_model, tmp_path / "left") as d:
+        ended = d.finish(job)
+        assert ended["state"] == "succeeded" and d.get(ended["masks"]).body == wanted(name)
+        assert d.folders() == [job] and "job_anew" not in d.log() and "job_lost" not in d.log()
+
+
+# ------------------------------------------------------------------------------------------------------- a full disk
+def test_a_full_disk_delays_jobs_and_loses_none(tmp_path, tiny_model, clip, wanted):
+    full = tmp_path / "full"
+    env = power.environment(tmp_path, POWER_FULL=str(full))
+    with Daemon(tiny_model, tmp_path / "spool", *OFTEN, env=env) as d:
+        done = d.upload(clip, "?format=png")
+        job = d.upload(clip, "?format=overlay", wait=False)["id"]
+        wait_done(d, job, 10)
+        full.touch()
+        d.wait_for(lambda: d.json("/v1/videos/" + job)["state"] == "queued")
+        assert d.json("/v1/videos/" + job)["error"]["type"] == "/problems/no-space"
+        r = d.request("POST", "/v1/videos", open(clip, "rb").read())
+        assert (r.status, r.problem()) == (503, "no-space") and r.headers["Retry-After"]
+        assert d.get(done["masks"]).body == wanted("png")
+        full.unlink()
+        ended = d.finish(job)
+        assert ended["state"] == "succeeded" and ended["error"] is None
+        assert d.get(ended["masks"]).body == wanted("overlay")
+        d.wait_for(lambda: len(d.folders()) == 2)
+
+
+# ------------------------------------------------------------------------------------- checkpoints that are no good
+def half_done(model: str, spool, clip: str, name: str) -> str:
+    with Daemon(model, spool, *OFTEN) as d:
+        job = d.upload(clip, f"?format={name}", wait=False)["id"]
+        wait_done(d, job, 12)
+        kill(d)
+    return job
+
+
+def spoil_state(folder) -> None:
+    state, = [f for f in folder.iterdir() if f.name == "state-" + str(kept(folder.parent)[folder.name])]
+    state.write_bytes(state.read_bytes()[:-100])
+
+
+def spoil_frames(folder) -> None:
+    with open(folder / "frames", "r+b") as f:
+        f.write(b"x" * 5000)
+
+
+def spoil_index(folder) -> None:
+    os.truncate(folder / "index", 40)
+
+
+@pytest.mark.parametrize("spoil", [spoil_state, spoil_frames, spoil_index])
+def test_a_damaged_checkpoint_costs_time_alone(tmp_path, tiny_model, clip, wanted, spoil):
+    job = half_done(tiny_model, tmp_path / "spool", clip, "labels")
+    spoil(tmp_path / "spool" / job)
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        ended = d.finish(job)
+        assert "event=job_anew" in d.log() and d.get(ended["masks"]).body == wanted("labels")
+
+
+def test_another_model_of_the_same_name_begins_anew(tmp_path, tiny_model, clip):
+    job = half_done("m=" + tiny_model, tmp_path / "spool", clip, "raw")
+    other = "m=models/street.safetensors"
+    with Daemon(other, tmp_path / "spool") as d:
+        ended = d.finish(job)
+        assert "event=job_anew" in d.log()
+        assert d.get(ended["masks"]).body == tool(other[2:], clip, tmp_path / "o.raw")
+
+
+# ---------------------------------------------------------------------------------------------------- the database
+def test_a_database_that_is_not_ours_is_left_alone(tmp_path, tiny_model):
+    foreign, later, damaged, text = (tmp_path / n for n in ("foreign", "later", "damaged", "text"))
+    for spool in (foreign, later, damaged, text):
+        spool.mkdir()
+    sql(foreign, "CREATE TABLE recipes(name TEXT)")
+    with Daemon(tiny_model, later):
+        pass
+    shutil.copy(later / "jobs.sqlite", damaged)
+    sql(later, "PRAGMA user_version = 99")
+    with open(damaged / "jobs.sqlite", "r+b") as f:
+        f.seek(4096)
+        f.write(os.urandom(4096))
+    (text / "jobs.sqlite").write_text("to be or not to be\n" * 100)
+    for spool, why in ((foreign, "another program"), (later, "a later tv3sd made it: version 99"),
+                       (damaged, "damaged"), (text, "no database")):
+        before = (spool / "jobs.sqlite").read_bytes()
+        with pytest.raises(AssertionError, match=f"jobs.sqlite.*{why}"):
+            Daemon(tiny_model, spool)
+        assert (spool / "jobs.sqlite").read_bytes() == before
+
+
+def test_rows_and_folders_that_do_not_belong_together(tmp_path, tiny_model, clip):
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        ids = [d.upload(clip)["id"] for _ in range(2)]
+    stray = tmp_path / "spool" / ("x" * 22)
+    stray.mkdir()
+    (stray / "upload").write_bytes(b"x")
+    (tmp_path / "spool" / "notes").mkdir()
+    shutil.rmtree(tmp_path / "spool" / ids[0])
+    sql(tmp_path / "spool", "UPDATE jobs SET id = '../../etc' WHERE id = ?", (ids[0],))
+    sql(tmp_path / "spool", "INSERT INTO jobs SELECT 99, 'y' || substr(id, 2), model, mode, format, resize, 'odd', created,"
+        "started, finished, done, total, corrupt, width, height, fps, bytes, error, problem, origin FROM jobs "
+        "WHERE id = ?", (ids[1],))
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        assert [j["id"] for j in d.json("/v1/videos")["videos"]] == [ids[1]]
+        assert d.folders() == sorted([ids[1], "notes"]) and d.log().count("event=job_lost") == 2
+    assert list(kept(tmp_path / "spool")) == [ids[1]]
