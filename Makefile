@@ -30,13 +30,13 @@ NPROC   := $(shell nproc)
 DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-dev libspng-dev \
 	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
 	libwebsockets-dev zlib1g-dev libsqlite3-dev libgnutls28-dev
-DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest python3-numpy \
-	python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
+DEPS_TEST  := $(DEPS_BUILD) g++ libcurl4-gnutls-dev libcmocka-dev python3 python3-pytest \
+	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
 	python3-prometheus-client chromium chromium-driver ffmpeg curl
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
-DEPS_LINT  := $(DEPS_BUILD) clang clang-format clang-tidy cppcheck libomp-dev libcmocka-dev \
-	mypy python3-websockets
+DEPS_LINT  := $(DEPS_BUILD) libcurl4-gnutls-dev clang clang-format clang-tidy cppcheck libomp-dev \
+	libcmocka-dev mypy python3-websockets
 
 STD     := -std=c11 -D_GNU_SOURCE
 OPT     ?= -O2 -g
@@ -57,10 +57,11 @@ FFMPEG_PKGS := libavformat libavcodec libavutil libswscale
 ENGINE_LIBS := -ldnnl -ljansson -lzip -lm -lpthread
 PROTO_LIBS   = $(shell pkg-config --libs spng) -ljansson
 MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
+CLIENT_LIBS  = $(shell pkg-config --libs libcurl libwebsockets jansson) -lm
 SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite3 gnutls)
 
-.PHONY: all engine demo deps deps-demo deps-fuzz deps-lint test unit pytest asan tsan chaos \
-	fuzz fuzz-build bench bench-kernels lint format install clean help libs-engine libs-media \
+.PHONY: all client libs-client engine demo deps deps-demo deps-fuzz deps-lint test unit pytest \
+	asan tsan chaos fuzz fuzz-build bench bench-kernels lint format install clean help libs-engine libs-media \
 	libs-server cuda-check force load
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -82,6 +83,8 @@ ENGINE_LIBS += $(CUDA_LIBS)
 endif
 PROTO_SRCS  := $(call c_files,proto)
 MEDIA_SRCS  := $(call c_files,media)
+CLIENT_SRCS := $(call c_files,clients/c) base/buf.c base/err.c base/outfile.c proto/message.c \
+	proto/mask_format.c
 TOOL_SRCS   := $(call c_files,tools)
 SERVER_SRCS := $(filter-out server/main.c,$(call c_files,server))
 TEST_SRCS   := $(call c_files,tests/unit)
@@ -90,6 +93,7 @@ FUZZ_SRCS   := $(call c_files,tests/fuzz)
 LIB_ENGINE := $(BUILD)/libtv3s_engine.a
 LIB_PROTO  := $(BUILD)/libtv3s_proto.a
 LIB_MEDIA  := $(BUILD)/libtv3s_media.a
+LIB_CLIENT := $(BUILD)/libtv3s_client.a
 LIB_SERVER := $(BUILD)/libtv3s_server.a
 DAEMON     := $(if $(wildcard server/main.c),$(BUILD)/tv3sd)
 TESTS      := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(TEST_SRCS))
@@ -157,6 +161,18 @@ $(BUILD)/tv3sd: $(BUILD)/obj/server/main.o $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROT
 	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(SERVER_LIBS) $(MEDIA_LIBS) $(PROTO_LIBS) \
 	    $(ENGINE_LIBS)
 
+$(LIB_CLIENT): $(call to_obj,$(CLIENT_SRCS))
+	$(archive)
+libs-client: libs-media
+	$(call need_header,curl/curl.h,libcurl4-gnutls-dev)
+	$(call need_header,libwebsockets.h,libwebsockets-dev)
+client: libs-client $(BUILD)/tv3s-client ## the C client: clients/c
+$(BUILD)/tv3s-client: $(call to_obj,$(call c_files,clients/c/cli)) $(LIB_CLIENT) $(LIB_MEDIA) \
+		$(LIB_PROTO) $(LIB_ENGINE)
+	@echo '  LD $@'
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS) $(MEDIA_LIBS) $(PROTO_LIBS) \
+	    $(ENGINE_LIBS)
+
 demo: deps-demo ## the daemon with the bundled clip sent through it, and where to look
 	+@$(MAKE) --no-print-directory -j$(NPROC) all
 	@$(RUN_ENV) sh tools/demo.sh $(BUILD) $(DEMO_PORT)
@@ -202,7 +218,7 @@ unit: $(TESTS) ## the C tests alone
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed" >&2; exit 1; fi; \
 	echo "unit tests: all $(words $(TESTS)) programs passed"
 
-pytest: $(BUILD)/tv3s $(DAEMON) ## the Python tests alone; PYTEST=tests/test_X.py for one
+pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) ## the Python tests alone; PYTEST=tests/test_X.py for one
 	$(RUN_ENV) TV3S_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST)
 
 # libgomp and oneDNN are not instrumented, so ThreadSanitizer cannot see their barriers: the engine

@@ -24,11 +24,15 @@ enum err buf_reserve(struct buf *b, size_t more)
 
 enum err buf_append(struct buf *b, const void *data, size_t len)
 {
-    enum err e = buf_reserve(b, len);
-    if (e || len == 0)
+    if (len > SIZE_MAX / 4)
+        return err_set(ERR_NOMEM, "a buffer of %zu bytes more", len);
+    enum err e = buf_reserve(b, len + 1);
+    if (e)
         return e;
-    memcpy(b->data + b->len, data, len);
+    if (len > 0)
+        memcpy(b->data + b->len, data, len);
     b->len += len;
+    b->data[b->len] = 0;
     return ERR_OK;
 }
 

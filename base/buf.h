@@ -15,6 +15,7 @@ struct buf {
 
 /* Room for `more` bytes after len. ERR_NOMEM; the content stays. */
 enum err buf_reserve(struct buf *b, size_t more);
+/* These leave a zero byte behind the content, not counted: what is text is a string. */
 enum err buf_append(struct buf *b, const void *data, size_t len);
 enum err buf_text(struct buf *b, const char *text);
 enum err buf_printf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

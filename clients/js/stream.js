@@ -2,7 +2,9 @@
 //
 // The server keeps the stream's hidden state under its ID for a while, so a connection that comes
 // back goes on where the last one was: the server's hello tells the last frame that is in the state.
-// Frames that were in flight are gone with the connection and are reported as dropped, reason `lost`.
+// Of the frames that were in flight, those in the state lost their masks, reason `unanswered`; the
+// others are reported as dropped, reason `lost`, or sent again where `resend` is set, but for packets
+// of a codec: those have to begin anew with a key frame.
 //
 // Events (CustomEvent, see `detail`):
 //   open        the server's hello
@@ -16,7 +18,7 @@
 //   closed      {reason, words}: the end. reason: end, takeover, idle, deleted, conflict, refused,
 //               protocol. words is empty where nothing went wrong
 
-import {decodeAnswer, encodeFrame} from "./message.js";
+import {KIND, decodeAnswer, encodeFrame} from "./message.js";
 import {decodeMask} from "./mask.js";
 
 const FIRST_DELAY = 0.25, LAST_DELAY = 8; // seconds between attempts
@@ -30,13 +32,14 @@ const ENDS = {
 export class Stream extends EventTarget {
     #client; #id; #params; #socket = null; #timer = 0; #delay = FIRST_DELAY; #reading = Promise.resolve();
     #credit = 0; #bye = null; #opened = false; #ended = false; #next = 0;
-    #flying = new Map(); // seq -> when it was sent
+    #resend; #flying = new Map(); // seq -> {at: when it was sent, message: to send again, or null}
 
-    // params: model, mode, format, resize, drop, credit, takeover. Connects at once.
-    constructor(client, id, params = {}) {
+    // params: model, mode, format, resize, drop, credit, takeover; resend: after a loss. Connects at once.
+    constructor(client, id, {resend = false, ...params} = {}) {
         super();
         this.#client = client;
         this.#id = id;
+        this.#resend = resend;
         this.#params = {format: "rle", ...params};
         this.#connect();
     }
@@ -53,9 +56,10 @@ export class Stream extends EventTarget {
     send(payload, about = {}) {
         if (!this.open)
             throw new Error("the stream is not connected");
-        const seq = this.#next++;
-        this.#flying.set(seq, performance.now());
-        this.#socket.send(encodeFrame(payload, {...about, seq}));
+        const seq = this.#next++, message = encodeFrame(payload, {...about, seq});
+        const again = this.#resend && about.kind !== KIND.packet;
+        this.#flying.set(seq, {at: performance.now(), message: again ? message : null});
+        this.#socket.send(message);
         return seq;
     }
 
@@ -118,7 +122,6 @@ export class Stream extends EventTarget {
         this.#socket = null;
         this.#credit = 0;
         await this.#reading; // answers that came before the end
-        this.#lose();
         if (this.#ended)
             return;
         if (this.#bye in ENDS)
@@ -151,6 +154,8 @@ export class Stream extends EventTarget {
     #retry(words) {
         if (this.#ended)
             return;
+        if (!this.#resend)
+            this.#lose();
         const seconds = this.#delay;
         this.#delay = Math.min(2 * seconds, LAST_DELAY);
         this.#timer = setTimeout(() => this.#connect(), 1000 * seconds);
@@ -176,13 +181,25 @@ export class Stream extends EventTarget {
             this.#emit("dropped", {seq, reason});
     }
 
+    // What the server did not apply goes again, in order.
+    #again(last) {
+        for (const [seq, {message}] of this.#flying)
+            if (seq <= last)
+                this.#drop(seq, "unanswered");
+            else if (message)
+                this.#socket.send(message);
+            else
+                this.#drop(seq, "lost");
+    }
+
     // ---- what the server says
 
     #control(message) {
         switch (message.type) {
         case "hello":
             this.#credit = message.credit;
-            this.#next = message.last_seq + 1;
+            this.#again(message.last_seq);
+            this.#next = Math.max(message.last_seq, ...this.#flying.keys()) + 1;
             this.#delay = FIRST_DELAY;
             this.#opened = true;
             this.#params.takeover = 1; // what comes back after a loss is ours, also where the loss is not noticed there
@@ -202,7 +219,7 @@ export class Stream extends EventTarget {
     // Credit is free at once, masks are decoded one after the other.
     #answer(buffer) {
         const answer = decodeAnswer(buffer), sent = this.#flying.get(answer.seq);
-        const ms = performance.now() - sent;
+        const ms = performance.now() - sent?.at;
         this.#flying.delete(answer.seq);
         this.#reading = this.#reading.then(async () => {
             try {

@@ -118,6 +118,18 @@ export class Client {
 
     openStream(id, params) { return new Stream(this, id, params); }
 
+    // A stream without a connection yet; its description.
+    async createStream(id, params = {}) {
+        return (await this.request("PUT", `/v1/streams/${id}${query(params)}`)).json();
+    }
+
+    async removeStream(id) { await this.request("DELETE", `/v1/streams/${id}`); }
+    async resetStream(id) { await this.request("POST", `/v1/streams/${id}/reset`); }
+
+    // The hidden state as a safetensors file in an ArrayBuffer, and back into a stream that is there.
+    async saveState(id) { return (await this.request("GET", `/v1/streams/${id}/state`)).arrayBuffer(); }
+    async restoreState(id, state) { await this.request("PUT", `/v1/streams/${id}/state`, {body: state}); }
+
     // The WebSocket is on a port of its own, or where the server says.
     async streamUrl(id, params) {
         const {websocket} = await this.server();

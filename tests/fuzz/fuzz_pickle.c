@@ -17,13 +17,13 @@ static uint64_t walk(const struct pk_value *v, int depth, size_t *budget)
     switch (v->type) {
     case PK_STRING:
     case PK_BYTES:
-        for (size_t i = 0; i < v->text.len && *budget > 0; i++, --*budget)
+        for (size_t i = 0; *budget > 0 && i < v->text.len; i++, --*budget)
             sum += (uint8_t)v->text.at[i];
         break;
     case PK_TUPLE:
     case PK_LIST:
     case PK_DICT:
-        for (size_t i = 0; i < v->items.count && *budget > 0; i++)
+        for (size_t i = 0; *budget > 0 && i < v->items.count; i++)
             sum += walk(v->items.at[i], depth - 1, budget);
         break;
     case PK_TENSOR:

@@ -1,0 +1,293 @@
+"""One behaviour of all clients: clients/python, clients/c by its command, clients/js in a browser."""
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import cases
+import masks
+from browser import Browser
+from conftest import BUILD, TV3S
+from daemon import PATIENCE, Daemon
+from live import async_client, client, labels, rgb, tool_masks
+from proxy import Proxy
+from tv3s_client import Answer, JobFailed, Tv3sError
+
+SIZE, COUNT, PACE = (64, 96), 60, 0.02   # height and width; frames; seconds between frames where a test wants time
+
+
+@pytest.fixture(scope="module")
+def proxy():
+    with Proxy() as p:
+        yield p
+
+
+@pytest.fixture(scope="module")
+def daemon(tiny_model, tmp_path_factory, proxy):
+    """All clients are told that its WebSocket is at the proxy."""
+    with Daemon(tiny_model, tmp_path_factory.mktemp("clients") / "spool",
+                "--ws-url", f"ws://127.0.0.1:{proxy.port}") as d:
+        proxy.target = d.ws_port
+        yield d
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    return cases.frames(SIZE, COUNT, 11)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model, frames, tmp_path_factory) -> np.ndarray:
+    return tool_masks(tiny_model, frames, tmp_path_factory.mktemp("expected"))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, frames) -> str:
+    return masks.video(tmp_path_factory.mktemp("clip") / "clip.mp4", frames[:12], "-c:v", "libx264", "-pix_fmt", "yuv420p")
+
+
+class Python:
+    """Masks come as {number: labels}."""
+
+    def __init__(self, daemon, folder):
+        self.client, self.daemon = client(daemon), daemon
+
+    def upload(self, video: str, format: str) -> bytes:
+        job = self.client.upload(video, format=format)
+        try:
+            return self.client.download(self.client.wait(job))
+        finally:
+            self.client.delete(job)
+
+    def stream(self, id: str, frames: np.ndarray, pace=0.0) -> dict[int, np.ndarray]:
+        def from_number(n):
+            for frame in frames[n:]:
+                time.sleep(pace)
+                yield rgb(frame)
+
+        async def run():
+            stream = async_client(self.daemon).resuming(id, from_number, format="raw", pause=0.01)
+            return {a.seq: labels(a) async for a in stream if isinstance(a, Answer)}
+        return asyncio.run(run())
+
+    def save(self, id: str) -> bytes:
+        return self.client.save_state(id)
+
+    def restore(self, id: str, state: bytes) -> None:
+        self.client.restore_state(id, state)
+
+    def refused(self, id: str) -> tuple[int, str]:
+        with pytest.raises(Tv3sError) as e:
+            self.client.delete_stream(id)
+        return e.value.status, e.value.type
+
+    def failure(self, video: bytes, folder) -> str:
+        with pytest.raises(JobFailed) as e:
+            self.upload(video, "png")
+        return str(e.value)
+
+
+class C:
+    def __init__(self, daemon, folder):
+        self.daemon, self.folder = daemon, folder
+        self.env = {**os.environ, "TV3S_URL": f"http://127.0.0.1:{daemon.http_port}", "no_proxy": "*"}
+
+    def run(self, *words, status=0) -> subprocess.CompletedProcess:
+        done = subprocess.run([os.path.join(BUILD, "tv3s-client"), *map(str, words)], env=self.env, capture_output=True,
+                              text=True, timeout=PATIENCE)
+        assert done.returncode == status, (done.stdout[-1000:], done.stderr)
+        return done
+
+    def upload(self, video: str, format: str) -> bytes:
+        said = self.run("upload", video, "--format", format, "-o", self.folder / "result", "--json").stdout
+        assert json.loads(said.splitlines()[-1])["state"] == "succeeded"
+        return (self.folder / "result").read_bytes()
+
+    def stream(self, id: str, frames: np.ndarray, pace=0.0) -> dict[int, np.ndarray]:
+        nut = masks.video(self.folder / "frames.nut", frames, "-c:v", "rawvideo", "-pix_fmt", "rgb24")
+        pacing = ["--rate", 1 / pace] if pace else []
+        said = self.run("stream", nut, "--id", id, "--format", "raw", "--resume", "--json", "-o",
+                        self.folder / id, *pacing).stdout
+        events = [json.loads(line) for line in said.splitlines()]
+        answered = [e["seq"] for e in events if e["event"] == "answer"]
+        assert events[-1]["answered"] == len(answered)
+        assert events[-1]["dropped"] == sum(e["event"] in ("unanswered", "dropped") for e in events)
+        files = {int(n.split(".")[0]): (self.folder / id / n).read_bytes() for n in os.listdir(self.folder / id)}
+        return {seq: np.frombuffer(files[seq], np.uint8).reshape(SIZE) for seq in answered}
+
+    def save(self, id: str) -> bytes:
+        self.run("save", id, self.folder / "state")
+        return (self.folder / "state").read_bytes()
+
+    def restore(self, id: str, state: bytes) -> None:
+        (self.folder / "state").write_bytes(state)
+        self.run("restore", id, self.folder / "state")
+
+    def refused(self, id: str) -> tuple[int, str]:
+        said = self.run("delete", id, status=1).stderr
+        status, kind = said.rsplit("(", 1)[1].strip(")\n").split(", ")
+        return int(status), kind
+
+    def failure(self, video: bytes, folder) -> str:
+        (folder / "broken").write_bytes(video)
+        return self.run("upload", folder / "broken", "-o", folder / "none", status=1).stderr
+
+
+class Js:
+    STREAM = """
+    const [id, frames, width, height, pace] = arguments;
+    const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+    window.run = {masks: {}, ended: false};
+    const stream = document.tv3s.client.openStream(id, {format: "raw", resend: true});
+    const next = (name) => new Promise((resolve) => stream.addEventListener(name, resolve, {once: true}));
+    stream.addEventListener("mask", ({detail}) => { run.masks[detail.seq] = btoa(String.fromCharCode(...detail.labels)); });
+    stream.addEventListener("closed", ({detail}) => { run.ended = detail.reason + detail.words; });
+    const settled = () => Promise.race(["mask", "dropped", "failed", "open", "closed"].map(next));
+    next("open").then(async ({detail}) => {
+        const {KIND} = await import("/tv3s.js");
+        for (const frame of frames.slice(detail.last_seq + 1)) {
+            await pause(pace);
+            while (stream.free <= 0)
+                await settled();
+            const bytes = Uint8Array.from(atob(frame), (c) => c.charCodeAt(0));
+            stream.send(bytes, {kind: KIND.rgb24, width, height});
+        }
+        while (stream.inFlight > 0)
+            await settled();
+        stream.end();
+    });"""
+
+    def __init__(self, daemon, folder, page):
+        self.page, self.folder = page, folder
+        page.open(daemon)
+
+    def ask(self, code: str, *args):
+        """What the promise of `code` gives, with `client` and `args`; or the problem that it is refused with."""
+        self.page.js("window.out = null; const args = arguments, client = document.tv3s.client;"
+                     f"(async () => {{ {code} }})().then((value) => {{ out = {{value}}; }},"
+                     "({message, status, type}) => { out = {message, status, type}; });", *args)
+        return self.page.wait("window.out")
+
+    def upload(self, video: str, format: str) -> bytes:
+        with open(video, "rb") as f:
+            data = f.read()
+        out = self.ask("""
+            const bytes = Uint8Array.from(atob(args[0]), (c) => c.charCodeAt(0));
+            const job = await client.upload(new Blob([bytes]), {format: args[1]});
+            const end = await new Promise((resolve) => client.watch(job.id, () => {}, resolve));
+            if (end.state !== "succeeded")
+                throw new Error(end.error.detail);
+            const result = await client.request("GET", end.masks);
+            window.result = new Uint8Array(await result.arrayBuffer());
+            await client.removeVideo(job.id);""", base64.b64encode(data).decode(), format)
+        assert "message" not in out, out["message"]
+        return self.page.bytes("result")
+
+    def stream(self, id: str, frames: np.ndarray, pace=0.0) -> dict[int, np.ndarray]:
+        texts = [base64.b64encode(f.tobytes()).decode() for f in frames]
+        self.page.js(self.STREAM, id, texts, SIZE[1], SIZE[0], 1000 * pace)
+        assert self.page.wait("run.ended") == "end"
+        return {int(seq): np.frombuffer(base64.b64decode(text), np.uint8).reshape(SIZE)
+                for seq, text in self.page.get("run.masks").items()}
+
+    def save(self, id: str) -> bytes:
+        self.ask("window.state = new Uint8Array(await client.saveState(args[0]))", id)
+        return self.page.bytes("state")
+
+    def restore(self, id: str, state: bytes) -> None:
+        out = self.ask("await client.restoreState(args[0], Uint8Array.from(atob(args[1]), (c) => c.charCodeAt(0)))", id,
+                       base64.b64encode(state).decode())
+        assert "message" not in out, out
+
+    def refused(self, id: str) -> tuple[int, str]:
+        out = self.ask("await client.removeStream(args[0])", id)
+        return out["status"], out["type"].rsplit("/", 1)[-1]
+
+    def failure(self, video: bytes, folder) -> str:
+        (folder / "broken").write_bytes(video)
+        with pytest.raises(AssertionError) as e:
+            self.upload(folder / "broken", "png")
+        return str(e.value)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("chromium")) as b:
+        yield b
+
+
+@pytest.fixture(params=["python", "c", "js"])
+def one(request, daemon, tmp_path):
+    if request.param == "js":
+        return Js(daemon, tmp_path, request.getfixturevalue("chromium"))
+    return {"python": Python, "c": C}[request.param](daemon, tmp_path)
+
+
+def name(one, what: str) -> str:
+    return f"{what}-{type(one).__name__}"
+
+
+def assert_masks(got: dict[int, np.ndarray], expected: np.ndarray, first=0) -> None:
+    assert sorted(got) == list(range(first, len(expected)))
+    assert [seq for seq in got if (got[seq] != expected[seq]).any()] == []
+
+
+@pytest.mark.parametrize("format", ["raw", "png", "rle"])
+def test_an_upload_gives_what_the_tool_gives(one, tiny_model, clip, tmp_path, format):
+    out = tmp_path / {"raw": "masks.raw", "png": "masks.zip", "rle": "masks.jsonl"}[format]
+    subprocess.run([TV3S, "segment", tiny_model, clip, "-o", out, "--format", format], check=True, capture_output=True)
+    assert one.upload(clip, format) == out.read_bytes()
+
+
+def test_a_stream_gives_what_the_tool_gives(one, frames, expected):
+    assert_masks(one.stream(name(one, "stream"), frames), expected)
+
+
+def test_a_stream_goes_on_where_it_was_left(one, frames, expected):
+    assert_masks(one.stream(name(one, "left"), frames[:20]), expected[:20])
+    assert_masks(one.stream(name(one, "left"), frames), expected, first=20)
+
+
+def test_a_connection_that_breaks_is_made_again(one, daemon, proxy, frames, expected):
+    """No frame is applied twice and none is passed over: all masks are those of a stream that was never cut. Those of
+    frames that were applied when it broke may be missing."""
+    id, cuts = name(one, "broken"), []
+
+    def cut():
+        for after in (8, 30):
+            daemon.wait_for(lambda: daemon.get(f"/v1/streams/{id}").status == 200 and
+                            daemon.json(f"/v1/streams/{id}")["frames"] >= after)
+            cuts.append(daemon.json(f"/v1/streams/{id}")["frames"])
+            proxy.cut()
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    got = one.stream(id, frames, PACE)
+    cutter.join()
+    assert cuts[-1] < COUNT
+    assert daemon.json(f"/v1/streams/{id}")["frames"] == COUNT
+    assert COUNT - 2 * 4 <= len(got) and COUNT - 1 in got
+    assert [seq for seq in got if (got[seq] != expected[seq]).any()] == []
+
+
+def test_a_saved_state_goes_on_in_another_stream(one, daemon, frames, expected):
+    one.stream(name(one, "saved"), frames[:10])
+    assert daemon.request("PUT", f"/v1/streams/{name(one, 'restored')}?format=raw").status == 201
+    one.restore(name(one, "restored"), one.save(name(one, "saved")))
+    got = one.stream(name(one, "restored"), frames[10:20])
+    assert_masks(got, expected[10:20])
+
+
+def test_a_refusal_says_what_kind_it_is(one):
+    assert one.refused("nobody") == (404, "not-found")
+
+
+def test_what_is_no_video_fails_in_the_servers_words(one, tmp_path):
+    assert "neither a video nor an image" in one.failure(b"Dear daemon,\n" * 100, tmp_path)
