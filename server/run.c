@@ -21,14 +21,19 @@
 /* ---- files --------------------------------------------------------------------------------------
  */
 
-enum { OTHER_FILES = 256, FILES_OF_A_JOB = 8 };
+enum {
+    OTHER_FILES = 256,
+    FILES_OF_A_REQUEST = 2, /* its connection, and the upload or result that it carries */
+    FILES_OF_A_JOB = 8,
+    JOBS_RUNNING_MAX = 256, /* as the setting's range: a reload may ask for them */
+};
 
 /* As many files as the settings can ask for, and no more: libwebsockets has a table of all. */
 static void allow_files(const struct config *c)
 {
     struct rlimit r;
-    rlim_t need = (rlim_t)c->http_connections + (rlim_t)c->ws_connections +
-                  (rlim_t)c->jobs_running * FILES_OF_A_JOB + OTHER_FILES;
+    rlim_t need = (rlim_t)c->http_connections * FILES_OF_A_REQUEST + (rlim_t)c->ws_connections +
+                  JOBS_RUNNING_MAX * FILES_OF_A_JOB + OTHER_FILES;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0)
         return;
     if (r.rlim_max != RLIM_INFINITY && r.rlim_max < need)
@@ -129,7 +134,7 @@ static void tidy_up(struct server *s, uint64_t watchdog)
 static void drain(struct server *s, double seconds)
 {
     uint64_t began = clock_ns();
-    log_event(LOG_INFO, "draining", "seconds=%g streams=%zu", seconds, sessions_count(s->sessions));
+    log_event(LOG_INFO, "draining", "at_most=%g streams=%zu", seconds, sessions_count(s->sessions));
     s->draining = true;
     notify("STOPPING=1");
     ws_drain(s->ws, seconds);

@@ -20,6 +20,7 @@ from daemon import PATIENCE, TV3SD, Daemon
 from live import client, labels, rgb, tool_masks
 
 MODELS = os.path.join(HERE, "../models/street.safetensors")
+CLIP = os.path.join(HERE, "../models/street.mp4")
 
 
 def tv3sd(*args, **env) -> subprocess.CompletedProcess:
@@ -54,6 +55,33 @@ def test_a_busy_port_is_named(tiny_model, tmp_path):
             ports = ("--http-port", 0, "--ws-port", 0, flag, port)
             other = tv3sd("--model", tiny_model, "--spool", tmp_path / "b", *ports)
             assert other.returncode == 1 and f"port {port}" in other.stderr and "cannot listen" in other.stderr
+
+
+def test_a_second_daemon_on_a_spool_is_told_what_to_do(tiny_model, tmp_path):
+    with Daemon(tiny_model, tmp_path / "s"):
+        other = tv3sd("--model", tiny_model, "--http-port", 0, "--ws-port", 0, "--spool", tmp_path / "s")
+        assert other.returncode == 1 and f"the spool {tmp_path / 's'} is another daemon's" in other.stderr
+        assert "--spool" in other.stderr
+
+
+def test_a_video_is_no_model(tmp_path):
+    refused = tv3sd("--model", f"film={CLIP}", "--check")
+    assert refused.returncode == 1 and "not a safetensors file" in refused.stderr and "bytes" not in refused.stderr
+
+
+def test_every_connection_may_hold_an_upload(tiny_model, tmp_path):
+    most = 400
+    flags = ("--http-connections", most, "--ws-connections", 1)
+    with Daemon(tiny_model, tmp_path / "s", *flags) as d:
+        uploads = [d.connect() for _ in range(most - 1)]
+        for c in uploads:
+            c.putrequest("POST", "/v1/videos")
+            c.putheader("Content-Length", "10")
+            c.endheaders(b"12345")
+        d.wait_for(lambda: len(d.json("/v1/videos")["videos"]) == len(uploads))
+        for c in uploads:
+            c.send(b"67890")
+        assert {c.getresponse().status for c in uploads} == {202}
 
 
 # ----------------------------------------------------------------------------------------------------- signals
