@@ -109,3 +109,10 @@ size_t model_parameters(const struct model *m)
     unsigned long long published = noted ? strtoull(noted, NULL, 10) : 0;
     return published > used && published < 2ull * used ? (size_t)published : used;
 }
+
+const char *model_stem(const char *path, int *length)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    *length = (int)strcspn(name, ".");
+    return name;
+}

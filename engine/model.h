@@ -23,6 +23,10 @@ enum err model_tensor(const struct model *m, float **out, const char *name, ...)
 /* Whether the tensor is there (a printf format). */
 bool model_has(const struct model *m, const char *name, ...) __attribute__((format(printf, 2, 3)));
 
+/* What a model is called where nobody says: its file's name up to the first dot, *length letters
+ * of the path from the result on. */
+const char *model_stem(const char *path, int *length);
+
 /* Number of parameters. */
 size_t model_parameters(const struct model *m);
 

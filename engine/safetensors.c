@@ -188,6 +188,8 @@ enum err st_parse(const void *buf, size_t len, struct st_file **out)
         return err_set(ERR_FORMAT, "not a safetensors file: %zu bytes", len);
     for (int i = 7; i >= 0; i--)
         header = header << 8 | bytes[i];
+    if (header > len - 8 && header > ST_MAX_HEADER)
+        return err_set(ERR_FORMAT, "not a safetensors file");
     if (header > len - 8)
         return err_set(ERR_FORMAT,
                        "not a safetensors file, or cut off: a header of %" PRIu64

@@ -67,6 +67,16 @@ static enum sink_kind kind_of(const char *path, enum mask_format f, bool still)
     }
 }
 
+static enum err unknown_ending(const char *path)
+{
+    char known[16 * ENDINGS] = "";
+    for (int i = 0; i < ENDINGS; i++) {
+        strcat(known, endings[i].ending);
+        strcat(known, i < ENDINGS - 2 ? ", " : i == ENDINGS - 2 ? " and " : "");
+    }
+    return err_set(ERR_ARG, "'%s' does not tell the format: %s do, and --format", path, known);
+}
+
 enum err sink_choose(const char *path, const enum mask_format *format, const struct decode_info *in,
                      struct sink_options *out)
 {
@@ -81,7 +91,7 @@ enum err sink_choose(const char *path, const enum mask_format *format, const str
     else if (is_folder(path))
         out->format = MASK_PNG;
     else if (end == ENDINGS)
-        return err_set(ERR_ARG, "'%s' does not tell the format; say it with --format", path);
+        return unknown_ending(path);
     else
         out->format = endings[end].format;
     out->kind = kind_of(path, out->format, in->still);

@@ -122,9 +122,9 @@ enum err job_result(struct job *job, int *fd, uint64_t *size, const char **mime,
     };
     enum job_state state = job_state(job);
     if (state == JOB_FAILED || state == JOB_CANCELLED)
-        return err_set(ERR_EXISTS, "the job has failed: it has no result");
+        return err_set(ERR_NO_RESULT, "the job has failed: it has no result");
     if (state != JOB_SUCCEEDED)
-        return err_set(ERR_EXISTS, "the job is not done");
+        return err_set(ERR_NO_RESULT, "the job is not done");
     *mime = mimes[job->params.format];
     snprintf(name, 64, "%.40s.%s", job->id, ending_of(job));
     char file[32];

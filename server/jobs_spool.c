@@ -97,7 +97,10 @@ enum err spool_open(struct jobs *j)
     if (j->spool_lock < 0)
         return err_context(io_error("lock it"), "%s", j->spool);
     if (flock(j->spool_lock, LOCK_EX | LOCK_NB) != 0)
-        return err_set(ERR_EXISTS, "the spool %s is another daemon's", j->spool);
+        return err_set(ERR_EXISTS,
+                       "the spool %s is another daemon's: stop that one, or give this one another "
+                       "folder with --spool",
+                       j->spool);
     return ERR_OK;
 }
 

@@ -42,20 +42,17 @@ static enum err parse_dtype(const char *text, struct engine_config *c)
 /* Splits NAME=PATH; a PATH alone is named by its file's stem. */
 static enum err split(const char *text, char name[64], const char **path)
 {
-    const char *equals = strchr(text, '='), *slash = strrchr(text, '/');
-    size_t n;
+    const char *equals = strchr(text, '=');
+    int n = equals ? (int)(equals - text) : 0;
     *path = equals ? equals + 1 : text;
-    if (equals) {
-        n = (size_t)(equals - text);
-    } else {
-        text = slash ? slash + 1 : text;
-        n = strcspn(text, ".");
-    }
+    if (!equals)
+        text = model_stem(text, &n);
     if (n < 1 || n > 63)
         return err_set(ERR_ARG, "model '%.200s': a name of 1 to 63 characters is wanted", text);
-    memcpy(name, text, n);
+    memcpy(name, text, (size_t)n);
     name[n] = '\0';
-    if (strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-") != n)
+    if (strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-") !=
+        (size_t)n)
         return err_set(ERR_ARG, "model name '%s': only A-Z a-z 0-9 . _ ~ - are allowed", name);
     return ERR_OK;
 }

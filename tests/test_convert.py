@@ -123,7 +123,8 @@ def test_published_layout(name, tmp_path):
     same_weights(model, weights)
     about = json.loads(tv3s("info", model).stdout)
     floats = [v.numel() for k, v in weights.items() if v.is_floating_point() and "running" not in k]
-    assert about["model"] == case["arch"] and about["parameters"] == sum(floats)
+    assert about["model"] == "model" and about["architecture"]["name"] == case["arch"]
+    assert about["parameters"] == sum(floats)
     assert about["class_names"] == names and about["palette"] == palette.tolist()
     a = about["architecture"]
     assert (a["window"], a["shift"], a["output"], a["layers"], a["state"]) == (20, 10, "direct", 8, 16)

@@ -342,7 +342,7 @@ def test_what_is_no_video_is_a_plain_error(tmp_path, tiny_model, rgb):
         assert os.listdir(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("out, text", [("missing/o.zip", "No such file or directory"), ("o.xyz", "--format"),
+@pytest.mark.parametrize("out, text", [("missing/o.zip", "No such file or directory"), ("o.avi", ": .zip, .png, .raw, .json, .jsonl, .mp4 and .mkv do"),
                                        ("o.png", "holds one image"), ("", "no name")])
 def test_where_it_cannot_write_is_a_plain_error(tmp_path, tiny_model, clip, out, text):
     done = run(tiny_model, clip, f"{tmp_path}/{out}" if out else "", check=False)

@@ -129,7 +129,7 @@ def test_masks_come_while_the_video_is_arriving(daemon, tmp_path, tiny_model):
     job = upload_slowly(daemon, source, "?format=raw", 0.8, look)
     before, first, whole = seen[0]
     assert before["state"] == "running" and 0 < before["frames"]["done"] < 12 and first == 200
-    assert whole.status == 409 and whole.problem() == "conflict"
+    assert whole.status == 409 and whole.problem() == "no-result"
     assert daemon.get(job["masks"]).body == tool(tiny_model, source, tmp_path / "o.raw")
 
 

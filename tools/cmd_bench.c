@@ -127,11 +127,14 @@ static enum err report(const struct engine *e, const struct bench *b, const stru
     qsort(times, (size_t)b->frames, sizeof *times, compare);
     getrusage(RUSAGE_SELF, &usage);
     double fps = (double)b->frames * b->streams / total, rate = fps * g.gflop;
+    int length;
+    const char *stem = model_stem(b->model, &length);
     int last = (int)(0.99 * (b->frames - 1) + 0.5);
     json_t *j = json_pack(
-        "{s:s, s:s, s:s, s:[ii], s:[ii], s:i, s:i, s:f, s:{s:f, s:f}, s:{s:f, s:f}, s:f, s:f, s:f, "
+        "{s:s#, s:s, s:s, s:[ii], s:[ii], s:i, s:i, s:f, s:{s:f, s:f}, s:{s:f, s:f}, s:f, s:f, "
+        "s:f, "
         "s:f, s:I, s:f}",
-        "model", a->name, "device", engine_description(e), "dtype",
+        "model", stem, length, "device", engine_description(e), "dtype",
         b->engine.dtype == DT_BF16 ? "bf16" : "f32", "size", g.width, g.height, "network_input",
         g.net_width, g.net_height, "streams", b->streams, "frames", b->frames * b->streams,
         "frames_per_second", fps, "ms_per_frame", "p50", 1e3 * times[b->frames / 2] / b->streams,

@@ -82,9 +82,11 @@ static enum err describe(const char *path, const struct model *m, struct size si
 {
     const struct arch *a = &m->arch;
     struct stat info;
+    int length;
+    const char *stem = model_stem(path, &length); /* as the daemon calls it */
     json_t *o = json_object();
     *out = o;
-    json_object_set_new(o, "model", json_string(a->name));
+    json_object_set_new(o, "model", json_stringn(stem, (size_t)length));
     json_object_set_new(o, "architecture", arch_json(a, "arch"));
     json_object_set_new(o, "parameters", json_integer((json_int_t)model_parameters(m)));
     json_object_set_new(o, "dtype", storage_types(m));
