@@ -1,0 +1,75 @@
+# What an operator gets: make install, uninstall, deb, and the tests of them in a booted system.
+SYSCONFDIR ?= /etc
+UNITS      := tv3sd.service tv3sd-http.socket tv3sd-ws.socket
+VERSION    := $(shell sed -n 's/.*TV3S_VERSION "\(.*\)"/\1/p' base/version.h)
+DEB_VERSION ?= $(VERSION)
+ARCH        = $(shell dpkg --print-architecture)
+DEB         = $(BUILD)/tv3sd_$(DEB_VERSION)_$(ARCH).deb
+DEPS_DEB   := $(DEPS_BUILD) debhelper dpkg-dev fakeroot lintian
+
+# Where things lie in the installed system, and where they are put now.
+BINDIR   = $(PREFIX)/bin
+SHARE    = $(PREFIX)/share/tv3sd
+DOCDIR   = $(PREFIX)/share/doc/tv3sd
+UNITDIR  = $(PREFIX)/lib/systemd/system
+CONFDIR  = $(SYSCONFDIR)/tv3sd
+PATHS    = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' -e 's|@CONFDIR@|$(CONFDIR)|g'
+
+.PHONY: install install-files uninstall deb deps-deb
+
+# Settings that are there stay. The web page is inside the daemon.
+install: all install-files ## binaries, units, model, settings, docs; DESTDIR= PREFIX= SYSCONFDIR=
+install-files:
+	install -d $(addprefix $(DESTDIR),$(BINDIR) $(SHARE)/models $(SHARE)/systemd $(DOCDIR)/proto \
+	    $(UNITDIR)/tv3sd.service.d $(CONFDIR))
+	install -d -m 700 $(DESTDIR)$(CONFDIR)/credentials
+	install -m 755 $(BUILD)/tv3s $(DAEMON) $(DESTDIR)$(BINDIR)
+	install -m 644 models/street.safetensors models/street.mp4 models/README.md \
+	    $(DESTDIR)$(SHARE)/models
+	install -m 644 systemd/cpu.conf systemd/cuda.conf $(DESTDIR)$(SHARE)/systemd
+	install -m 644 $(if $(filter-out 0,$(CUDA)),systemd/cuda.conf,systemd/cpu.conf) \
+	    $(DESTDIR)$(UNITDIR)/tv3sd.service.d/device.conf
+	for f in $(UNITS); do $(PATHS) systemd/$$f > $(DESTDIR)$(UNITDIR)/$$f && \
+	    chmod 644 $(DESTDIR)$(UNITDIR)/$$f || exit 1; done
+	install -m 644 README.md CHANGES.md docs/* $(DESTDIR)$(DOCDIR)
+	install -m 644 proto/*.md proto/openapi.json $(DESTDIR)$(DOCDIR)/proto
+	sed -e 's|"models/|"$(SHARE)/models/|' -e 's|"/tmp/tv3sd"|"/var/lib/tv3sd"|' \
+	    config/tv3sd.json > $(DESTDIR)$(DOCDIR)/tv3sd.json
+	[ -e $(DESTDIR)$(CONFDIR)/tv3sd.json ] || \
+	    install -m 644 $(DESTDIR)$(DOCDIR)/tv3sd.json $(DESTDIR)$(CONFDIR)/tv3sd.json
+
+uninstall: ## what make install put there, but for settings and the spool
+	rm -f $(addprefix $(DESTDIR),$(BINDIR)/tv3s $(BINDIR)/tv3sd $(addprefix $(UNITDIR)/,$(UNITS)))
+	rm -rf $(addprefix $(DESTDIR),$(SHARE) $(DOCDIR) $(UNITDIR)/tv3sd.service.d)
+
+deb: deps-deb ## a Debian package, BUILD/tv3sd_VERSION_ARCH.deb
+	+@$(MAKE) --no-print-directory all
+	rm -rf $(BUILD)/deb && mkdir -p $(BUILD)/deb && cp -r deploy/debian $(BUILD)/deb/debian
+	{ echo 'tv3sd ($(DEB_VERSION)) unstable; urgency=medium'; echo; echo '  * See CHANGES.md.'; \
+	    echo; echo ' -- tv3sd <tv3sd@localhost>  $(shell git log -1 --format=%cD 2>/dev/null || \
+	    date -R)'; } > $(BUILD)/deb/debian/changelog
+	cd $(BUILD)/deb && env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL TOP=$(CURDIR) OBJECTS=$(abspath $(BUILD)) \
+	    CUDA=$(CUDA) fakeroot debian/rules binary
+	lintian --fail-on error,warning --suppress-tags-from-file deploy/debian/lintian-known $(DEB)
+deps-deb:
+	$(call install_missing,$(DEPS_DEB))
+
+# ---- tests that need a whole Debian: minutes, and root ------------------------------------------
+DEPS_SYSTEM := $(DEPS_DEB) debootstrap systemd-container
+.PHONY: system-test deps-system
+
+$(BUILD)/base.tar:
+	rm -rf $(BUILD)/base && mkdir -p $(@D)
+	debootstrap --variant=minbase bookworm $(BUILD)/base > $(BUILD)/base.log || \
+	    { tail $(BUILD)/base.log; exit 1; }
+	chroot $(BUILD)/base apt-get clean
+	tar -C $(BUILD)/base -cf $@.part . && mv $@.part $@ && rm -rf $(BUILD)/base
+
+system-test: deps-system ## the Debian package in a booted system: install, upgrade, sockets, purge
+	+@$(MAKE) --no-print-directory deb
+	+@$(MAKE) --no-print-directory deb DEB_VERSION=$(VERSION)+next
+	+@$(MAKE) --no-print-directory $(BUILD)/base.tar
+	sh tests/system/boot.sh $(BUILD)/base.tar $(BUILD)/tv3sd_$(VERSION)_$(ARCH).deb \
+	    $(BUILD)/tv3sd_$(VERSION)+next_$(ARCH).deb
+deps-system:
+	$(call install_missing,$(DEPS_SYSTEM))

@@ -1,0 +1,63 @@
+#!/bin/sh
+# Runs as root in a booted Debian with systemd: the package's whole life. Every line that begins with
+# "ok" is a statement that held; the last one is "all passed".
+set -eu
+cd /root
+ok() { echo "ok $*"; }
+is() { [ "$2" = "$3" ] || { echo "FAILED $1: '$2' and not '$3'"; exit 1; }; ok "$1"; }
+status() { curl -s -o /dev/null -w '%{http_code}' "$@"; }
+pid() { systemctl show -p MainPID --value tv3sd; }
+trap 'journalctl -u tv3sd --no-pager -o cat | tail -n 40' EXIT
+
+dpkg -i old.deb
+is "installed, it runs" "$(systemctl is-active tv3sd)" active
+is "and is told to start at boot" "$(systemctl is-enabled tv3sd)" enabled
+is "and is ready" "$(status localhost:8080/readyz)" 200
+is "as a user of its own" "$([ "$(stat -c %u "/proc/$(pid)")" -ge 61184 ] && echo dynamic)" dynamic
+is "with no capability" "$(sed -n 's/^CapBnd:\t//p' "/proc/$(pid)/status")" 0000000000000000
+is "and a system call filter" "$(sed -n 's/^Seccomp:\t//p' "/proc/$(pid)/status")" 2
+is "its spool is its own" "$(stat -c %a /var/lib/private/tv3sd)" 700
+
+job=$(curl -sSf -o job.json -w '%header{location}' -F file=@/usr/share/tv3sd/models/street.mp4 \
+    'localhost:8080/v1/videos?format=raw')
+curl -sSfN -o events "localhost:8080$job/events"
+curl -sSf -o masks "localhost:8080$job/masks"
+tv3s segment /usr/share/tv3sd/models/street.safetensors /usr/share/tv3sd/models/street.mp4 \
+    -o expected.raw --format raw
+is "an upload in the sandbox has the tool's masks" "$(cmp masks expected.raw && echo same)" same
+
+sed -i 's/"log_level": "info"/"log_level": "debug"/' /etc/tv3sd/tv3sd.json
+systemctl reload tv3sd
+is "reload takes the settings up" "$(timeout 20 journalctl -u tv3sd -o cat -f |
+    grep -m 1 -o 'event=reloaded')" event=reloaded
+
+touch /var/lib/private/tv3sd/kept
+before=$(pid)
+dpkg -i new.deb
+is "upgraded, it runs" "$(systemctl is-active tv3sd)" active
+is "the new one" "$([ "$(pid)" != "$before" ] && echo new)" new
+is "and is ready" "$(status localhost:8080/readyz)" 200
+is "the spool is as it was" "$(ls /var/lib/private/tv3sd/kept)" /var/lib/private/tv3sd/kept
+is "the settings too" "$(grep -c '"log_level": "debug"' /etc/tv3sd/tv3sd.json)" 1
+
+systemctl stop tv3sd
+systemctl start tv3sd-http.socket tv3sd-ws.socket
+is "sockets alone" "$(systemctl is-active tv3sd || true)" inactive
+is "who knocks wakes it" "$(status localhost:8080/readyz)" 200
+is "and has its WebSocket" "$(status localhost:8081/)" 426
+(for i in $(seq 200); do status --max-time 60 localhost:8080/livez; echo; done | sort | uniq -c > seen) &
+systemctl restart tv3sd
+systemctl restart tv3sd
+wait $!
+is "two restarts, and nobody was refused" "$(awk '{print $1, $2}' seen)" "200 200"
+kill -9 "$(pid)"
+is "killed, it comes back" "$(status --max-time 60 localhost:8080/readyz)" 200
+
+dpkg -r tv3sd
+is "removed, it stops" "$(systemctl is-active tv3sd || true)" inactive
+is "and leaves uploads" "$(ls /var/lib/private/tv3sd/kept)" /var/lib/private/tv3sd/kept
+dpkg -P tv3sd
+is "purged, nothing is left" "$(find / -xdev -name '*tv3sd*' -not -path '/root/*' -not -path '/var/log/*' \
+    -not -path '/var/lib/systemd/*' -not -path '/proc/*' -not -path '/run/*' | head -n 3)" ""
+trap - EXIT
+echo "all passed"

@@ -1,0 +1,105 @@
+"""The units as `make install` puts them there, in systemd's own judgement; sockets that it passes. The package in a
+booted system is `make system-test`."""
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from balancers import free_port
+from conftest import BUILD, HERE
+from daemon import PATIENCE, TV3SD
+from live import Client
+
+UNITS = ["tv3sd.service", "tv3sd-http.socket", "tv3sd-ws.socket"]
+
+
+def run(*args, **more) -> subprocess.CompletedProcess:
+    return subprocess.run([*map(str, args)], capture_output=True, text=True, timeout=PATIENCE, **more)
+
+
+def make(target: str, **variables) -> None:
+    r = run("make", "-C", os.path.join(HERE, ".."), target, f"BUILD={os.path.abspath(BUILD)}",
+            *(f"{name}={value}" for name, value in variables.items()))
+    assert r.returncode == 0, r.stderr
+
+
+def files(folder) -> set:
+    return {os.path.relpath(os.path.join(at, name), folder) for at, _, names in os.walk(folder) for name in names}
+
+
+@pytest.fixture
+def installed(tmp_path):
+    make("install-files", PREFIX=tmp_path / "usr", SYSCONFDIR=tmp_path / "etc")
+    return tmp_path
+
+
+def test_the_units_are_right(installed):
+    """Every path in them exists, every setting is known."""
+    r = run("systemd-analyze", "verify", *(installed / "usr/lib/systemd/system" / unit for unit in UNITS))
+    assert "tv3sd" not in r.stderr and r.returncode == 0, r.stderr
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_sandbox_is_strict(installed, device):
+    unit = installed / "usr/lib/systemd/system"
+    assert (unit / "tv3sd.service.d/device.conf").read_text() == (installed / "usr/share/tv3sd/systemd/cpu.conf").read_text()
+    (unit / "tv3sd.service.d/device.conf").write_text((installed / f"usr/share/tv3sd/systemd/{device}.conf").read_text())
+    r = run("systemd-analyze", "security", "--offline=yes", f"--root={installed}", "tv3sd.service")
+    exposure = re.search(r"Overall exposure level for tv3sd.service: ([0-9.]+)", r.stdout)
+    assert exposure, r.stderr
+    assert float(exposure[1]) < 2.0 and r.returncode == 0, r.stdout
+
+
+def test_what_is_installed_starts_and_goes_again(tmp_path):
+    """The settings name files that are there; a second install leaves them; uninstall leaves them and nothing else."""
+    where = {"PREFIX": tmp_path / "usr", "SYSCONFDIR": tmp_path / "etc"}
+    make("install-files", **where)
+    config = tmp_path / "etc/tv3sd/tv3sd.json"
+    r = run(tmp_path / "usr/bin/tv3sd", "--config", config, "--check", cwd="/")
+    assert r.returncode == 0 and "event=model_opened" in r.stderr
+    config.write_text(config.read_text().replace('"http_port": 8080', '"http_port": 9000'))
+    make("install-files", **where)
+    assert '"http_port": 9000' in config.read_text()
+    make("uninstall", **where)
+    assert files(tmp_path) == {"etc/tv3sd/tv3sd.json"}
+
+
+def test_the_daemon_takes_sockets_that_are_passed(tiny_model, tmp_path):
+    """Nobody is refused before it listens by itself, which it does not."""
+    http, ws = free_port(), free_port()
+    keep = [f"--setenv={name}" for name in os.environ if name.endswith("SAN_OPTIONS") or name.startswith("OMP_")]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(
+            ["systemd-socket-activate", f"--listen=127.0.0.1:{http}", f"--listen=127.0.0.1:{ws}", "--fdname=http:ws",
+             *keep, TV3SD, "--model", tiny_model, "--spool", str(tmp_path / "spool"), "--http-port", "1", "--ws-port", "2"],
+            stdin=subprocess.DEVNULL, stderr=log)
+    try:
+        end = time.monotonic() + PATIENCE
+        while "Listening" not in (tmp_path / "log").read_text() or ":%d" % ws not in (tmp_path / "log").read_text():
+            assert process.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        c = Client(f"http://127.0.0.1:{http}", timeout=PATIENCE)
+        assert c.ready() and c.server()["websocket"]["port"] == ws
+        with c.stream("a") as s:
+            assert s.hello["stream"] == "a"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert f"http={http} ws={ws}" in (tmp_path / "log").read_text()
+
+
+def test_a_passed_file_that_does_not_listen_is_refused(tiny_model, tmp_path):
+    with socket.socket() as s:
+        script = f"exec 3<&{s.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=ws GOMP_SPINCOUNT=1000; " \
+                 f'exec "$@"'
+        r = run("/bin/sh", "-c", script, "sh", TV3SD, "--model", tiny_model, "--spool", tmp_path / "s", "--http-port", "0",
+                pass_fds=[s.fileno()])
+    assert r.returncode == 1 and "none that listens" in r.stderr
