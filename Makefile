@@ -288,10 +288,13 @@ bench: all ## frames per second of the model MODEL=
 
 bench-kernels: $(BUILD)/kernel_bench $(BUILD)/op_profile ## kernels alone; a frame by operation
 	$(BUILD)/kernel_bench
-	$(BUILD)/op_profile $(MODEL) 864x480 10 f32
-	$(BUILD)/op_profile $(MODEL) 864x480 10 bf16
+	$(BUILD)/op_profile $(MODEL) --dtype f32
+	$(BUILD)/op_profile $(MODEL) --dtype bf16
 
-$(BUILD)/op_profile: $(BUILD)/obj/tests/bench/op_profile.o $(LIB_ENGINE)
+OP_PROFILE := $(patsubst %,$(BUILD)/obj/tests/bench/%.o,op_profile op_wrap op_trace \
+	$(if $(filter 0,$(CUDA)),op_clock_cpu,op_clock_cuda)) $(BUILD)/obj/tools/options.o
+$(BUILD)/obj/tests/bench/op_clock_cuda.o: private CPPFLAGS += -isystem $(CUDA_HOME)/include
+$(BUILD)/op_profile: $(OP_PROFILE) $(LIB_ENGINE)
 	@echo '  LD $@'
 	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
 

@@ -1,263 +1,245 @@
-/* Where a frame's time goes: every operation of the backend timed, one line each.
+/* Where a step's time goes: every operation of the backend timed, one line each; and, with --check,
+ * whether each does what the CPU backend's fp32 does, at the shapes of a real model.
  *
- *   op_profile MODEL WxH FRAMES f32|bf16
+ *   op_profile MODEL [--size WxH] [--streams N] [--steps N] [--device DEVICE] [--dtype DTYPE]
+ *                    [--check] [--json]
  *
- * The engine's backend table is replaced by one whose functions time the real ones. Linears are
- * listed by shape. Not a test: figures for the essays and for tuning. */
+ * The engine's backend table is replaced by one that wraps it (op_wrap.c). Bytes are those of the
+ * operands, once each. What they are held against is measured beside them: a copy of much memory,
+ * read and written, and the product of two large matrices. Not a test of speed: figures for the
+ * essays and for tuning. */
+#include "base/try.h"
 #include "engine/internal.h"
+#include "tests/bench/op_clock.h"
+#include "tests/bench/op_trace.h"
+#include "tests/bench/op_wrap.h"
+#include "tools/options.h"
 
+#include <getopt.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-enum { SLOTS = 256 };
+enum { WARMUP = 3, MAX_STREAMS = 1024, COPY_BYTES = 256 << 20, COPIES = 8 };
 
-static struct slot {
-    char name[64];
-    double seconds, gflop;
-    long calls;
-} slots[SLOTS];
-static int slot_count;
+struct profile {
+    const char *path;
+    struct engine_config config;
+    int width, height, streams, steps;
+    bool check, json;
 
-static const struct backend_ops *real;
-static struct backend_ops timed;
+    struct model *model;
+    struct engine *engine;
+    struct backend *cpu; /* what operations are checked by */
+    struct stream *stream[MAX_STREAMS];
+    void *big[2]; /* COPY_BYTES each */
+    double bandwidth, rate, seconds;
+};
 
-static struct shape {
-    struct linear *l;
-    int in, out;
-} shapes[1024];
-static int shape_count;
-
-static double now(void)
+/* Bytes read and written a second by a copy of the device's own. */
+static enum err measure_copy(struct profile *p)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void add(const char *name, double seconds, double gflop)
-{
-    int i = 0;
-    while (i < slot_count && strcmp(slots[i].name, name) != 0)
-        i++;
-    if (i == SLOTS)
-        return;
-    if (i == slot_count)
-        snprintf(slots[slot_count++].name, sizeof slots[0].name, "%s", name);
-    slots[i].seconds += seconds;
-    slots[i].gflop += gflop;
-    slots[i].calls++;
-}
-
-static enum err linear_open(struct backend *be, const struct linear_desc *d, struct linear **out)
-{
-    enum err e = real->linear_open(be, d, out);
-    if (e == ERR_OK && shape_count < 1024)
-        shapes[shape_count++] = (struct shape){*out, d->in, d->out};
-    return e;
-}
-
-static enum err linear(struct backend *be, struct linear *l, const void *x, void *y, size_t rows)
-{
-    char name[64];
-    double t = now();
-    enum err e = real->linear(be, l, x, y, rows);
-    t = now() - t;
-    for (int i = 0; i < shape_count; i++)
-        if (shapes[i].l == l) {
-            snprintf(name, sizeof name, "linear %d -> %d", shapes[i].in, shapes[i].out);
-            add(name, t, 2e-9 * (double)rows * shapes[i].in * shapes[i].out);
-        }
-    return e;
-}
-
-static enum err attention(struct backend *be, struct attention *a, const void *q, const void *kv,
-                          void *out, int images)
-{
-    double t = now();
-    enum err e = real->attention(be, a, q, kv, out, images);
-    add("attention", now() - t, 0);
-    return e;
-}
-
-#define TIMED_VOID(op, params, args)                                                               \
-    static void op params                                                                          \
-    {                                                                                              \
-        double start_ = now();                                                                     \
-        real->op args;                                                                             \
-        add(#op, now() - start_, 0);                                                               \
+    struct backend *be = p->engine->be;
+    for (int i = 0; i < 2; i++)
+        TRY(be->ops->alloc(be, COPY_BYTES, &p->big[i]));
+    for (int i = 0; i < 2; i++)
+        be->ops->zero(be, p->big[i], COPY_BYTES); /* pages are there */
+    for (size_t i = 0; i <= COPIES; i++) {
+        op_clock_mark(be, i);
+        if (i < COPIES)
+            be->ops->copy(be, p->big[1], p->big[0], COPY_BYTES);
     }
-TIMED_VOID(copy, (struct backend * be, void *d, const void *s, size_t n), (be, d, s, n))
-TIMED_VOID(zero, (struct backend * be, void *d, size_t n), (be, d, n))
-TIMED_VOID(im2col,
-           (struct backend * be, const void *in, int n, int h, int w, int c, int k, int s, int p,
-            int oh, int ow, int ld, void *out),
-           (be, in, n, h, w, c, k, s, p, oh, ow, ld, out))
-TIMED_VOID(gather,
-           (struct backend * be, const void *in, const int *i, int n, size_t f, size_t r, int c,
-            int e, void *o),
-           (be, in, i, n, f, r, c, e, o))
-TIMED_VOID(scatter_add,
-           (struct backend * be, const float *in, const int *i, int n, size_t f, size_t r, int c,
-            float *y),
-           (be, in, i, n, f, r, c, y))
-TIMED_VOID(layernorm,
-           (struct backend * be, const void *x, bool f, size_t r, int c, const float *g,
-            const float *b, float eps, void *out, bool of),
-           (be, x, f, r, c, g, b, eps, out, of))
-TIMED_VOID(rmsnorm,
-           (struct backend * be, const float *x, size_t r, int c, const float *w, float eps,
-            void *out),
-           (be, x, r, c, w, eps, out))
-TIMED_VOID(dwconv_gelu,
-           (struct backend * be, const void *x, int n, int h, int w, int c, const float *wt,
-            const float *b, void *out),
-           (be, x, n, h, w, c, wt, b, out))
-TIMED_VOID(fuse,
-           (struct backend * be, const void *const g[4], const struct resize_axis *const r[4],
-            const struct resize_axis *const c[4], int e, const float *b,
-            const struct resize_axis *gr, const struct resize_axis *gc, void *out),
-           (be, g, r, c, e, b, gr, gc, out))
-TIMED_VOID(scan_conv,
-           (struct backend * be, const struct scan_weights *w, const struct scan_window *v, int n,
-            const void *xz, void *b),
-           (be, w, v, n, xz, b))
-TIMED_VOID(selective_scan,
-           (struct backend * be, const struct scan_weights *w, const struct scan_window *v, int n,
-            const void *b, const float *dbc, const void *xz, void *y),
-           (be, w, v, n, b, dbc, xz, y))
-
-static enum err preprocess(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
-                           const struct resize_axis *r, const struct resize_axis *c, void *out)
-{
-    double t = now();
-    enum err e = real->preprocess(be, rgb, stride, r, c, out);
-    add("preprocess", now() - t, 0);
-    return e;
-}
-
-static enum err window_attention(struct backend *be, const struct window_attention *a,
-                                 const void *qkv, void *out, int images)
-{
-    double t = now();
-    enum err e = real->window_attention(be, a, qkv, out, images);
-    add("window_attention", now() - t, 0);
-    return e;
-}
-
-static enum err labels(struct backend *be, const float *logits, int classes,
-                       const struct resize_axis *r, const struct resize_axis *c, uint8_t *out)
-{
-    double t = now();
-    enum err e = real->labels(be, logits, classes, r, c, out);
-    add("labels", now() - t, 0);
-    return e;
-}
-
-static void time_backend(struct backend *be)
-{
-    real = be->ops;
-    timed = *real;
-    timed.copy = copy;
-    timed.zero = zero;
-    timed.linear = linear;
-    timed.attention = attention;
-    timed.window_attention = window_attention;
-    timed.preprocess = preprocess;
-    timed.im2col = im2col;
-    timed.gather = gather;
-    timed.scatter_add = scatter_add;
-    timed.layernorm = layernorm;
-    timed.rmsnorm = rmsnorm;
-    timed.dwconv_gelu = dwconv_gelu;
-    timed.fuse = fuse;
-    timed.scan_conv = scan_conv;
-    timed.selective_scan = selective_scan;
-    timed.labels = labels;
-    timed.linear_open = linear_open;
-    be->ops = &timed;
-}
-
-static int by_time(const void *a, const void *b)
-{
-    double x = ((const struct slot *)a)->seconds, y = ((const struct slot *)b)->seconds;
-    return (x < y) - (x > y);
-}
-
-static void print(int frames, double total)
-{
-    double sum = 0;
-    qsort(slots, (size_t)slot_count, sizeof *slots, by_time);
-    printf("%-28s %9s %7s %9s\n", "operation", "ms/frame", "calls", "GFLOP/s");
-    for (int i = 0; i < slot_count; i++) {
-        const struct slot *s = &slots[i];
-        sum += s->seconds;
-        printf("%-28s %9.3f %7ld", s->name, 1e3 * s->seconds / frames, s->calls / frames);
-        if (s->gflop > 0)
-            printf(" %9.1f", s->gflop / s->seconds);
-        puts("");
+    char byte;
+    TRY(be->ops->download(be, &byte, p->big[1], 1)); /* waits */
+    for (size_t i = 1; i < COPIES; i++) {
+        double rate = 2.0 * COPY_BYTES / op_clock_between(be, i, i + 1);
+        p->bandwidth = rate > p->bandwidth ? rate : p->bandwidth;
     }
-    printf("%-28s %9.3f\n", "everything else", 1e3 * (total - sum) / frames);
-    printf("%-28s %9.3f\n", "frame", 1e3 * total / frames);
+    return ERR_OK;
 }
 
-static enum err run(const char *path, int width, int height, int frames, enum dtype dtype)
+/* A device that is given work faster than it does it has no gaps between kernels, and only then are
+ * short ones timed rightly: so it gets something to do while the host calls the step's operations.
+ */
+static void head_start(struct profile *p)
 {
-    struct model *m;
-    struct engine *e;
-    struct stream *s;
-    struct engine_config ec = {.dtype = dtype};
-    struct stream_config sc = {.mode = MODE_STREAM};
-    size_t pixels = (size_t)width * (size_t)height;
-    uint8_t *rgb = malloc(pixels * 3), *labels_out = malloc(pixels);
-    enum err r = rgb && labels_out ? model_open(path, &m) : ERR_NOMEM;
-    if (r == ERR_OK)
-        r = engine_open(m, &ec, &e);
-    if (r != ERR_OK)
-        return r;
-    /* opened once for its backend, then again with the timing table in place */
+    struct backend *be = p->engine->be;
+    double t = p->config.device == DEVICE_CUDA ? 12e-3 : 0;
+    for (; t > 0; t -= 2.0 * COPY_BYTES / p->bandwidth)
+        be->ops->copy(be, p->big[1], p->big[0], COPY_BYTES);
+}
+
+static enum err open_all(struct profile *p)
+{
+    const struct stream_config sc = {.mode = MODE_STREAM};
+    TRY(model_open(p->path, &p->model));
+    TRY(engine_open(p->model, &p->config, &p->engine));
+    if (p->check) {
+        TRY(cpu_backend_open(DT_F32, 0, NULL, &p->cpu));
+    } else {
+        TRY(measure_copy(p));
+        TRY(engine_measure_peak(p->engine, &p->rate));
+    }
+    /* opened once for its backend, then again with the table in place */
+    struct engine *e = p->engine;
     encoder_close(&e->loader, e->encoder);
     head_close(&e->loader, e->head);
-    time_backend(e->be);
-    r = encoder_open(&e->loader, &e->encoder);
-    if (r == ERR_OK)
-        r = head_open(&e->loader, &e->head);
-    if (r == ERR_OK)
-        r = stream_open(e, &sc, &s);
-    for (size_t i = 0; i < pixels * 3; i++)
-        rgb[i] = (uint8_t)(i * 7919 >> 5);
-    struct image image = {rgb, width, height, 3 * (ptrdiff_t)width};
-    uint8_t *out[1] = {labels_out};
-    struct engine_run one = {s, 1, &image, out, NULL};
-    double t = 0;
-    for (int i = -3; r == ERR_OK && i < frames; i++) {
-        if (i == 0) {
-            slot_count = 0;
-            memset(slots, 0, sizeof slots);
-            t = now();
-        }
-        r = engine_step(e, &one, 1);
+    e->encoder = NULL;
+    e->head = NULL;
+    op_wrap(e->be, p->cpu);
+    TRY(encoder_open(&e->loader, &e->encoder));
+    TRY(head_open(&e->loader, &e->head));
+    for (int i = 0; i < p->streams; i++)
+        TRY(stream_open(e, &sc, &p->stream[i]));
+    return ERR_OK;
+}
+
+static void close_all(struct profile *p)
+{
+    for (int i = 0; i < p->streams; i++)
+        stream_close(p->stream[i]);
+    for (int i = 0; p->engine && i < 2; i++)
+        p->engine->be->ops->free(p->engine->be, p->big[i]);
+    engine_close(p->engine);
+    if (p->cpu)
+        p->cpu->ops->close(p->cpu);
+    model_close(p->model);
+}
+
+static enum err run_steps(struct profile *p, struct engine_run *runs)
+{
+    enum err e = ERR_OK;
+    for (int i = p->check ? 0 : -WARMUP; e == ERR_OK && i < p->steps; i++) {
+        if (i == 0 && !p->check)
+            op_trace_open(p->engine->be, NULL);
+        if (!p->check)
+            head_start(p);
+        double t = op_now();
+        e = engine_step(p->engine, runs, p->streams);
+        p->seconds = i < 0 ? 0 : p->seconds + op_now() - t;
+        if (e == ERR_OK)
+            op_wrap_step_done();
     }
-    print(frames, now() - t);
-    stream_close(s);
-    engine_close(e);
-    model_close(m);
+    return e;
+}
+
+static enum err run(struct profile *p)
+{
+    size_t pixels = (size_t)p->width * (size_t)p->height, n = (size_t)p->streams;
+    uint8_t *rgb = malloc(pixels * 3), *labels = malloc(pixels * n), **out = calloc(n, sizeof *out);
+    struct engine_run *runs = calloc(n, sizeof *runs);
+    struct image image = {rgb, p->width, p->height, 3 * (ptrdiff_t)p->width};
+    enum err e =
+        rgb && labels && out && runs ? ERR_OK : err_set(ERR_NOMEM, "no memory for the frames");
+    for (size_t i = 0; e == ERR_OK && i < pixels * 3; i++)
+        rgb[i] = (uint8_t)(i * 7919 >> 5);
+    if (e == ERR_OK)
+        e = open_all(p);
+    for (size_t i = 0; e == ERR_OK && i < n; i++) {
+        out[i] = labels + i * pixels;
+        runs[i] = (struct engine_run){p->stream[i], 1, &image, &out[i], NULL};
+    }
+    if (e == ERR_OK)
+        e = run_steps(p, runs);
     free(rgb);
-    free(labels_out);
-    return r;
+    free(labels);
+    free(out);
+    free(runs);
+    return e;
+}
+
+static void print_line(const json_t *line, double *sum)
+{
+    double ms = json_number_value(json_object_get(line, "ms"));
+    const json_t *rate = json_object_get(line, "gflops"), *far = json_object_get(line, "far");
+    *sum += ms;
+    printf("%-30s %8.3f %5lld", json_string_value(json_object_get(line, "op")), ms,
+           (long long)json_integer_value(json_object_get(line, "calls")));
+    if (far)
+        printf(" %.1e", json_number_value(far));
+    else
+        printf(" %8.1f %4.0f %%", json_number_value(json_object_get(line, "gbytes_per_s")),
+               100 * json_number_value(json_object_get(line, "of_bandwidth")));
+    if (rate && !far)
+        printf(" %9.1f %4.0f %%", json_number_value(rate),
+               100 * json_number_value(json_object_get(line, "of_rate")));
+    puts("");
+}
+
+static enum err print(const struct profile *p)
+{
+    double sum = 0, step = 1e3 * p->seconds / p->steps;
+    json_t *ops = op_report(p->steps, p->bandwidth, p->rate), *line;
+    size_t i;
+    if (p->json) {
+        json_t *all =
+            json_pack("{s:s, s:s, s:[ii], s:i, s:f, s:f, s:f, s:o}", "device",
+                      engine_description(p->engine), "model", p->model->arch.name, "size", p->width,
+                      p->height, "streams", p->streams, "ms_per_step", step, "copy_gbytes_per_s",
+                      1e-9 * p->bandwidth, "matmul_gflops", p->rate, "ops", ops);
+        int failed = json_dumpf(all, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+        puts("");
+        json_decref(all);
+        return failed ? err_set(ERR_IO, "cannot write the profile") : ERR_OK;
+    }
+    printf("%s, %d streams of %dx%d", engine_description(p->engine), p->streams, p->width,
+           p->height);
+    if (!p->check)
+        printf("; copies %.1f GB/s, products %.1f GFLOP/s", 1e-9 * p->bandwidth, p->rate);
+    printf("\n%-30s %8s %5s %s\n", "operation", "ms/step", "calls",
+           p->check ? "from the CPU" : "    GB/s           GFLOP/s");
+    json_array_foreach(ops, i, line) print_line(line, &sum);
+    printf("%-30s %8.3f\n", "all operations", sum);
+    if (!p->check)
+        printf("%-30s %8.3f\n", "step", step);
+    json_decref(ops);
+    return ERR_OK;
+}
+
+static bool options(struct profile *p, int argc, char **argv)
+{
+    static const struct option known[] = {
+        {"size", required_argument, NULL, 's'},  {"streams", required_argument, NULL, 'n'},
+        {"steps", required_argument, NULL, 'f'}, {"device", required_argument, NULL, 'd'},
+        {"dtype", required_argument, NULL, 't'}, {"check", no_argument, NULL, 'c'},
+        {"json", no_argument, NULL, 'j'},        {NULL, 0, NULL, 0}};
+    bool ok = true;
+    for (int o; ok && (o = getopt_long(argc, argv, "", known, NULL)) != -1;) {
+        if (o == 's')
+            ok = option_size(optarg, &p->width, &p->height);
+        else if (o == 'n')
+            ok = option_int(optarg, 1, MAX_STREAMS, &p->streams);
+        else if (o == 'f')
+            ok = option_int(optarg, 1, 10000, &p->steps);
+        else if (o == 'd')
+            ok = option_device(optarg, &p->config.device, &p->config.device_index);
+        else if (o == 't')
+            ok = option_dtype(optarg, &p->config.dtype);
+        else if (o == 'c')
+            p->check = true;
+        else if (o == 'j')
+            p->json = true;
+        else
+            ok = false;
+    }
+    p->path = argv[optind];
+    return ok && optind + 1 == argc;
 }
 
 int main(int argc, char **argv)
 {
-    int width, height;
-    if (argc != 5 || sscanf(argv[2], "%dx%d", &width, &height) != 2) {
-        fprintf(stderr, "usage: op_profile MODEL WxH FRAMES f32|bf16\n");
+    static struct profile p = {
+        .width = 864, .height = 480, .streams = 1, .steps = 10, .config = {.dtype = DT_F32}};
+    if (!options(&p, argc, argv)) {
+        fprintf(stderr, "usage: op_profile MODEL [--size WxH] [--streams N] [--steps N]\n"
+                        "  [--device DEVICE] [--dtype DTYPE] [--check] [--json]\n");
         return 2;
     }
-    enum err r =
-        run(argv[1], width, height, atoi(argv[3]), strcmp(argv[4], "bf16") == 0 ? DT_BF16 : DT_F32);
-    if (r != ERR_OK)
+    enum err e = run(&p);
+    if (e == ERR_OK)
+        e = print(&p);
+    if (e != ERR_OK)
         fprintf(stderr, "op_profile: %s\n", err_text());
-    return r != ERR_OK;
+    bool held = e == ERR_OK && (!p.check || op_checks_hold(0));
+    close_all(&p);
+    return !held;
 }

@@ -33,6 +33,13 @@ $(BUILD)/tests/test_cuda_%: $(BUILD)/obj/tests/unit/test_cuda_%.o $(LIB_CUDA_HOS
 	    -Wl,-u,cuda_backend_open $(filter %.a,$^) -lcmocka $(PROTO_LIBS) $(ENGINE_LIBS)
 $(BUILD)/obj/tests/unit/test_cuda_%.o: CPPFLAGS += -Itests/cuda_host
 
+# Whether every operation does at a real model's shapes what the CPU's does: op_profile --check.
+$(BUILD)/cuda_host_profile: $(patsubst %,$(BUILD)/obj/tests/bench/%.o,op_profile op_wrap op_trace \
+		op_clock_cpu) $(BUILD)/obj/tools/options.o $(LIB_CUDA_HOST) $(LIB_ENGINE)
+	@echo '  LD $@'
+	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
+	    -Wl,-u,cuda_backend_open $(filter %.a,$^) $(ENGINE_LIBS)
+
 CUDA_HOST_TESTS = $(filter $(BUILD)/tests/test_cuda_%,$(TESTS))
 
 # A header counts as the best of the objects that include it.
