@@ -50,7 +50,7 @@ static enum err load_bias(const struct loader *l, const char *name, int heads, i
                     table[(dy * side + dx) * heads + h];
             }
     if (e == ERR_OK)
-        e = l->be->ops->upload(l->be, bias, (size_t)heads * (size_t)(tokens * tokens), out);
+        e = load_floats(l, bias, (size_t)heads * (size_t)(tokens * tokens), out);
     free(table);
     free(bias);
     return e;
@@ -72,7 +72,7 @@ static enum err make_masks(const struct loader *l, int n, float **out)
                 bool row = (kind & 2) && (q / n < edge) != (k / n < edge);
                 mask[((kind - 1) * tokens + q) * tokens + k] = row || col ? -100.0f : 0.0f;
             }
-    enum err e = l->be->ops->upload(l->be, mask, 3 * (size_t)(tokens * tokens), out);
+    enum err e = load_floats(l, mask, 3 * (size_t)(tokens * tokens), out);
     free(mask);
     return e;
 }

@@ -1,5 +1,7 @@
 #include "engine/internal.h"
 
+#include "base/try.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,6 +78,19 @@ enum err engine_take(struct engine *e, size_t bytes, void **out)
         return ERR_OK;
     }
     return e->be->ops->alloc(e->be, bytes, out);
+}
+
+enum err engine_take_copy(struct engine *e, const void *host, size_t bytes, void **out)
+{
+    void *p;
+    *out = NULL;
+    TRY(engine_take(e, bytes, &p));
+    enum err r = e->be->ops->upload(e->be, p, host, bytes);
+    if (r == ERR_OK)
+        *out = p;
+    else
+        engine_give(e, p, bytes);
+    return r;
 }
 
 void engine_give(struct engine *e, void *data, size_t bytes)

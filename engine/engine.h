@@ -101,15 +101,19 @@ uint64_t stream_frames(const struct stream *s);
 /* Bytes of hidden state on the device now, and after `frames` more of this geometry. */
 size_t stream_state_bytes(const struct stream *s);
 size_t stream_state_bytes_after(const struct stream *s, const struct geometry *g, int frames);
+/* Whether a frame of this geometry goes on from the state; else it starts from zero. */
+bool stream_continues(const struct stream *s, const struct geometry *g);
 /* Moves the state to host memory, and back, bit by bit; on error it is where it was. A spilled
- * stream exports and resets as any other, and a step fetches it. */
+ * stream exports and resets as any other, and a step that goes on from its state fetches it. */
 enum err stream_spill(struct stream *s);
 enum err stream_fetch(struct stream *s);
 size_t stream_spilled_bytes(const struct stream *s); /* in host memory now */
 /* The hidden state as a safetensors file in a malloc'd buffer (the caller frees it), and back.
  * The bytes are the same on every backend. Import checks model shape and geometry, and replaces
- * the state only when all of it is right. MODE_STREAM only. */
+ * the state only when all of it is right; then it first asks `room`, unless that is NULL, for the
+ * state's bytes on the device, and fails as that does. MODE_STREAM only. */
 enum err stream_export(const struct stream *s, void **buf, size_t *len);
-enum err stream_import(struct stream *s, const void *buf, size_t len);
+enum err stream_import(struct stream *s, const void *buf, size_t len,
+                       enum err (*room)(void *ctx, size_t bytes), void *ctx);
 
 #endif

@@ -86,7 +86,7 @@ static enum err fuse_open(const struct loader *l, struct head *h)
     for (int i = 0; result == ERR_OK && i < ARCH_STAGES; i++)
         result = fuse_stage(l, h, i, w, scale, shift);
     if (result == ERR_OK)
-        result = l->be->ops->upload(l->be, shift, (size_t)e, &h->fuse_bias);
+        result = load_floats(l, shift, (size_t)e, &h->fuse_bias);
     free(w);
     free(scale);
     return result;
@@ -102,7 +102,7 @@ static enum err load_a(const struct loader *l, const char *name, int d, int n, f
     for (int i = 0; e == ERR_OK && i < d * n; i++)
         a[i % n * d + i / n] = (float)(-exp((double)p[i]) * 1.4426950408889634);
     if (e == ERR_OK)
-        e = l->be->ops->upload(l->be, a, (size_t)d * (size_t)n, out);
+        e = load_floats(l, a, (size_t)d * (size_t)n, out);
     free(p);
     free(a);
     return e;

@@ -60,6 +60,8 @@ static inline uint64_t stream_history(const struct stream *s)
 
 /* A device buffer, from the spares when one of that size is there. */
 enum err engine_take(struct engine *e, size_t bytes, void **out);
+/* The same with a copy of host memory in it; *out is NULL after an error. */
+enum err engine_take_copy(struct engine *e, const void *host, size_t bytes, void **out);
 void engine_give(struct engine *e, void *data, size_t bytes); /* NULL is allowed */
 
 /* The cached plan for a frame size, made when new. The caller counts itself in plan->users. */

@@ -53,16 +53,29 @@ enum err load_conv(const struct loader *l, const char *prefix, int in, int out, 
     return e;
 }
 
+enum err load_floats(const struct loader *l, const float *src, size_t count, float **out)
+{
+    void *p = NULL;
+    *out = NULL;
+    TRY(l->be->ops->alloc(l->be, count * sizeof *src, &p));
+    enum err e = l->be->ops->upload(l->be, p, src, count * sizeof *src);
+    if (e == ERR_OK)
+        *out = p;
+    else
+        l->be->ops->free(l->be, p);
+    return e;
+}
+
 enum err load_norm(const struct loader *l, const char *prefix, int c, bool bias, struct norm *norm)
 {
     float *p = NULL;
     TRY(model_tensor(l->model, &p, "%s.weight", prefix));
-    enum err e = l->be->ops->upload(l->be, p, (size_t)c, &norm->weight);
+    enum err e = load_floats(l, p, (size_t)c, &norm->weight);
     free(p);
     if (e != ERR_OK || !bias)
         return e;
     TRY(model_tensor(l->model, &p, "%s.bias", prefix));
-    e = l->be->ops->upload(l->be, p, (size_t)c, &norm->bias);
+    e = load_floats(l, p, (size_t)c, &norm->bias);
     free(p);
     return e;
 }
@@ -87,7 +100,7 @@ enum err load_matrix(const struct loader *l, const char *name, int rows, int col
                 t[(size_t)c * (size_t)rows + (size_t)r] = p[(size_t)r * (size_t)cols + (size_t)c];
     }
     if (e == ERR_OK)
-        e = l->be->ops->upload(l->be, t ? t : p, count, out);
+        e = load_floats(l, t ? t : p, count, out);
     free(p);
     free(t);
     return e;

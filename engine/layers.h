@@ -28,6 +28,9 @@ enum err load_conv(const struct loader *l, const char *prefix, int in, int out, 
 enum err load_norm(const struct loader *l, const char *prefix, int c, bool bias, struct norm *norm);
 void free_norm(const struct loader *l, struct norm *norm);
 
+/* A copy of `count` floats in backend memory of its own. */
+enum err load_floats(const struct loader *l, const float *src, size_t count, float **out);
+
 /* A tensor [rows][cols] to backend memory, transposed to [cols][rows] when asked. */
 enum err load_matrix(const struct loader *l, const char *name, int rows, int cols, bool transpose,
                      float **out);

@@ -5,7 +5,11 @@
  * bit, in one block of host memory: the hidden state, then the features in `history` that are
  * there. A spilled stream keeps its plan and is complete: it exports and resets as it is, and its
  * next frame brings it back first. On a CPU both places are the same memory, and the moves are
- * copies. */
+ * copies.
+ *
+ * The device buffers of a state that moved out are the engine's spares, and one that comes back
+ * takes them: streams that take turns allocate nothing. Spares are not hidden states that a limit
+ * counts; ENGINE_SPARE_BYTES bounds them, with those that working copies of batches leave. */
 #include "engine/internal.h"
 
 #include "base/try.h"
@@ -23,6 +27,11 @@ size_t stream_spilled_bytes(const struct stream *s)
     return s->spilled_bytes;
 }
 
+bool stream_continues(const struct stream *s, const struct geometry *g)
+{
+    return s->plan && s->plan->geo.width == g->width && s->plan->geo.height == g->height;
+}
+
 size_t stream_state_bytes_after(const struct stream *s, const struct geometry *g, int frames)
 {
     const struct arch *a = &s->engine->model->arch;
@@ -30,8 +39,8 @@ size_t stream_state_bytes_after(const struct stream *s, const struct geometry *g
         return g->state_bytes;
     if (s->config.mode != MODE_CLIP)
         return 0;
-    bool same = s->plan && s->plan->geo.width == g->width && s->plan->geo.height == g->height;
-    uint64_t kept = (same ? s->frames : 0) + (uint64_t)frames, most = stream_history(s);
+    uint64_t kept = (stream_continues(s, g) ? s->frames : 0) + (uint64_t)frames,
+             most = stream_history(s);
     return (size_t)(kept < most ? kept : most) * engine_feature_bytes_of(s->engine, g);
 }
 
@@ -87,10 +96,9 @@ enum err stream_spill(struct stream *s)
 /* ---- back ---------------------------------------------------------------------------------------
  */
 
-static enum err upload(struct stream *s, const uint8_t **from, size_t bytes, float **to)
+static enum err upload(struct stream *s, const uint8_t **from, size_t bytes, void **to)
 {
-    struct backend *be = s->engine->be;
-    TRY(be->ops->upload(be, (const float *)(const void *)*from, bytes / sizeof(float), to));
+    TRY(engine_take_copy(s->engine, *from, bytes, to));
     *from += bytes;
     return ERR_OK;
 }
@@ -99,15 +107,13 @@ static enum err upload_all(struct stream *s)
 {
     size_t feature = engine_feature_bytes(s->engine, s->plan), hidden = hidden_bytes(s);
     const uint8_t *from = s->spilled;
-    float *copy;
+    void *state = NULL;
     if (s->config.mode == MODE_STREAM)
-        TRY(upload(s, &from, hidden, &s->state));
-    for (int i = 0; i < CLIP_HISTORY; i++) {
-        if (!(s->spilled_history >> i & 1))
-            continue;
-        TRY(upload(s, &from, feature, &copy));
-        s->history[i] = copy;
-    }
+        TRY(upload(s, &from, hidden, &state));
+    s->state = state;
+    for (int i = 0; i < CLIP_HISTORY; i++)
+        if (s->spilled_history >> i & 1)
+            TRY(upload(s, &from, feature, &s->history[i]));
     return ERR_OK;
 }
 

@@ -93,7 +93,6 @@ static enum err step_open(struct step *s, const struct engine_run *runs, int cou
     for (int i = 0; i < count; i++) {
         struct work *w = &s->work[i];
         TRY(check_run(s->e, &runs[i]));
-        TRY(stream_fetch(runs[i].stream));
         w->run = &runs[i];
         w->stream = runs[i].stream;
         w->stream->in_batch = true;
@@ -104,6 +103,8 @@ static enum err step_open(struct step *s, const struct engine_run *runs, int cou
                         &w->plan));
         w->plan->users++;
         w->fresh = w->stream->plan != w->plan;
+        if (!w->fresh)
+            TRY(stream_fetch(w->stream));
         TRY(work_state(s->e, w));
         if (w->stream->config.mode == MODE_CLIP) {
             w->feature = calloc((size_t)runs[i].count, sizeof *w->feature);

@@ -240,28 +240,34 @@ static enum err import_plan(struct stream *s, const struct st_file *f, size_t le
     return engine_plan(s->engine, &s->config, width, height, out);
 }
 
-enum err stream_import(struct stream *s, const void *buf, size_t len)
+enum err stream_import(struct stream *s, const void *buf, size_t len,
+                       enum err (*room)(void *ctx, size_t bytes), void *ctx)
 {
     struct engine *e = s->engine;
     const struct arch *a = &e->model->arch;
     struct st_file *f = NULL;
     struct plan *p = NULL;
     uint64_t frames = 0;
-    float *values = NULL, *state = NULL, *loaded = NULL;
+    float *values = NULL, *state = NULL;
+    void *loaded = NULL;
+    size_t bytes = 0;
     if (s->config.mode != MODE_STREAM || a->head != HEAD_TV3S)
         return err_set(ERR_UNSUPPORTED, "only streams with carried state can import one");
     enum err r = st_parse(buf, len, &f);
     if (r == ERR_OK)
         r = import_plan(s, f, len, &frames, &p);
     if (r == ERR_OK) {
-        values = malloc(p->state_floats * sizeof *values);
-        state = malloc(p->state_floats * sizeof *state);
+        bytes = p->state_floats * sizeof *state;
+        values = malloc(bytes);
+        state = malloc(bytes);
         r = values && state ? ERR_OK : err_set(ERR_NOMEM, "out of memory for the state");
     }
     if (r == ERR_OK)
         r = import_layers(f, a, p, values, state);
     if (r == ERR_OK)
-        r = e->be->ops->upload(e->be, state, p->state_floats, &loaded);
+        r = room ? room(ctx, bytes) : ERR_OK;
+    if (r == ERR_OK)
+        r = engine_take_copy(e, state, bytes, &loaded);
     if (r == ERR_OK) {
         p->users++; /* before the reset, which may give up the same plan */
         stream_reset(s);

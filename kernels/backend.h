@@ -93,9 +93,8 @@ struct backend_ops {
     /* 64-byte aligned memory of the backend, contents undefined. ERR_NOMEM. */
     enum err (*alloc)(struct backend *be, size_t bytes, void **out);
     void (*free)(struct backend *be, void *p);
-    /* A copy of `count` host floats in backend memory; the caller frees it. ERR_NOMEM. */
-    enum err (*upload)(struct backend *be, const float *src, size_t count, float **out);
-    /* Backend memory to host memory, complete on return. */
+    /* Host memory to backend memory, and back; complete on return. */
+    enum err (*upload)(struct backend *be, void *dst, const void *src, size_t bytes);
     enum err (*download)(struct backend *be, void *dst, const void *src, size_t bytes);
     /* Tables that a plan owns and operations read (a resize_axis' arrays, an index): what they hold
      * does not change until table_drop, so a device may keep a copy. NULL is allowed. ERR_NOMEM. */

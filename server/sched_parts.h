@@ -66,10 +66,11 @@ struct sched {
     int last_runs;             /* of the last batch */
     uint64_t state_bytes;      /* of all streams, on the device */
     uint64_t spilled_bytes;    /* in host memory */
-    uint64_t reserved_bytes;   /* on the device, for the batch being prepared */
+    uint64_t reserved_bytes;   /* on the device, for the batch being prepared, not in state_bytes */
     struct session *resident_oldest,
-        *resident_newest;      /* with a state on the device, by last frame */
-    struct model_state *model; /* [models] */
+        *resident_newest;       /* with a state on the device, by last frame */
+    struct session *spill_next; /* of these, the first not looked at for this batch; NULL: none */
+    struct model_state *model;  /* [models] */
     struct batch batch;
 };
 
@@ -90,10 +91,12 @@ bool sched_choose(struct sched *s);
 /* ---- sched_spill.c: where states are --------------------------------------------------------- */
 /* Something may have changed in what the session's stream holds: counts it. */
 void sched_place(struct sched *s, struct session *session);
-/* Room on the device for a state of `bytes` in all, taken from idle ones where it must be; it is
- * s->reserved_bytes until the caller sets that back. ERR_LIMIT never, ERR_BUSY not now. */
+/* A batch, or a command, is about to ask for room: what the last one reserved is in use or free. */
+void sched_room_begin(struct sched *s);
+/* Room on the device for a state of `bytes` in all, taken from idle ones where it must be, and
+ * reserved until sched_room_begin. ERR_LIMIT never, ERR_BUSY not now. */
 enum err sched_room(struct sched *s, struct session *session, uint64_t bytes);
-/* Brings a spilled state back, into room that is there. ERR_NOMEM. */
+/* Brings a spilled state back, into room for it that sched_room reserved. ERR_NOMEM. */
 enum err sched_fetch(struct sched *s, struct session *session);
 
 /* ---- sched_run.c: the engine's work ---------------------------------------------------------- */

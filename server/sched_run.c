@@ -58,7 +58,8 @@ struct step_args {
     uint64_t frames_before[BATCH_MAX]; /* by run */
 };
 
-/* The session's state on the device, with room for what these frames add to it. */
+/* The session's state on the device, with room for what these frames make of it. One that they do
+ * not go on from stays where it is: it ends with the batch. */
 static enum err prepare_state(struct sched *s, struct session *session, const struct item *first,
                               int count)
 {
@@ -67,7 +68,11 @@ static enum err prepare_state(struct sched *s, struct session *session, const st
     TRY(open_stream(session));
     TRY(engine_geometry(&p->model->model->arch, first->width, first->height,
                         p->stream.resize_override ? &p->stream.resize : NULL, &g));
-    TRY(sched_room(s, session, stream_state_bytes_after(session->stream, &g, count)));
+    uint64_t after = stream_state_bytes_after(session->stream, &g, count);
+    if (!stream_continues(session->stream, &g))
+        return sched_room(s, session, after);
+    uint64_t spilled = stream_spilled_bytes(session->stream);
+    TRY(sched_room(s, session, after > spilled ? after : spilled));
     return sched_fetch(s, session);
 }
 
@@ -94,7 +99,7 @@ static void fail_items(struct item *const *item, int count, enum err e)
 static void prepare_all(struct sched *s, struct batch *b)
 {
     int kept = 0;
-    s->reserved_bytes = 0;
+    sched_room_begin(s);
     for (int i = 0; i < b->runs; i++) {
         struct item *const *item = &b->item[b->run[i].first];
         enum err e = prepare(s, b->run[i].session, item, b->run[i].count);
@@ -204,12 +209,16 @@ void sched_run_batch(struct sched *s)
 /* ---- commands -----------------------------------------------------------------------------------
  */
 
-/* A file holds the state's bytes and a little more. */
-static enum err import(struct sched *s, struct session *session, const struct command *c)
+struct newcomer {
+    struct sched *sched;
+    struct session *session;
+};
+
+static enum err room_for_import(void *newcomer, size_t bytes)
 {
-    s->reserved_bytes = 0;
-    TRY(sched_room(s, session, c->len));
-    return stream_import(session->stream, c->data, c->len);
+    struct newcomer *n = newcomer;
+    sched_room_begin(n->sched);
+    return sched_room(n->sched, n->session, bytes);
 }
 
 static enum err run_command(struct sched *s, struct session *session, struct command *c)
@@ -224,7 +233,8 @@ static enum err run_command(struct sched *s, struct session *session, struct com
     case COMMAND_EXPORT:
         return stream_export(session->stream, &c->data, &c->len);
     case COMMAND_IMPORT:
-        return import(s, session, c);
+        return stream_import(session->stream, c->data, c->len, room_for_import,
+                             &(struct newcomer){s, session});
     }
     return err_set(ERR_INTERNAL, "command %d", (int)c->kind);
 }

@@ -24,6 +24,8 @@ static void unlink_resident(struct sched *s, struct session *session)
         session->resident_newer;
     *(session->resident_newer ? &session->resident_newer->resident_older : &s->resident_newest) =
         session->resident_older;
+    if (s->spill_next == session)
+        s->spill_next = session->resident_newer;
     session->resident = false;
 }
 
@@ -82,16 +84,22 @@ static bool spill(struct sched *s, struct session *session)
     return true;
 }
 
-/* Moves idle states out until `more` bytes fit. */
-static bool make_room(struct sched *s, uint64_t more)
+void sched_room_begin(struct sched *s)
+{
+    s->reserved_bytes = 0;
+    s->spill_next = s->resident_oldest;
+}
+
+/* Moves idle states but the session's own out until `more` bytes fit. Who may not go now is not
+ * asked again for this batch, so the list is gone through once a batch, not once a run. */
+static bool make_room(struct sched *s, const struct session *session, uint64_t more)
 {
     uint64_t most = s->config->max_state_bytes, now = clock_ns();
-    struct session *session = s->resident_oldest;
-    while (s->state_bytes + s->reserved_bytes + more > most && session) {
-        struct session *newer = session->resident_newer;
-        if (may_spill(s, session, now) && !spill(s, session))
+    while (s->state_bytes + s->reserved_bytes + more > most && s->spill_next) {
+        struct session *idle = s->spill_next;
+        s->spill_next = idle->resident_newer;
+        if (idle != session && may_spill(s, idle, now) && !spill(s, idle))
             return false;
-        session = newer;
     }
     return s->state_bytes + s->reserved_bytes + more <= most;
 }
@@ -103,7 +111,7 @@ enum err sched_room(struct sched *s, struct session *session, uint64_t bytes)
     if (bytes > most)
         return err_set(ERR_LIMIT, "a hidden state of %llu bytes; the limit is %llu",
                        (unsigned long long)bytes, (unsigned long long)most);
-    if (more > 0 && !make_room(s, more))
+    if (more > 0 && !make_room(s, session, more))
         return err_set(ERR_BUSY, "the hidden states of other streams take all %llu bytes",
                        (unsigned long long)most);
     s->reserved_bytes += more;
@@ -117,7 +125,9 @@ enum err sched_fetch(struct sched *s, struct session *session)
         return ERR_OK;
     enum err e = stream_fetch(session->stream);
     sched_place(s, session);
-    if (!e)
-        metric_add(s->metrics, METRIC_STREAMS_FETCHES, 1);
-    return e;
+    if (e)
+        return e;
+    s->reserved_bytes -= bytes; /* they are state_bytes now */
+    metric_add(s->metrics, METRIC_STREAMS_FETCHES, 1);
+    return ERR_OK;
 }

@@ -79,7 +79,7 @@ enum err cuda_result(struct cuda_backend *c);
 /* memory.c */
 enum err cuda_alloc(struct backend *be, size_t bytes, void **out);
 void cuda_free(struct backend *be, void *p);
-enum err cuda_upload(struct backend *be, const float *src, size_t count, float **out);
+enum err cuda_upload(struct backend *be, void *dst, const void *src, size_t bytes);
 enum err cuda_download(struct backend *be, void *dst, const void *src, size_t bytes);
 void cuda_copy(struct backend *be, void *dst, const void *src, size_t bytes);
 void cuda_zero(struct backend *be, void *dst, size_t bytes);

@@ -49,12 +49,13 @@ enum err cuda_upload_bytes(struct cuda_backend *c, const void *src, size_t bytes
     return e;
 }
 
-enum err cuda_upload(struct backend *be, const float *src, size_t count, float **out)
+enum err cuda_upload(struct backend *be, void *dst, const void *src, size_t bytes)
 {
-    void *p;
-    enum err e = cuda_upload_bytes(cuda_of(be), src, count * sizeof *src, &p);
-    *out = p;
-    return e;
+    struct cuda_backend *c = cuda_of(be);
+    cuda_check(c, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, c->stream),
+               "cudaMemcpyAsync");
+    cuda_check(c, cudaStreamSynchronize(c->stream), "upload");
+    return cuda_result(c);
 }
 
 enum err cuda_download(struct backend *be, void *dst, const void *src, size_t bytes)

@@ -66,15 +66,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else {
         memcpy(state, data, size);
     }
-    if (stream_import(stream, state, len)) {
+    if (stream_import(stream, state, len, NULL, NULL)) {
         expect(real, real_len);
     } else {
         void *taken;
-        if (stream_export(stream, &taken, &len) || stream_import(stream, taken, len))
+        if (stream_export(stream, &taken, &len) || stream_import(stream, taken, len, NULL, NULL))
             abort();
         expect(taken, len);
         free(taken);
-        if (stream_import(stream, real, real_len))
+        if (stream_import(stream, real, real_len, NULL, NULL))
             abort();
     }
     free(state);

@@ -157,7 +157,7 @@ static void a_state_moves_between_cpu_and_gpu_bit_for_bit(void **state)
     feed_one_by_one(cpu, on_cpu_stream, 1, t, 0, 2);
     if (f->model->arch.head == HEAD_TV3S) {
         assert_int_equal(stream_export(on_cpu_stream, &first, &first_bytes), ERR_OK);
-        assert_int_equal(stream_import(on_gpu, first, first_bytes), ERR_OK);
+        assert_int_equal(stream_import(on_gpu, first, first_bytes, NULL, NULL), ERR_OK);
         assert_int_equal(stream_export(on_gpu, &second, &second_bytes), ERR_OK);
         assert_int_equal(second_bytes, first_bytes);
         assert_memory_equal(first, second, first_bytes);

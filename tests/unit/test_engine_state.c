@@ -1,4 +1,5 @@
 /* The hidden state: out and in, and what errors must not touch. */
+#include "engine/internal.h"
 #include "tests/unit/tiny_stream.h"
 
 const struct variant *variant;
@@ -42,7 +43,7 @@ static void an_exported_state_goes_on_in_another_engine(void **state)
     struct stream *there = open_stream(other, MODE_STREAM);
     feed_one_by_one(f->engine, here, 1, moved, 0, 4);
     struct state_file out = export_state(here);
-    assert_int_equal(stream_import(there, out.bytes, out.length), ERR_OK);
+    assert_int_equal(stream_import(there, out.bytes, out.length, NULL, NULL), ERR_OK);
     assert_int_equal(stream_frames(there), 4);
     assert_untouched(there, out);
     feed_one_by_one(other, there, 1, moved, 4, 4);
@@ -65,7 +66,7 @@ static void importing_replaces_a_state(void **state)
     feed_one_by_one(f->engine, s, 2, t, 0, 3);
     struct state_file at_3 = export_state(s);
     feed_one_by_one(f->engine, s, 2, t, 3, 5);
-    assert_int_equal(stream_import(s, at_3.bytes, at_3.length), ERR_OK);
+    assert_int_equal(stream_import(s, at_3.bytes, at_3.length, NULL, NULL), ERR_OK);
     feed_one_by_one(f->engine, s, 2, again, 3, 5);
     assert_same(again, t, 3, 5);
     stream_close(s);
@@ -87,7 +88,7 @@ static void the_state_of_another_model_is_refused(void **state)
     feed_one_by_one(e, theirs, 3, t, 0, 2);
     feed_one_by_one(f->engine, ours, 3, o, 0, 2);
     struct state_file foreign = export_state(theirs), before = export_state(ours);
-    assert_int_not_equal(stream_import(ours, foreign.bytes, foreign.length), ERR_OK);
+    assert_int_not_equal(stream_import(ours, foreign.bytes, foreign.length, NULL, NULL), ERR_OK);
     assert_int_equal(stream_frames(ours), 2);
     assert_untouched(ours, before);
     free(foreign.bytes);
@@ -112,7 +113,7 @@ static void the_state_of_another_geometry_is_refused(void **state)
     feed_one_by_one(f->engine, s, 4, t, 0, 2);
     feed_one_by_one(f->engine, resized, 4, o, 0, 2);
     struct state_file foreign = export_state(s), before = export_state(resized);
-    assert_int_not_equal(stream_import(resized, foreign.bytes, foreign.length), ERR_OK);
+    assert_int_not_equal(stream_import(resized, foreign.bytes, foreign.length, NULL, NULL), ERR_OK);
     assert_int_equal(stream_frames(resized), 2);
     assert_untouched(resized, before);
     free(foreign.bytes);
@@ -133,7 +134,7 @@ static void importing_another_frame_size_moves_the_stream_there(void **state)
     feed_one_by_one(f->engine, s, 4, t, 0, 2);
     feed_one_by_one(f->engine, wide, 5, o, 0, 2);
     struct state_file theirs = export_state(wide);
-    assert_int_equal(stream_import(s, theirs.bytes, theirs.length), ERR_OK);
+    assert_int_equal(stream_import(s, theirs.bytes, theirs.length, NULL, NULL), ERR_OK);
     feed_one_by_one(f->engine, s, 5, o, 2, 2);
     assert_same(o, single, 0, 4);
     free(theirs.bytes);
@@ -157,7 +158,7 @@ static void a_damaged_state_is_refused(void **state)
         struct state_file before = export_state(s);
         void *part = malloc(cut[i] + 1); /* exact size for the sanitizer */
         memcpy(part, good.bytes, cut[i]);
-        assert_int_not_equal(stream_import(s, part, cut[i]), ERR_OK);
+        assert_int_not_equal(stream_import(s, part, cut[i], NULL, NULL), ERR_OK);
         free(part);
         assert_untouched(s, before);
     }
@@ -166,13 +167,13 @@ static void a_damaged_state_is_refused(void **state)
     size_t header = 8 + ((size_t)bytes[0] | (size_t)bytes[1] << 8 | (size_t)bytes[2] << 16);
     for (size_t i = 0; i < header && i < good.length; i += 3) {
         bytes[i] ^= 0x11;
-        stream_import(s, bytes, good.length);
+        stream_import(s, bytes, good.length, NULL, NULL);
         bytes[i] ^= 0x11;
     }
-    assert_int_equal(stream_import(s, bytes, good.length), ERR_OK);
+    assert_int_equal(stream_import(s, bytes, good.length, NULL, NULL), ERR_OK);
     struct state_file before = export_state(s);
     memset(bytes + good.length - 4, 0xff, 4); /* NaN */
-    assert_int_not_equal(stream_import(s, bytes, good.length), ERR_OK);
+    assert_int_not_equal(stream_import(s, bytes, good.length, NULL, NULL), ERR_OK);
     assert_untouched(s, before);
     free(good.bytes);
     stream_close(s);
@@ -313,6 +314,43 @@ static void a_spilled_state_comes_back_as_it_was(void **state)
     }
 }
 
+static const struct backend_ops *real_ops;
+static int allocated;
+
+static enum err count_alloc(struct backend *be, size_t bytes, void **out)
+{
+    allocated++;
+    return real_ops->alloc(be, bytes, out);
+}
+
+/* Streams that take turns on the device, once all is warm. */
+static void a_state_that_comes_back_takes_the_memory_that_another_left(void **state)
+{
+    struct fixture *f = *state;
+    static const enum stream_mode modes[] = {MODE_STREAM, MODE_CLIP};
+    struct trace *out = trace_open(f->model, WIDTH, HEIGHT, 16);
+    for (int m = 0; m < 2; m++) {
+        struct engine *e = open_engine(f->model);
+        struct stream *s[2] = {open_stream(e, modes[m]), open_stream(e, modes[m])};
+        struct backend_ops ops = *(real_ops = e->be->ops);
+        ops.alloc = count_alloc;
+        e->be->ops = &ops;
+        for (int t = 0; t < 16; t++) {
+            allocated = t < 12 ? 0 : allocated;
+            for (int i = 0; i < 2; i++) {
+                feed_one_by_one(e, s[i], i, out, t, 1);
+                assert_int_equal(stream_spill(s[i]), ERR_OK);
+            }
+        }
+        assert_int_equal(allocated, 0);
+        stream_close(s[0]);
+        stream_close(s[1]);
+        e->be->ops = real_ops;
+        engine_close(e);
+    }
+    trace_close(out);
+}
+
 static void a_spilled_state_is_exported_and_replaced(void **state)
 {
     struct fixture *f = *state;
@@ -323,7 +361,7 @@ static void a_spilled_state_is_exported_and_replaced(void **state)
     stream_spill(s);
     struct state_file spilled = export_state(s);
     assert_true(same_state(before, spilled));
-    assert_int_equal(stream_import(s, before.bytes, before.length), ERR_OK);
+    assert_int_equal(stream_import(s, before.bytes, before.length, NULL, NULL), ERR_OK);
     assert_int_equal(stream_spilled_bytes(s), 0);
     assert_untouched(s, before);
     free(spilled.bytes);
@@ -367,6 +405,7 @@ static int group(const char *name)
         cmocka_unit_test(another_size_inside_a_stream_starts_anew),
         cmocka_unit_test(a_stream_twice_in_a_batch_is_refused),
         cmocka_unit_test(a_spilled_state_comes_back_as_it_was),
+        cmocka_unit_test(a_state_that_comes_back_takes_the_memory_that_another_left),
         cmocka_unit_test(a_spilled_state_is_exported_and_replaced),
         cmocka_unit_test(what_a_stream_will_hold_is_known_before),
     };
