@@ -56,6 +56,30 @@ def test_upload_wait_download(daemon, clip, tmp_path):
     assert c.jobs() == []
 
 
+def test_waiting_for_events_can_be_cancelled(daemon, clip):
+    uploading = daemon.connect()
+    uploading.putrequest("POST", "/v1/videos")
+    uploading.putheader("Content-Length", "100000")
+    uploading.endheaders(open(clip, "rb").read(1000))
+    daemon.wait_for(lambda: client(daemon).jobs())
+    job = client(daemon).jobs()[0]
+
+    async def run():
+        seen = asyncio.Event()
+
+        async def watch():
+            async for _ in async_client(daemon).events(job):
+                seen.set()
+        watching = asyncio.create_task(watch())
+        await seen.wait()
+        watching.cancel()  # the job does not change while its upload stands still
+        with pytest.raises(asyncio.CancelledError):
+            await watching
+    asyncio.run(run())
+    uploading.close()
+    daemon.wait_for(lambda: not client(daemon).jobs())
+
+
 def test_uploads_come_from_files_of_unknown_size_and_from_bytes(daemon, clip):
     c = client(daemon)
     data = open(clip, "rb").read()

@@ -4,7 +4,7 @@ from __future__ import annotations
 import asyncio
 from typing import IO, Any, AsyncIterator, Callable, Dict, List, Optional, Union
 
-from .http import Client, Job, Mask, Path, Progress, Source
+from .http import Client, Cutter, Job, Mask, Path, Progress, Source
 from .message import Answer
 from .stream import AsyncStream, Frames, resuming
 
@@ -60,11 +60,20 @@ class AsyncClient:
 
     async def events(self, job: Union[Job, str]) -> AsyncIterator[Job]:
         """The job at every change, as the server sends it. Ends with the job."""
-        source = self.sync.events(job)
+        cutter = Cutter()
+        source = self.sync.events(job, cutter=cutter)
+        step = None
         try:
-            while (now := await asyncio.to_thread(lambda: next(source, None))) is not None:
+            while True:
+                step = asyncio.ensure_future(asyncio.to_thread(lambda: next(source, None)))
+                if (now := await asyncio.shield(step)) is None:
+                    break
                 yield now
         finally:
+            if step and not step.done():  # cancelled: the thread would wait for the server's next event
+                cutter.cut()
+                await asyncio.wait([step])
+                step.exception()  # what the cut made of it is of no interest
             await asyncio.to_thread(source.close)
 
     async def wait(self, job: Union[Job, str], *, progress: Optional[Callable[[Job], None]] = None,

@@ -6,6 +6,7 @@ import http.client
 import io
 import json
 import os
+import socket
 import time
 from dataclasses import dataclass
 from typing import IO, Any, Callable, Dict, Generator, Iterator, List, Optional, Tuple, Union
@@ -80,6 +81,27 @@ def problem_of(status: int, reason: str, body: bytes) -> Dict[str, Any]:
     return problem if isinstance(problem, dict) else {"type": "about:blank", "title": reason, "status": status}
 
 
+class Cutter:
+    """Lets another thread end a call whose answer it waits for."""
+
+    def __init__(self) -> None:
+        self._socket: Optional[socket.socket] = None
+        self._cut = False
+
+    def connected(self, to: Optional[socket.socket]) -> None:
+        """The call has a connection."""
+        self._socket = to
+        if self._cut:
+            self.cut()
+
+    def cut(self) -> None:
+        """The call meets the end of its answer, now or when it has a connection."""
+        self._cut = True
+        if self._socket:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
 class Client:
     """A server. `ws_url` is where its WebSocket is; None: where the server says, asked with the first stream."""
 
@@ -99,7 +121,8 @@ class Client:
 
     @contextlib.contextmanager
     def _request(self, method: str, path: str, query: Optional[Dict[str, Any]] = None, body: Any = None,
-                 headers: Optional[Dict[str, str]] = None) -> Iterator[http.client.HTTPResponse]:
+                 headers: Optional[Dict[str, str]] = None,
+                 cutter: Optional[Cutter] = None) -> Iterator[http.client.HTTPResponse]:
         """An answer whose body is still to be read. Statuses from 400 on are Tv3sError."""
         given = {k: v for k, v in (query or {}).items() if v is not None}
         target = self._base + path + ("?" + urlencode(given) if given else "")
@@ -109,6 +132,8 @@ class Client:
                 connection.request(method, target, body, {**self._headers, **(headers or {})})
             except (BrokenPipeError, ConnectionResetError):
                 pass  # refused before the body was whole: the answer says why
+            if cutter:
+                cutter.connected(connection.sock)
             answer = connection.getresponse()
             if answer.status >= 400:
                 raise Tv3sError(problem_of(answer.status, answer.reason, answer.read()))
@@ -195,9 +220,9 @@ class Client:
         """The upload as it is now."""
         return Job(self._json("GET", f"/v1/videos/{_id(job)}"))
 
-    def events(self, job: Union[Job, str]) -> Generator[Job, None, None]:
-        """The job at every change, as the server sends it. Ends with the job."""
-        with self._request("GET", f"/v1/videos/{_id(job)}/events") as answer:
+    def events(self, job: Union[Job, str], *, cutter: Optional[Cutter] = None) -> Generator[Job, None, None]:
+        """The job at every change, as the server sends it. Ends with the job; `cutter` can end it before."""
+        with self._request("GET", f"/v1/videos/{_id(job)}/events", cutter=cutter) as answer:
             data = ""
             for line in io.TextIOWrapper(answer, encoding="utf-8"):
                 line = line.rstrip("\r\n")
