@@ -7,7 +7,7 @@
 #
 # Sources are found by wildcard, folder by folder. Four archives keep the layers apart:
 #   libtv3s_engine.a  base engine kernels   needs no FFmpeg and no network library
-#   libtv3s_proto.a   proto                 mask formats: + libspng
+#   libtv3s_proto.a   proto                 mask formats, keys: + libspng, libcrypto
 #   libtv3s_media.a   media                 + FFmpeg
 #   libtv3s_server.a  server but main.c     + libmicrohttpd, libwebsockets
 # Kernels compiled once per instruction set come from kernels/cpu/kernels.mk, which names their
@@ -29,7 +29,7 @@ NPROC   := $(shell nproc)
 
 DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-dev libspng-dev \
 	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
-	libwebsockets-dev zlib1g-dev libsqlite3-dev libgnutls28-dev
+	libwebsockets-dev zlib1g-dev libsqlite3-dev libgnutls28-dev libssl-dev
 DEPS_TEST  := $(DEPS_BUILD) g++ libcurl4-gnutls-dev libcmocka-dev python3 python3-pytest \
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
 	python3-prometheus-client chromium chromium-driver ffmpeg curl systemd nginx-light haproxy
@@ -55,7 +55,7 @@ endif
 
 FFMPEG_PKGS := libavformat libavcodec libavutil libswscale
 ENGINE_LIBS := -ldnnl -ljansson -lzip -lm -lpthread
-PROTO_LIBS   = $(shell pkg-config --libs spng) -ljansson
+PROTO_LIBS   = $(shell pkg-config --libs spng libcrypto) -ljansson
 MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
 CLIENT_LIBS  = $(shell pkg-config --libs libcurl libwebsockets jansson) -lm
 SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite3 gnutls)
@@ -115,6 +115,7 @@ libs-engine:
 	$(call need_header,zip.h,libzip-dev)
 libs-media: libs-engine
 	$(call need_header,spng.h,libspng-dev)
+	$(call need_header,openssl/evp.h,libssl-dev)
 	$(call need_header,libavformat/avformat.h,libavformat-dev)
 	$(call need_header,libswscale/swscale.h,libswscale-dev)
 libs-server: libs-media

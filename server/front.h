@@ -20,6 +20,8 @@ int ws_port(const struct ws *w);
 /* Tells every client `bye`, reason "drain", after its frames in flight; within `seconds`. */
 void ws_drain(struct ws *w, double seconds);
 void ws_close(struct ws *w);
+/* The keys changed: who may stream no more gets `bye`, reason "revoked". Any thread. */
+void ws_check_keys(struct ws *w);
 /* The stream was deleted or expired: its connection gets `bye`. Any thread. */
 void ws_stream_gone(struct ws *w, struct session *s, const char *reason);
 

@@ -45,7 +45,19 @@ static const char *get_query(void *request, const char *name)
 
 enum err request_params(struct request *r)
 {
-    return params_parse(r->server, get_query, r, &r->params);
+    enum err e = params_parse(r->server, get_query, r, &r->params);
+    r->params.owner = r->owner;
+    return e;
+}
+
+enum err request_session(struct request *r)
+{
+    return session_find(r->server->sessions, r->owner, r->name, &r->session);
+}
+
+enum err request_job(struct request *r)
+{
+    return jobs_find(r->server->jobs, r->owner, r->name, &r->job);
 }
 
 enum err request_fail(struct request *r, enum err e)
@@ -97,12 +109,12 @@ static void log_request(const struct request *r, bool whole)
     bool stream = r->session && r->session->kind == SESSION_LIVE;
     const char *key = stream ? " stream=" : r->job ? " job=" : "";
     log_event(r->status >= 500 ? LOG_WARNING : LOG_INFO, "http",
-              "request=%s%s%s method=%s target=%s status=%d ms=%.1f%s", r->id, key,
+              "request=%s%s%s key=%s method=%s target=%s status=%d ms=%.1f%s", r->id, key,
               stream   ? r->session->id
               : r->job ? job_id(r->job)
                        : "",
-              log_text(r->method ? r->method : "-"), log_text(r->target ? r->target : "-"),
-              r->status, ms, whole ? "" : " broken=1");
+              owner_label(r->owner), log_text(r->method ? r->method : "-"),
+              log_text(r->target ? r->target : "-"), r->status, ms, whole ? "" : " broken=1");
 }
 
 static void on_completed(void *http, struct MHD_Connection *connection, void **context,
@@ -179,7 +191,10 @@ static enum err check_query(struct request *r)
 
 static enum err prepare(struct request *r)
 {
-    enum err e = r->bad_target ? err_set(ERR_ARG, "%s", r->bad_target) : check_query(r);
+    enum err e = access_check(r->server->access, request_header(r, "Authorization"),
+                              r->endpoint->roles, &r->owner);
+    if (!e)
+        e = r->bad_target ? err_set(ERR_ARG, "%s", r->bad_target) : check_query(r);
     if (!e && r->endpoint->take && atomic_load(&r->server->draining))
         e = err_set(ERR_BUSY, "the server is shutting down");
     if (!e && r->endpoint->begin)

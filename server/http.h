@@ -17,6 +17,7 @@
 #ifndef TV3S_SERVER_HTTP_H
 #define TV3S_SERVER_HTTP_H
 
+#include "server/access.h"
 #include "server/front.h"
 #include "server/jobs.h"
 #include "server/metrics.h"
@@ -32,6 +33,7 @@ typedef enum err (*handler)(struct request *r);
 
 struct endpoint {
     const char *method, *path; /* {} stands for a name, # for a number */
+    unsigned roles;            /* of which the key needs one (access.h) */
     const char *query;         /* the parameters it knows, separated by spaces; NULL: any */
     handler begin;             /* the headers are here, the body not yet; or NULL */
     enum err (*take)(struct request *r, const void *data, size_t len); /* body; NULL: has none */
@@ -46,6 +48,7 @@ struct request {
     struct server *server;
     struct MHD_Connection *connection;
     const struct endpoint *endpoint;
+    struct owner *owner; /* who asks; NULL: nobody we know */
     enum request_stage stage;
     handler resumed; /* after request_wait */
 
@@ -102,8 +105,12 @@ void request_resume(struct request *r); /* any thread; the request is not the ca
 enum err request_fail(struct request *r, enum err e);
 const char *request_header(struct request *r, const char *name);
 const char *request_query(struct request *r, const char *name);
-/* model, mode, format, resize into r->params. */
+/* model, mode, format, resize into r->params, whose owner is who asks. */
 enum err request_params(struct request *r);
+/* The stream, or the job, that the path names, if it belongs to who asks: into r->session, r->job.
+ * There is no other way to one. */
+enum err request_session(struct request *r);
+enum err request_job(struct request *r);
 
 /* ---- http_loop.c */
 enum err loop_open(struct http *h);

@@ -54,6 +54,9 @@ static void on_delivered(struct item *item)
 
 enum err image_segment(struct request *r)
 {
+    enum err e = owner_take_frame(r->owner);
+    if (e)
+        return e;
     struct item *item = item_new(r->session, ITEM_IMAGE);
     if (!item)
         return err_set(ERR_NOMEM, "no memory for a frame");
@@ -63,7 +66,7 @@ enum err image_segment(struct request *r)
     item->deliver = on_delivered;
     item->owner = r;
     request_wait(r, reply_mask);
-    enum err e = workers_decode(r->server->workers, item);
+    e = workers_decode(r->server->workers, item);
     if (e) {
         item_fail(item, e);
         item_deliver(item, r->server->metrics);

@@ -76,7 +76,7 @@ static void add_cors(struct request *r, struct MHD_Response *answer)
     if (!request_header(r, "Access-Control-Request-Method"))
         return;
     reply_header(answer, "Access-Control-Allow-Headers",
-                 "Content-Type, Range, If-Range, X-Request-Id");
+                 "Authorization, Content-Type, Range, If-Range, X-Request-Id");
     reply_header(answer, "Access-Control-Max-Age", "600");
 }
 
@@ -129,8 +129,10 @@ void reply_json_at(struct request *r, int status, json_t *o, const char *locatio
 void reply_problem(struct request *r, enum err e, const char *detail)
 {
     struct MHD_Response *answer = json_answer(r, problem_type, describe_problem(e, detail, r->id));
-    if (err_http(e) == 503)
+    if (err_http(e) == 503 || e == ERR_QUOTA)
         reply_header(answer, "Retry-After", "%d", RETRY_SECONDS);
+    if (e == ERR_KEY)
+        reply_header(answer, "WWW-Authenticate", "Bearer realm=\"tv3sd\"");
     reply_send(r, err_http(e), answer);
 }
 

@@ -9,36 +9,37 @@
 #define PARAMS "model mode format resize"
 
 static const struct endpoint endpoints[] = {
-    {"POST", "/v1/videos", PARAMS, video_begin, video_take, true, video_answer},
-    {"GET", "/v1/videos", "", NULL, NULL, false, videos_list},
-    {"GET", "/v1/videos/{}", "", NULL, NULL, false, video_get},
-    {"DELETE", "/v1/videos/{}", "", NULL, NULL, false, video_delete},
-    {"GET", "/v1/videos/{}/events", "", NULL, NULL, false, video_events},
-    {"GET", "/v1/videos/{}/masks", "", NULL, NULL, false, video_masks},
-    {"GET", "/v1/videos/{}/masks/#", "", NULL, NULL, false, video_mask},
+    {"POST", "/v1/videos", ROLE_SUBMIT, PARAMS, video_begin, video_take, true, video_answer},
+    {"GET", "/v1/videos", ROLE_READ, "", NULL, NULL, false, videos_list},
+    {"GET", "/v1/videos/{}", ROLE_READ, "", NULL, NULL, false, video_get},
+    {"DELETE", "/v1/videos/{}", ROLE_SUBMIT, "", NULL, NULL, false, video_delete},
+    {"GET", "/v1/videos/{}/events", ROLE_READ, "", NULL, NULL, false, video_events},
+    {"GET", "/v1/videos/{}/masks", ROLE_READ, "", NULL, NULL, false, video_masks},
+    {"GET", "/v1/videos/{}/masks/#", ROLE_READ, "", NULL, NULL, false, video_mask},
 
-    {"POST", "/v1/segment", "model format resize", segment_begin, body_to_memory, true,
+    {"POST", "/v1/segment", ROLE_SUBMIT, "model format resize", segment_begin, body_to_memory, true,
      segment_answer},
 
-    {"GET", "/v1/streams", "", NULL, NULL, false, streams_list},
-    {"POST", "/v1/streams", PARAMS, NULL, NULL, false, stream_create},
-    {"PUT", "/v1/streams/{}", PARAMS, NULL, NULL, false, stream_put},
-    {"GET", "/v1/streams/{}", "", NULL, NULL, false, stream_get},
-    {"DELETE", "/v1/streams/{}", "", NULL, NULL, false, stream_delete},
-    {"POST", "/v1/streams/{}/frames", "", stream_frame_begin, body_to_memory, true, stream_frame},
-    {"POST", "/v1/streams/{}/reset", "", NULL, NULL, false, stream_reset_state},
-    {"GET", "/v1/streams/{}/state", "", NULL, NULL, false, stream_state_get},
-    {"PUT", "/v1/streams/{}/state", "", stream_state_begin, body_to_memory, false,
+    {"GET", "/v1/streams", ROLE_READ, "", NULL, NULL, false, streams_list},
+    {"POST", "/v1/streams", ROLE_STREAM, PARAMS, NULL, NULL, false, stream_create},
+    {"PUT", "/v1/streams/{}", ROLE_STREAM, PARAMS, NULL, NULL, false, stream_put},
+    {"GET", "/v1/streams/{}", ROLE_READ, "", NULL, NULL, false, stream_get},
+    {"DELETE", "/v1/streams/{}", ROLE_STREAM, "", NULL, NULL, false, stream_delete},
+    {"POST", "/v1/streams/{}/frames", ROLE_STREAM, "", stream_frame_begin, body_to_memory, true,
+     stream_frame},
+    {"POST", "/v1/streams/{}/reset", ROLE_STREAM, "", NULL, NULL, false, stream_reset_state},
+    {"GET", "/v1/streams/{}/state", ROLE_STREAM, "", NULL, NULL, false, stream_state_get},
+    {"PUT", "/v1/streams/{}/state", ROLE_STREAM, "", stream_state_begin, body_to_memory, false,
      stream_state_put},
 
-    {"GET", "/v1/models", "", NULL, NULL, false, models_list},
-    {"GET", "/v1/models/{}", "", NULL, NULL, false, model_get},
-    {"GET", "/v1/server", "", NULL, NULL, false, server_get},
-    {"GET", "/livez", "", NULL, NULL, false, live},
-    {"GET", "/readyz", "", NULL, NULL, false, ready},
-    {"GET", "/metrics", "", NULL, NULL, false, metrics_get},
+    {"GET", "/v1/models", ROLE_ANY, "", NULL, NULL, false, models_list},
+    {"GET", "/v1/models/{}", ROLE_ANY, "", NULL, NULL, false, model_get},
+    {"GET", "/v1/server", ROLE_ANY, "", NULL, NULL, false, server_get},
+    {"GET", "/livez", ROLE_OPEN, "", NULL, NULL, false, live},
+    {"GET", "/readyz", ROLE_OPEN, "", NULL, NULL, false, ready},
+    {"GET", "/metrics", ROLE_ADMIN, "", NULL, NULL, false, metrics_get},
 
-#define ASSET(name, path, mime, file) {"GET", path, "", NULL, NULL, false, page_get},
+#define ASSET(name, path, mime, file) {"GET", path, ROLE_OPEN, "", NULL, NULL, false, page_get},
 #include "server/assets.def"
 #undef ASSET
 };
@@ -111,8 +112,8 @@ static enum err other_method(struct request *r)
     return ERR_OK;
 }
 
-static const struct endpoint not_found = {.answer = no_such_path};
-static const struct endpoint not_allowed = {.answer = other_method};
+static const struct endpoint not_found = {.roles = ROLE_OPEN, .answer = no_such_path};
+static const struct endpoint not_allowed = {.roles = ROLE_OPEN, .answer = other_method};
 
 const struct endpoint *route(struct request *r, const char *method, const char *path)
 {

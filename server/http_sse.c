@@ -121,7 +121,7 @@ static ssize_t on_read(void *client, uint64_t offset, char *to, size_t room)
     struct sse *s = c->http->sse;
     (void)offset;
     if (c->at == c->len) {
-        if (c->ended)
+        if (c->ended || !owner_may(job_owner(c->job), ROLE_READ))
             return MHD_CONTENT_READER_END_OF_STREAM;
         compose(c);
     }
@@ -162,7 +162,7 @@ static void on_end(void *client)
 enum err video_events(struct request *r)
 {
     struct sse *s = r->http->sse;
-    enum err e = jobs_find(r->server->jobs, r->name, &r->job);
+    enum err e = request_job(r);
     if (e)
         return e;
     struct client *c = calloc(1, sizeof *c);

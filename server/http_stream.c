@@ -30,7 +30,7 @@ enum err streams_list(struct request *r)
     json_t *streams = json_array();
     l.item = calloc(l.room, sizeof *l.item);
     if (l.item)
-        sessions_each(r->server->sessions, collect, &l);
+        sessions_each(r->server->sessions, r->owner, collect, &l);
     for (size_t i = 0; i < l.count; i++) {
         json_array_append_new(streams, describe_stream(l.item[i]));
         session_unref(l.item[i]);
@@ -38,11 +38,6 @@ enum err streams_list(struct request *r)
     free(l.item);
     reply_json(r, 200, json_pack("{s:o}", "streams", streams));
     return ERR_OK;
-}
-
-static enum err find(struct request *r)
-{
-    return session_find(r->server->sessions, r->name, &r->session);
 }
 
 static enum err make(struct request *r, const char *id)
@@ -73,7 +68,7 @@ enum err stream_put(struct request *r)
 
 enum err stream_get(struct request *r)
 {
-    enum err e = find(r);
+    enum err e = request_session(r);
     if (!e)
         reply_json(r, 200, describe_stream(r->session));
     return e;
@@ -81,7 +76,7 @@ enum err stream_get(struct request *r)
 
 enum err stream_delete(struct request *r)
 {
-    enum err e = find(r);
+    enum err e = request_session(r);
     if (e)
         return e;
     session_delete(r->server->sessions, r->session);
@@ -96,7 +91,7 @@ enum err stream_delete(struct request *r)
 
 enum err stream_frame_begin(struct request *r)
 {
-    enum err e = find(r);
+    enum err e = request_session(r);
     return e ? e : image_begin(r);
 }
 
@@ -153,7 +148,7 @@ static enum err reply_done(struct request *r)
 
 enum err stream_reset_state(struct request *r)
 {
-    enum err e = find(r);
+    enum err e = request_session(r);
     return e ? e : command(r, COMMAND_RESET, reply_done);
 }
 
@@ -169,14 +164,14 @@ static enum err reply_state(struct request *r)
 
 enum err stream_state_get(struct request *r)
 {
-    enum err e = find(r);
+    enum err e = request_session(r);
     return e ? e : command(r, COMMAND_EXPORT, reply_state);
 }
 
 enum err stream_state_begin(struct request *r)
 {
     r->limit = r->server->config->max_state_import;
-    return find(r);
+    return request_session(r);
 }
 
 enum err stream_state_put(struct request *r)

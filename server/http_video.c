@@ -60,20 +60,15 @@ enum err video_answer(struct request *r)
 /* ---- jobs ---------------------------------------------------------------------------------------
  */
 
-static enum err find(struct request *r)
-{
-    return jobs_find(r->server->jobs, r->name, &r->job);
-}
-
 enum err videos_list(struct request *r)
 {
-    reply_json(r, 200, json_pack("{s:o}", "videos", jobs_json(r->server->jobs)));
+    reply_json(r, 200, json_pack("{s:o}", "videos", jobs_json(r->server->jobs, r->owner)));
     return ERR_OK;
 }
 
 enum err video_get(struct request *r)
 {
-    enum err e = find(r);
+    enum err e = request_job(r);
     if (!e)
         reply_json(r, 200, job_json(r->job));
     return e;
@@ -87,7 +82,7 @@ static enum err reply_deleted(struct request *r)
 
 enum err video_delete(struct request *r)
 {
-    enum err e = find(r);
+    enum err e = request_job(r);
     if (e)
         return e;
     request_wait(r, reply_deleted);
@@ -154,7 +149,7 @@ enum err video_masks(struct request *r)
 {
     struct whole w;
     uint64_t first, length;
-    enum err e = find(r);
+    enum err e = request_job(r);
     if (!e)
         e = job_result(r->job, &w.fd, &w.size, &w.mime, w.name);
     if (e)
@@ -185,7 +180,7 @@ enum err video_mask(struct request *r)
     size_t len;
     double time;
     const char *mime;
-    enum err e = find(r);
+    enum err e = request_job(r);
     if (!e)
         e = job_frame(r->job, r->number, &data, &len, &time, &mime);
     if (e)

@@ -54,6 +54,7 @@ struct job {
     char model[64];               /* its name, also when it is served no more */
     struct session_params params; /* model NULL then */
     double created;
+    uint64_t charged; /* bytes that its owner is charged with: HTTP thread, until the job goes */
     atomic_bool cancelled, deleted; /* deleted: its files go with the last reference */
     int upload; /* HTTP thread, then the writer for job_complete; -1 after that */
     struct job_task accept, removal;

@@ -11,6 +11,7 @@
 
 #include "base/try.h"
 #include "media/decode.h"
+#include "server/access.h"
 #include "server/config.h"
 #include "server/describe.h"
 #include "server/log.h"
@@ -59,6 +60,8 @@ static void count_state(struct job *job, int by)
 
 void job_set_state(struct job *job, enum job_state state)
 {
+    if (job->state <= JOB_RUNNING && state > JOB_RUNNING)
+        owner_give_job(job->params.owner);
     count_state(job, -1);
     job->state = state;
     count_state(job, 1);
@@ -88,6 +91,7 @@ void job_row(const struct job *job, struct job_row *out)
         .fps = job->fps,
     };
     copy(out->id, sizeof out->id, job->id);
+    copy(out->owner, sizeof out->owner, owner_name(job->params.owner));
     copy(out->model, sizeof out->model, job->model);
     copy(out->mode, sizeof out->mode, mode_name(job->params.stream.mode));
     copy(out->format, sizeof out->format, mask_format_name(job->params.format));
@@ -129,6 +133,7 @@ void job_unref(struct job *job)
         close(job->upload);
     if (atomic_load(&job->deleted))
         spool_remove(job);
+    owner_give_bytes(job->params.owner, job->charged);
     pthread_cond_destroy(&job->wake);
     free(job->folder);
     free(job);
@@ -217,6 +222,8 @@ static enum err admit(struct job *job)
     pthread_mutex_lock(&j->lock);
     if (atomic_load(&j->stopping) || j->count >= j->server->config->jobs_max)
         e = err_set(ERR_BUSY, "%d videos are here already", j->count);
+    if (!e)
+        e = owner_take_job(job->params.owner);
     if (!e) {
         job_list(job);
         job_changed(job, true);
@@ -244,8 +251,8 @@ enum err job_begin(struct jobs *j, const struct session_params *p, struct job **
         job_unref(job);
         return e;
     }
-    log_event(LOG_INFO, "job_begun", "job=%s model=%s format=%s", job->id, job->model,
-              mask_format_name(p->format));
+    log_event(LOG_INFO, "job_begun", "job=%s key=%s model=%s format=%s", job->id,
+              owner_label(p->owner), job->model, mask_format_name(p->format));
     *out = job;
     return ERR_OK;
 }
@@ -267,8 +274,14 @@ enum err job_append(struct job *job, const void *data, size_t len)
         return err_set(ERR_LIMIT, "the video has more than %llu bytes", (unsigned long long)most);
     if (atomic_load(&job->cancelled))
         return err_set(ERR_EXISTS, "the job was deleted");
-    TRY(spool_write_at(job->upload, before, data, len));
+    TRY(owner_take_bytes(job->params.owner, len));
+    enum err e = spool_write_at(job->upload, before, data, len);
+    if (e) {
+        owner_give_bytes(job->params.owner, len);
+        return e;
+    }
     bool streamable = looks_streamable(job, before, before + len);
+    job->charged += len;
     pthread_mutex_lock(&job->jobs->lock);
     job->arrived = before + len;
     if (streamable) {

@@ -33,10 +33,12 @@ void jobs_stop(struct jobs *j);
 void jobs_close(struct jobs *j);
 
 /* ---- uploading: HTTP thread ------------------------------------------------------------------ */
-/* A new job whose body begins to arrive. ERR_BUSY too many jobs, ERR_FULL, ERR_IO. The caller's
- * reference. */
+/* A new job of p->owner whose body begins to arrive. ERR_BUSY too many jobs, ERR_QUOTA of this
+ * owner, ERR_FULL, ERR_IO. The caller's reference. */
 enum err job_begin(struct jobs *j, const struct session_params *p, struct job **out);
-/* Appends body bytes. ERR_LIMIT beyond max_upload, ERR_FULL disk full: the caller aborts. */
+/* Appends body bytes. ERR_LIMIT beyond max_upload, ERR_QUOTA, ERR_FULL disk full: the caller
+ * aborts.
+ */
 enum err job_append(struct job *job, const void *data, size_t len);
 /* The body is whole. (The job may be running already.) Calls `done` from another thread when it is
  * durable; after an error (ERR_FULL, ERR_BUSY, ERR_IO; ERR_EXISTS when it was deleted) the caller
@@ -46,13 +48,15 @@ void job_complete(struct job *job, job_done done, void *owner);
 void job_abort(struct job *job);
 
 /* ---- asking: any thread ---------------------------------------------------------------------- */
-enum err jobs_find(struct jobs *j, const char *id, struct job **out); /* a reference */
-void job_unref(struct job *job);                                      /* NULL is allowed */
+/* The owner's job of that ID; a reference. ERR_NOT_FOUND, also where another owner has it. */
+enum err jobs_find(struct jobs *j, const struct owner *owner, const char *id, struct job **out);
+void job_unref(struct job *job); /* NULL is allowed */
 const char *job_id(const struct job *job);
 enum mask_format job_format(const struct job *job);
 enum job_state job_state(struct job *job);
 json_t *job_json(struct job *job); /* as PROTOCOL.md; a new reference */
-json_t *jobs_json(struct jobs *j);
+const struct owner *job_owner(const struct job *job);
+json_t *jobs_json(struct jobs *j, const struct owner *owner); /* the owner's, newest first */
 /* Changes with every event; job_json between two equal values is the same. */
 uint64_t job_version(struct job *job);
 /* The result file, opened for reading, and its MIME type and suggested name. ERR_EXISTS before. */

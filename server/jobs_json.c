@@ -21,6 +21,11 @@ const char *job_id(const struct job *job)
     return job->id;
 }
 
+const struct owner *job_owner(const struct job *job)
+{
+    return job->params.owner;
+}
+
 enum mask_format job_format(const struct job *job)
 {
     return job->params.format;
@@ -39,11 +44,11 @@ uint64_t job_version(struct job *job)
     return atomic_load(&job->version);
 }
 
-enum err jobs_find(struct jobs *j, const char *id, struct job **out)
+enum err jobs_find(struct jobs *j, const struct owner *owner, const char *id, struct job **out)
 {
     pthread_mutex_lock(&j->lock);
     struct job *job = j->first;
-    while (job && strcmp(job->id, id) != 0)
+    while (job && (job->params.owner != owner || strcmp(job->id, id) != 0))
         job = job->next;
     *out = job ? job_ref(job) : NULL;
     pthread_mutex_unlock(&j->lock);
@@ -86,12 +91,13 @@ json_t *job_json(struct job *job)
     return o;
 }
 
-json_t *jobs_json(struct jobs *j)
+json_t *jobs_json(struct jobs *j, const struct owner *owner)
 {
     json_t *list = json_array();
     pthread_mutex_lock(&j->lock);
     for (const struct job *job = j->last; job; job = job->previous)
-        json_array_append_new(list, describe(job));
+        if (job->params.owner == owner)
+            json_array_append_new(list, describe(job));
     pthread_mutex_unlock(&j->lock);
     return list;
 }

@@ -5,6 +5,7 @@
  * without a row was never promised and goes too. */
 #include "server/job.h"
 
+#include "server/access.h"
 #include "server/front.h"
 #include "server/log.h"
 
@@ -80,6 +81,18 @@ static enum err check_files(const struct job *job)
     return ERR_OK;
 }
 
+/* Whose it was, also if that key is not there now. */
+static enum err give_owner(struct job *job, const struct job_row *row)
+{
+    struct owner *o = access_owner(job->jobs->server->access, row->owner);
+    if (!o)
+        return err_set(ERR_NOMEM, "no memory for keys");
+    job->charged = spool_size(job);
+    job->params.owner = o;
+    owner_has_job(o, job->state <= JOB_RUNNING, job->charged);
+    return ERR_OK;
+}
+
 static enum err fill(struct job *job, const struct job_row *row)
 {
     struct job_row copy = *row;
@@ -105,7 +118,9 @@ static enum err fill(struct job *job, const struct job_row *row)
         e = parse_params(job, &copy);
     if (!e)
         e = spool_name(job);
-    return e ? e : check_files(job);
+    if (!e)
+        e = check_files(job);
+    return e ? e : give_owner(job, row);
 }
 
 /* ---- the store ----------------------------------------------------------------------------------

@@ -24,17 +24,18 @@ static const char *const migrations[] = {
     " done INTEGER NOT NULL, total INTEGER NOT NULL, corrupt INTEGER NOT NULL,"
     " width INTEGER NOT NULL, height INTEGER NOT NULL, fps REAL NOT NULL, bytes INTEGER NOT NULL,"
     " error TEXT NOT NULL, problem TEXT NOT NULL, origin TEXT NOT NULL)",
+    "ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
 };
 enum { VERSION = sizeof migrations / sizeof *migrations };
 
 enum statement { ADD, UPDATE, REMOVE, ALL, STATEMENTS };
 
-#define NAMES "id, model, mode, format, resize, created"
+#define NAMES "id, model, mode, format, resize, created, owner"
 #define FIELDS                                                                                     \
     "state, started, finished, done, total, corrupt, width, height, fps, bytes, error, "           \
     "problem, origin"
 static const char *const sql[STATEMENTS] = {
-    [ADD] = "INSERT INTO jobs(" NAMES ", " FIELDS ") VALUES(?1, ?15, ?16, ?17, ?18, ?19,"
+    [ADD] = "INSERT INTO jobs(" NAMES ", " FIELDS ") VALUES(?1, ?15, ?16, ?17, ?18, ?19, ?20,"
             " ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     [UPDATE] = "UPDATE jobs SET (" FIELDS ") = (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,"
                " ?13, ?14) WHERE id = ?1",
@@ -101,6 +102,7 @@ enum err store_add(struct store *s, const struct job_row *r)
     bind_text(st, 17, r->format);
     bind_text(st, 18, r->resize);
     sqlite3_bind_double(st, 19, r->created);
+    bind_text(st, 20, r->owner);
     enum err e = run(s, ADD);
     pthread_mutex_unlock(&s->lock);
     return e;
@@ -157,6 +159,7 @@ static void get_row(sqlite3_stmt *st, struct job_row *r)
     get_text(&c, r->format, sizeof r->format);
     get_text(&c, r->resize, sizeof r->resize);
     r->created = get_real(&c);
+    get_text(&c, r->owner, sizeof r->owner);
     get_text(&c, r->state, sizeof r->state);
     r->started = get_real(&c);
     r->finished = get_real(&c);

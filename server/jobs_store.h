@@ -17,6 +17,7 @@ struct store;
  * next version. */
 struct job_row {
     char id[SESSION_ID];
+    char owner[65]; /* whose it is (access.h); "": of nobody with a key */
     char model[64], mode[16], format[16], resize[32]; /* as a query has them; resize "": none */
     char state[16];
     double created, started, finished; /* 0: not yet */

@@ -1,5 +1,6 @@
 #include "server/listen.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -89,13 +90,39 @@ enum err listen_open(const char *name, const char *address, int port, int *fd)
     return take_passed(name, given);
 }
 
+union address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
+
+static bool is_loopback(const union address *at)
+{
+    static const struct in6_addr loopback = IN6ADDR_LOOPBACK_INIT;
+    if (at->any.sa_family == AF_UNIX)
+        return true;
+    if (at->any.sa_family == AF_INET6)
+        return memcmp(&at->v6.sin6_addr, &loopback, sizeof loopback) == 0;
+    return at->any.sa_family == AF_INET && ntohl(at->v4.sin_addr.s_addr) >> 24 == 127;
+}
+
+bool listen_is_local(const char *name, const char *address)
+{
+    union address at = {.v6 = {0}};
+    socklen_t len = sizeof at;
+    int fd = passed(name);
+    if (fd >= 0)
+        return getsockname(fd, &at.any, &len) == 0 && is_loopback(&at);
+    if (inet_pton(AF_INET, address, &at.v4.sin_addr) == 1)
+        at.any.sa_family = AF_INET;
+    else if (inet_pton(AF_INET6, address, &at.v6.sin6_addr) == 1)
+        at.any.sa_family = AF_INET6;
+    return is_loopback(&at);
+}
+
 int listen_port(int fd)
 {
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-    } at = {.v6 = {0}};
+    union address at = {.v6 = {0}};
     socklen_t len = sizeof at;
     if (getsockname(fd, &at.any, &len) != 0)
         return 0;

@@ -15,6 +15,10 @@ enum err listen_open(const char *name, const char *address, int port, int *fd);
  * to be accepted. */
 bool listen_passed(const char *name);
 
+/* Whether only this machine reaches it: the socket that systemd passed under `name`, or, without
+ * one, the address, is of the loopback (or no address of a network at all). */
+bool listen_is_local(const char *name, const char *address);
+
 int listen_port(int fd); /* 0 when it has none */
 
 #endif

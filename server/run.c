@@ -1,5 +1,6 @@
 #include "server/run.h"
 
+#include "server/access.h"
 #include "server/front.h"
 #include "server/jobs.h"
 #include "server/log.h"
@@ -50,6 +51,7 @@ enum err server_open(struct server *s, struct config *c)
 {
     s->config = c;
     allow_files(c);
+    TRY(access_open(c, &s->access));
     TRY(metrics_open(&s->metrics));
     TRY(models_open(c, &s->models));
     TRY(workers_open(c, s->metrics, &s->workers));
@@ -83,6 +85,7 @@ void server_close(struct server *s)
     workers_close(s->workers);
     models_close(s->models);
     metrics_close(s->metrics);
+    access_close(s->access);
 }
 
 /* ---- running ------------------------------------------------------------------------------------
@@ -105,7 +108,16 @@ void server_block_signals(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
-static void reload(struct config *c)
+/* Connections whose key is gone are closed by the front ends. */
+static void reload_keys(struct server *s)
+{
+    if (access_reload(s->access))
+        log_event(LOG_ERROR, "keys_failed", "error=%s", log_text(err_text()));
+    else
+        ws_check_keys(s->ws);
+}
+
+static void reload(struct server *s, struct config *c)
 {
     char *ignored = NULL;
     enum log_level level;
@@ -119,6 +131,7 @@ static void reload(struct config *c)
         log_event(LOG_INFO, "reloaded", "ignored=%s", log_text(ignored ? ignored : ""));
     }
     free(ignored);
+    reload_keys(s);
 }
 
 /* The watchdog is fed while the engine thread shows signs of life. */
@@ -154,7 +167,7 @@ void server_run(struct server *s, struct config *c)
     for (;;) {
         int signal_number = sigtimedwait(&set, NULL, &second);
         if (signal_number == SIGHUP)
-            reload(c);
+            reload(s, c);
         else if (signal_number > 0)
             break;
         tidy_up(s, watchdog);

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 struct config;
+struct access;
 struct metrics;
 struct models;
 struct workers;
@@ -16,6 +17,7 @@ struct ws;
 
 struct server {
     const struct config *config;
+    struct access *access;
     struct metrics *metrics;
     struct models *models;
     struct workers *workers;

@@ -5,6 +5,7 @@
  * is found under the lock has at least one and may be given another. */
 #include "server/session.h"
 
+#include "server/access.h"
 #include "server/config.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -52,11 +53,13 @@ enum err session_id_random(char id[SESSION_ID])
     return ERR_OK;
 }
 
-/* FNV-1a */
-static uint32_t hash(const char *id)
+/* FNV-1a of the owner's name and the ID: whether one owner has a stream makes no other's slower. */
+static uint32_t hash(const struct owner *owner, const char *id)
 {
     uint32_t h = 2166136261u;
-    for (; *id; id++)
+    for (const char *p = owner_name(owner); *p; p++)
+        h = (h ^ (uint8_t)*p) * 16777619u;
+    for (h *= 16777619u; *id; id++)
         h = (h ^ (uint8_t)*id) * 16777619u;
     return h;
 }
@@ -84,13 +87,14 @@ void sessions_connect(struct sessions *t, struct sched *s)
 /* With the lock held: out of its chain; the table's reference is the caller's now. */
 static void unlist(struct sessions *t, struct session *s)
 {
-    struct session **at = &t->bucket[hash(s->id) % BUCKETS];
+    struct session **at = &t->bucket[hash(s->params.owner, s->id) % BUCKETS];
     while (*at != s)
         at = &(*at)->hash_next;
     *at = s->hash_next;
     s->hash_next = NULL;
     s->listed = false;
     t->count--;
+    owner_give_stream(s->params.owner);
     atomic_store(&s->dead, true);
 }
 
@@ -116,12 +120,14 @@ size_t sessions_count(struct sessions *t)
     return n;
 }
 
-void sessions_each(struct sessions *t, void (*visit)(void *ctx, struct session *s), void *ctx)
+void sessions_each(struct sessions *t, const struct owner *owner,
+                   void (*visit)(void *ctx, struct session *s), void *ctx)
 {
     pthread_mutex_lock(&t->lock);
     for (int i = 0; i < BUCKETS; i++)
         for (struct session *s = t->bucket[i]; s; s = s->hash_next)
-            visit(ctx, s);
+            if (s->params.owner == owner)
+                visit(ctx, s);
     pthread_mutex_unlock(&t->lock);
 }
 
@@ -141,7 +147,7 @@ enum err session_new(struct sessions *t, enum session_kind kind, const char *id,
     s->created = (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
     s->kind = kind;
     s->params = *p;
-    s->worker = hash(s->id);
+    s->worker = hash(p->owner, s->id);
     s->table = t;
     s->refs = 1;
     s->last_seq = -1;
@@ -187,10 +193,10 @@ static bool same_state(const struct session_params *a, const struct session_para
 }
 
 /* With the lock held; NULL: none. */
-static struct session *lookup(struct sessions *t, const char *id)
+static struct session *lookup(struct sessions *t, const struct owner *owner, const char *id)
 {
-    struct session *s = t->bucket[hash(id) % BUCKETS];
-    while (s && strcmp(s->id, id) != 0)
+    struct session *s = t->bucket[hash(owner, id) % BUCKETS];
+    while (s && (s->params.owner != owner || strcmp(s->id, id) != 0))
         s = s->hash_next;
     return s;
 }
@@ -201,8 +207,13 @@ static enum err make(struct sessions *t, const char *id, const struct session_pa
 {
     if (t->count >= (size_t)t->config->max_streams)
         return err_set(ERR_BUSY, "%zu streams are open, which is the limit", t->count);
-    TRY(session_new(t, SESSION_LIVE, id, p, out));
-    struct session **bucket = &t->bucket[hash(id) % BUCKETS];
+    TRY(owner_take_stream(p->owner));
+    enum err e = session_new(t, SESSION_LIVE, id, p, out);
+    if (e) {
+        owner_give_stream(p->owner);
+        return e;
+    }
+    struct session **bucket = &t->bucket[hash(p->owner, id) % BUCKETS];
     (*out)->hash_next = *bucket;
     (*out)->listed = true;
     *bucket = *out;
@@ -223,7 +234,7 @@ enum err session_make(struct sessions *t, const char *id, const struct session_p
         TRY(session_id_random(own));
     id = id ? id : own;
     pthread_mutex_lock(&t->lock);
-    struct session *s = lookup(t, id);
+    struct session *s = lookup(t, p->owner, id);
     *created = s == NULL;
     if (!s)
         e = make(t, id, p, &s);
@@ -233,14 +244,16 @@ enum err session_make(struct sessions *t, const char *id, const struct session_p
         *out = session_ref(s);
     pthread_mutex_unlock(&t->lock);
     if (!e && *created)
-        log_event(LOG_INFO, "stream_opened", "stream=%s model=%s", id, p->model->name);
+        log_event(LOG_INFO, "stream_opened", "stream=%s key=%s model=%s", id, owner_label(p->owner),
+                  p->model->name);
     return e;
 }
 
-enum err session_find(struct sessions *t, const char *id, struct session **out)
+enum err session_find(struct sessions *t, const struct owner *owner, const char *id,
+                      struct session **out)
 {
     pthread_mutex_lock(&t->lock);
-    struct session *s = lookup(t, id);
+    struct session *s = lookup(t, owner, id);
     *out = s ? session_ref(s) : NULL;
     pthread_mutex_unlock(&t->lock);
     return s ? ERR_OK : err_set(ERR_NOT_FOUND, "there is no stream '%.128s'", id);

@@ -1,8 +1,8 @@
 /* Sessions: who owns a hidden state. A live stream (by ID), an upload, or a single image.
  *
- * The table maps IDs to live streams. A session is reference counted: the table, every item in
- * flight, an attached connection hold one each. When the last goes, the engine thread closes what
- * the session has on the device, then it is freed (sched_release).
+ * The table maps owners and IDs to live streams. A session is reference counted: the table, every
+ * item in flight, an attached connection hold one each. When the last goes, the engine thread
+ * closes what the session has on the device, then it is freed (sched_release).
  *
  * Fields: `const` ones are set at birth. Engine-thread fields are touched by that thread alone.
  * The rest is guarded by the table's lock and reached through these functions. */
@@ -19,7 +19,10 @@ enum session_kind { SESSION_LIVE, SESSION_UPLOAD, SESSION_SINGLE };
 
 enum { SESSION_ID = 129 };
 
+struct owner;
+
 struct session_params {
+    struct owner *owner; /* whose it is (access.h) */
     struct served_model *model;
     struct stream_config stream; /* mode, resize */
     enum mask_format format;
@@ -83,15 +86,18 @@ bool session_id_valid(const char *id);
 /* An ID of ours: 22 random letters, of streams and of uploads. ERR_IO. */
 enum err session_id_random(char id[SESSION_ID]);
 
-/* Makes a live stream, or finds it: *created says which. `id` NULL: a random one of 22 characters.
- * ERR_ARG bad ID; ERR_EXISTS there with other parameters; ERR_BUSY too many streams.
+/* Makes a live stream, or finds its owner's: *created says which. `id` NULL: a random one of 22
+ * characters. ERR_ARG bad ID; ERR_EXISTS there with other parameters; ERR_BUSY too many streams,
+ * ERR_QUOTA of this owner.
  * The caller gets a reference. */
 enum err session_make(struct sessions *t, const char *id, const struct session_params *p,
                       bool *created, struct session **out);
 /* A session outside the table, for an upload or a single image. The caller's reference. */
 enum err session_new(struct sessions *t, enum session_kind kind, const char *id,
                      const struct session_params *p, struct session **out);
-enum err session_find(struct sessions *t, const char *id, struct session **out); /* ERR_NOT_FOUND */
+/* The owner's stream of that ID. ERR_NOT_FOUND, also where another owner has one. */
+enum err session_find(struct sessions *t, const struct owner *owner, const char *id,
+                      struct session **out);
 
 struct session *session_ref(struct session *s);
 void session_unref(struct session *s); /* NULL is allowed */
@@ -114,8 +120,10 @@ int64_t session_number(struct session *s, int64_t seq);
  * new connection, when nothing is in flight. */
 void session_renumber(struct session *s);
 
-/* Calls visit for each live stream, with the lock held: quick, no calls back into the table. */
-void sessions_each(struct sessions *t, void (*visit)(void *ctx, struct session *s), void *ctx);
+/* Calls visit for each of the owner's live streams, with the lock held: quick, no calls back into
+ * the table. */
+void sessions_each(struct sessions *t, const struct owner *owner,
+                   void (*visit)(void *ctx, struct session *s), void *ctx);
 
 /* Deletes live streams that were idle (nobody attached, no frame in flight) too long, and, oldest
  * first, idle ones while hidden states, spilled ones included, take more than nine tenths of both

@@ -72,6 +72,14 @@ void ws_stream_gone(struct ws *w, struct session *s, const char *reason)
     lws_cancel_service(w->context);
 }
 
+void ws_check_keys(struct ws *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->check_keys = true;
+    pthread_mutex_unlock(&w->lock);
+    lws_cancel_service(w->context);
+}
+
 /* ---- the wake-up --------------------------------------------------------------------------------
  */
 
@@ -120,6 +128,15 @@ static void begin_drain(struct ws *w)
     }
 }
 
+static void close_revoked(struct ws *w)
+{
+    for (struct connection *c = w->connections, *next; c; c = next) {
+        next = c->next;
+        if (!owner_may(c->session->params.owner, ROLE_STREAM))
+            connection_close(c, CLOSE_REVOKED, "revoked", true);
+    }
+}
+
 static void kill_all(struct ws *w)
 {
     for (struct connection *c = w->connections; c; c = c->next)
@@ -136,11 +153,14 @@ static void on_wake(struct ws *w)
     w->items_head = w->items_tail = NULL;
     w->resets_head = w->resets_tail = NULL;
     w->gone = NULL;
-    w->kill = false;
+    bool check_keys = w->check_keys;
+    w->kill = w->check_keys = false;
     pthread_mutex_unlock(&w->lock);
     take_items(items);
     take_resets(resets);
     take_gone(w, gone);
+    if (check_keys)
+        close_revoked(w);
     if (drain)
         begin_drain(w);
     if (kill)

@@ -13,6 +13,7 @@
 #ifndef TV3S_SERVER_WS_H
 #define TV3S_SERVER_WS_H
 
+#include "server/access.h"
 #include "server/front.h"
 #include "server/metrics.h"
 #include "server/sched.h"
@@ -24,10 +25,23 @@
 enum drop_policy { DROP_NONE, DROP_OLDEST, DROP_NEWEST };
 
 /* Why a frame was dropped, as the client is told. */
-enum drop_reason { DROPPED_OLDEST, DROPPED_NEWEST, DROPPED_OVERLOAD, DROPPED_EMPTY, DROPPED_DRAIN };
+enum drop_reason {
+    DROPPED_OLDEST,
+    DROPPED_NEWEST,
+    DROPPED_OVERLOAD,
+    DROPPED_EMPTY,
+    DROPPED_DRAIN,
+    DROPPED_RATE
+};
 
 /* Why the server closes: what `bye` says, and the close code. */
-enum close_code { CLOSE_END = 1000, CLOSE_DRAIN = 1001, CLOSE_TAKEOVER = 4001, CLOSE_GONE = 4004 };
+enum close_code {
+    CLOSE_END = 1000,
+    CLOSE_DRAIN = 1001,
+    CLOSE_TAKEOVER = 4001,
+    CLOSE_REVOKED = 4003,
+    CLOSE_GONE = 4004
+};
 
 struct out; /* ws_out.c: a message that waits to be sent */
 
@@ -106,7 +120,7 @@ struct ws {
     struct item *items_head, *items_tail;
     struct ws_reset *resets_head, *resets_tail;
     struct ws_gone *gone;
-    bool stop, drain, kill; /* asked by the main thread */
+    bool stop, drain, kill, check_keys; /* asked by the main thread */
     bool is_empty;
 };
 

@@ -153,7 +153,8 @@ void connection_drop(struct connection *c, struct item *item, enum drop_reason r
 {
     static const enum metric_id counter[] = {[DROPPED_OLDEST] = METRIC_DROPPED_OLDEST,
                                              [DROPPED_NEWEST] = METRIC_DROPPED_NEWEST,
-                                             [DROPPED_DRAIN] = METRIC_DROPPED_DRAIN};
+                                             [DROPPED_DRAIN] = METRIC_DROPPED_DRAIN,
+                                             [DROPPED_RATE] = METRIC_DROPPED_RATE};
     struct metrics *m = c->ws->server->metrics;
     item->dropped = true;
     c->refused++;

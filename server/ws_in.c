@@ -41,6 +41,10 @@ static int admit(struct connection *c, struct item *item)
         connection_drop(c, item, DROPPED_DRAIN);
         return 0;
     }
+    if (owner_take_frame(c->session->params.owner)) {
+        connection_drop(c, item, DROPPED_RATE);
+        return 0;
+    }
     if (c->in_flight < connection_limit(c) && !c->held) {
         connection_submit(c, item);
         return 0;

@@ -165,7 +165,7 @@ void out_dropped(struct connection *c, int64_t seq, enum drop_reason reason)
 
 static enum err write_dropped(struct out *o)
 {
-    static const char *const reason[] = {"oldest", "newest", "overload", "empty", "drain"};
+    static const char *const reason[] = {"oldest", "newest", "overload", "empty", "drain", "rate"};
     json_t *list = json_array();
     for (int i = 0; i < o->count; i++)
         json_array_append_new(list, json_integer(o->seq[i]));

@@ -20,7 +20,7 @@
 /* ---- the query ----------------------------------------------------------------------------------
  */
 
-enum { QUERY_VALUE = 256, QUERY_MAX = 4096 };
+enum { QUERY_VALUE = 256, QUERY_MAX = 4096, HEADER_MAX = 256 };
 
 static const char *const names[] = {"model", "mode",   "format",  "resize",
                                     "drop",  "credit", "takeover"};
@@ -123,15 +123,16 @@ static enum err read_path(struct lws *wsi, char id[SESSION_ID])
 }
 
 /* What the query leaves open is as the stream that is there has it. */
-static enum err find_or_make(struct ws *w, const char *id, struct query *q, bool *created,
-                             struct session **out)
+static enum err find_or_make(struct ws *w, struct owner *owner, const char *id, struct query *q,
+                             bool *created, struct session **out)
 {
     struct session_params p;
     struct session *there = NULL;
     enum err e = params_parse(w->server, query_get, q, &p);
     if (e)
         return e;
-    if (session_find(w->server->sessions, id, &there) == ERR_OK) {
+    p.owner = owner;
+    if (session_find(w->server->sessions, owner, id, &there) == ERR_OK) {
         if (!query_get(q, "model"))
             p.model = there->params.model;
         if (!query_get(q, "resize")) {
@@ -155,7 +156,8 @@ static enum err claim(struct connection *c, bool takeover)
     return e;
 }
 
-static enum err make_connection(struct ws *w, struct lws *wsi, const char *id, struct query *q)
+static enum err make_connection(struct ws *w, struct lws *wsi, struct owner *owner, const char *id,
+                                struct query *q)
 {
     bool created, takeover = false;
     enum drop_policy drop = DROP_NONE;
@@ -170,7 +172,7 @@ static enum err make_connection(struct ws *w, struct lws *wsi, const char *id, s
     if (!e && q->given[6])
         e = parse_takeover(q->value[6], &takeover);
     if (!e)
-        e = find_or_make(w, id, q, &created, &session);
+        e = find_or_make(w, owner, id, q, &created, &session);
     if (!e)
         e = connection_open(w, wsi, session, &c);
     if (e)
@@ -221,19 +223,36 @@ static bool origin_allowed(const struct config *config, struct lws *wsi)
     return false;
 }
 
-/* No subprotocol is fine; others than ours are not. */
-static enum err check_protocol(struct lws *wsi)
+/* A browser can send no header of its own with a WebSocket, but subprotocols: a key may be one. It
+ * is not on the list of what we speak, so libwebsockets never sends it back. */
+static const char key_protocol[] = "tv3s.key.";
+
+/* No subprotocol is fine; others than ours are not. `key`: what follows key_protocol, or "". */
+static enum err read_protocols(struct lws *wsi, char key[HEADER_MAX])
 {
-    char list[256];
+    char list[HEADER_MAX], *rest = list;
+    bool ours = false;
+    key[0] = '\0';
     if (lws_hdr_total_length(wsi, WSI_TOKEN_PROTOCOL) <= 0)
         return ERR_OK;
-    if (lws_hdr_copy(wsi, list, sizeof list, WSI_TOKEN_PROTOCOL) > 0) {
-        char *rest = list;
-        for (char *name; (name = strsep(&rest, ", "));)
-            if (strcmp(name, "tv3s.v1") == 0)
-                return ERR_OK;
+    if (lws_hdr_copy(wsi, list, sizeof list, WSI_TOKEN_PROTOCOL) <= 0)
+        return err_set(ERR_ARG, "the list of subprotocols is too long");
+    for (char *name; (name = strsep(&rest, ", "));) {
+        ours = ours || strcmp(name, "tv3s.v1") == 0;
+        if (strncmp(name, key_protocol, sizeof key_protocol - 1) == 0)
+            snprintf(key, HEADER_MAX, "%s", name + sizeof key_protocol - 1);
     }
-    return err_set(ERR_ARG, "the subprotocol is tv3s.v1");
+    return ours ? ERR_OK : err_set(ERR_ARG, "the subprotocol is tv3s.v1");
+}
+
+/* Who asks, by the header that programs send or the subprotocol that pages do. */
+static enum err check_access(struct ws *w, struct lws *wsi, const char *key, struct owner **out)
+{
+    char header[HEADER_MAX];
+    if (*key)
+        return access_check_key(w->server->access, key, ROLE_STREAM, out);
+    bool given = lws_hdr_copy(wsi, header, sizeof header, WSI_TOKEN_HTTP_AUTHORIZATION) > 0;
+    return access_check(w->server->access, given ? header : NULL, ROLE_STREAM, out);
 }
 
 /* ---- the answer ---------------------------------------------------------------------------------
@@ -270,7 +289,9 @@ static int answer(struct lws *wsi, int status, const char *more, json_t *problem
 
 static int refuse(struct lws *wsi, enum err e)
 {
-    const char *more = err_http(e) == 503 ? "Retry-After: 1\r\n" : "";
+    const char *more = err_http(e) == 503 || e == ERR_QUOTA ? "Retry-After: 1\r\n"
+                       : e == ERR_KEY ? "WWW-Authenticate: Bearer realm=\"tv3sd\"\r\n"
+                                      : "";
     return answer(wsi, err_http(e), more, describe_problem(e, err_text(), NULL)) ? -1 : 1;
 }
 
@@ -285,17 +306,20 @@ int upgrade_refuse_http(struct lws *wsi)
 
 int upgrade_confirm(struct ws *w, struct lws *wsi)
 {
-    char id[SESSION_ID];
+    char id[SESSION_ID], key[HEADER_MAX];
     struct query q;
+    struct owner *owner;
     const struct config *config = w->server->config;
     if (!origin_allowed(config, wsi)) {
         json_t *problem = json_pack("{s:s, s:s, s:i}", "type", "/problems/origin", "title",
                                     "pages of this origin may not call", "status", 403);
         return answer(wsi, 403, "", problem) ? -1 : 1;
     }
-    enum err e = read_path(wsi, id);
+    enum err e = read_protocols(wsi, key);
     if (!e)
-        e = check_protocol(wsi);
+        e = check_access(w, wsi, key, &owner);
+    if (!e)
+        e = read_path(wsi, id);
     if (!e && (w->draining || atomic_load(&w->server->draining)))
         e = err_set(ERR_BUSY, "the server is shutting down");
     if (!e && w->count >= config->ws_connections)
@@ -303,6 +327,6 @@ int upgrade_confirm(struct ws *w, struct lws *wsi)
     if (!e)
         e = query_read(wsi, &q);
     if (!e)
-        e = make_connection(w, wsi, id, &q);
+        e = make_connection(w, wsi, owner, id, &q);
     return e ? refuse(wsi, e) : 0;
 }

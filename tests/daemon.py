@@ -51,8 +51,8 @@ class Answer:
 class Daemon:
     """`with Daemon(model, spool, "--jobs-running", "1") as d`: stops at the end, and asserts a clean exit."""
 
-    def __init__(self, model, spool, *flags, env=None):
-        self.spool, self.lines = str(spool), []
+    def __init__(self, model, spool, *flags, env=None, key=None):
+        self.spool, self.lines, self.key = str(spool), [], key
         self.log_path = str(spool) + ".log"
         args = ["--model", model, "--http-port", "0", "--ws-port", "0", "--spool", self.spool, *flags]
         with open(self.log_path, "w") as log:
@@ -96,6 +96,8 @@ class Daemon:
     def request(self, method: str, path: str, body=None, **headers) -> Answer:
         c = self.connect()
         try:
+            if self.key:
+                headers.setdefault("Authorization", "Bearer " + self.key)
             c.request(method, path, body, {k.replace("_", "-"): v for k, v in headers.items()})
             r = c.getresponse()
             return Answer(r.status, r.headers, r.read())

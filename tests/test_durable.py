@@ -303,8 +303,8 @@ def test_rows_and_folders_that_do_not_belong_together(tmp_path, tiny_model, clip
     shutil.rmtree(tmp_path / "spool" / ids[0])
     sql(tmp_path / "spool", "UPDATE jobs SET id = '../../etc' WHERE id = ?", (ids[0],))
     sql(tmp_path / "spool", "INSERT INTO jobs SELECT 99, 'y' || substr(id, 2), model, mode, format, resize, 'odd', created,"
-        "started, finished, done, total, corrupt, width, height, fps, bytes, error, problem, origin FROM jobs "
-        "WHERE id = ?", (ids[1],))
+        "started, finished, done, total, corrupt, width, height, fps, bytes, error, problem, origin, owner "
+        "FROM jobs WHERE id = ?", (ids[1],))
     with Daemon(tiny_model, tmp_path / "spool") as d:
         assert [j["id"] for j in d.json("/v1/videos")["videos"]] == [ids[1]]
         assert d.folders() == sorted([ids[1], "notes"]) and d.log().count("event=job_lost") == 2

@@ -212,7 +212,7 @@ def test_metrics_have_every_stage_of_a_frame(tiny_model, tmp_path, picture):
     assert set(counts) == {"decode", "queue", "engine", "encode", "send"}
     assert all(counts[stage] >= 2 for stage in counts)
     assert {s.labels["stage"] for s in families["tv3sd_queue_depth"].samples} == {"decode", "engine", "encode"}
-    assert {s.labels["reason"] for s in families["tv3sd_dropped"].samples} == {"oldest", "newest", "overload", "drain"}
+    assert {s.labels["reason"] for s in families["tv3sd_dropped"].samples} == {"oldest", "newest", "overload", "drain", "rate"}
     assert {s.labels["state"] for s in families["tv3sd_streams"].samples} == {"active", "idle", "spilled"}
     values = {n: families[n].samples[0].value for n in
               ("tv3sd_batches", "tv3sd_batch_frames", "tv3sd_batch_occupancy", "tv3sd_engine_gflops",

@@ -16,6 +16,7 @@ static const struct command {
     {"segment", "tv3s segment", cmd_segment, "label a video, an image or a folder of images"},
     {"logits", "tv3s logits", cmd_logits, "logits and masks of raw frames, to check arithmetic"},
     {"eval", "tv3s eval", cmd_eval, "mIoU, accuracy and video consistency of label images"},
+    {"key", "tv3s key", cmd_key, "make an API key of the daemon"},
     {"bench", "tv3s bench", cmd_bench, "measure frames per second"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

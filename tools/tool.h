@@ -14,6 +14,7 @@ int cmd_segment(int argc, char **argv) __attribute__((weak));
 int cmd_logits(int argc, char **argv) __attribute__((weak));
 int cmd_eval(int argc, char **argv) __attribute__((weak));
 int cmd_bench(int argc, char **argv) __attribute__((weak));
+int cmd_key(int argc, char **argv) __attribute__((weak));
 
 /* Prints "tv3s NAME: text"; `name` is argv[0]. Returns TOOL_FAILED. To report an enum err:
  * return tool_error(argv[0], "%s", err_text()). */

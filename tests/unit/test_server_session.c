@@ -87,9 +87,9 @@ static void a_stream_is_made_once_and_found(void **state)
     assert_int_equal(session_make(f->table, "a", &p, &created, &b), ERR_EXISTS);
     assert_int_equal(session_make(f->table, "a/b", &p, &created, &b), ERR_ARG);
     assert_null(b);
-    assert_int_equal(session_find(f->table, "a", &b), ERR_OK);
+    assert_int_equal(session_find(f->table, NULL, "a", &b), ERR_OK);
     session_unref(b);
-    assert_int_equal(session_find(f->table, "b", &b), ERR_NOT_FOUND);
+    assert_int_equal(session_find(f->table, NULL, "b", &b), ERR_NOT_FOUND);
     session_unref(a);
 }
 
@@ -115,7 +115,7 @@ static void streams_are_limited(void **state)
     session_unref(make(f, "b"));
     assert_int_equal(session_make(f->table, "c", &p, &created, &s), ERR_BUSY);
     session_unref(make(f, "a")); /* what is there is still found */
-    assert_int_equal(session_find(f->table, "a", &s), ERR_OK);
+    assert_int_equal(session_find(f->table, NULL, "a", &s), ERR_OK);
     session_delete(f->table, s);
     session_unref(s);
     session_unref(make(f, "c"));

@@ -12,9 +12,9 @@ from .stream import AsyncStream, Frames, resuming
 class AsyncClient:
     """A server; the calls of Client, awaited. Their callbacks come in other threads."""
 
-    def __init__(self, url: str = "http://127.0.0.1:8080", ws_url: Optional[str] = None, *, timeout: float = 60,
-                 headers: Optional[Dict[str, str]] = None):
-        self.sync = Client(url, ws_url, timeout=timeout, headers=headers)
+    def __init__(self, url: str = "http://127.0.0.1:8080", ws_url: Optional[str] = None, *, key: Optional[str] = None,
+                 timeout: float = 60, headers: Optional[Dict[str, str]] = None):
+        self.sync = Client(url, ws_url, key=key, timeout=timeout, headers=headers)
 
     async def server(self) -> Dict[str, Any]:
         """Its version, its WebSocket, its limits."""
@@ -136,7 +136,8 @@ class AsyncClient:
                timeout: float = 30) -> AsyncStream:
         """A live stream over WebSocket; see AsyncStream for the options."""
         return AsyncStream(self.sync.ws_url, id, model=model, mode=mode, format=format, resize=resize, drop=drop,
-                           credit=credit, takeover=takeover, deflate=deflate, timeout=timeout)
+                           credit=credit, takeover=takeover, deflate=deflate, timeout=timeout,
+                           key=self.sync._key)
 
     def resuming(self, id: str, frames_from: Callable[[int], Frames], *, attempts: int = 5, pause: float = 0.5,
                  **options: Any) -> AsyncIterator[Answer]:

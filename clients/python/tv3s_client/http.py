@@ -13,6 +13,7 @@ from typing import IO, Any, Callable, Dict, Generator, Iterator, List, Optional,
 from urllib.parse import quote, urlencode, urlsplit
 
 from .errors import JobFailed, Tv3sError
+from .message import authorization
 from .stream import AsyncStream
 from .sync import Stream
 
@@ -103,10 +104,11 @@ class Cutter:
 
 
 class Client:
-    """A server. `ws_url` is where its WebSocket is; None: where the server says, asked with the first stream."""
+    """A server. `ws_url` is where its WebSocket is; None: where the server says, asked with the first stream.
+    `key`: an API key; None: that of the environment (TV3S_KEY), if it has one."""
 
-    def __init__(self, url: str = "http://127.0.0.1:8080", ws_url: Optional[str] = None, *, timeout: float = 60,
-                 headers: Optional[Dict[str, str]] = None):
+    def __init__(self, url: str = "http://127.0.0.1:8080", ws_url: Optional[str] = None, *, key: Optional[str] = None,
+                 timeout: float = 60, headers: Optional[Dict[str, str]] = None):
         parts = urlsplit(url)
         tls = parts.scheme == "https"
         self._make = http.client.HTTPSConnection if tls else http.client.HTTPConnection
@@ -115,7 +117,8 @@ class Client:
         self._base = parts.path.rstrip("/")
         self._ws_url = ws_url
         self.timeout = timeout
-        self._headers = dict(headers or {})
+        self._key = key or os.environ.get("TV3S_KEY")
+        self._headers = {**authorization(self._key), **(headers or {})}
 
     # ---- requests ---------------------------------------------------------------------------------------------------
 
@@ -345,7 +348,8 @@ class Client:
                timeout: float = 30) -> Stream:
         """A live stream over WebSocket; see AsyncStream for the options."""
         return Stream(AsyncStream(self.ws_url, id, model=model, mode=mode, format=format, resize=resize, drop=drop,
-                                  credit=credit, takeover=takeover, deflate=deflate, timeout=timeout))
+                                  credit=credit, takeover=takeover, deflate=deflate, timeout=timeout,
+                                  key=self._key))
 
 
 def _id(job: Union[Job, str]) -> str:

@@ -118,3 +118,8 @@ class Restarted:
 
 
 Event = Union[Answer, Dropped, Failed, Restarted]
+
+
+def authorization(key: Optional[str]) -> Dict[str, str]:
+    """The header that carries the key, if there is one."""
+    return {"Authorization": f"Bearer {key}"} if key else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-from typing import Any, Dict, Union
+from typing import Any, Dict, Optional, Union
 from urllib.parse import urlsplit
 
 try:
@@ -15,6 +15,7 @@ except ImportError as e:
                       "uploads do without") from e
 
 from .errors import ConnectionLost, ProtocolError, Tv3sError
+from .message import authorization
 
 
 class Socket:
@@ -39,14 +40,14 @@ class Socket:
         await self._connection.close()
 
 
-async def connect(url: str, deflate: bool, timeout: float) -> Socket:
+async def connect(url: str, deflate: bool, timeout: float, key: Optional[str] = None) -> Socket:
     """Tv3sError when the server refuses."""
     try:
         return Socket(await websockets.connect(  # type: ignore[attr-defined]
             url, subprotocols=["tv3s.v1"], compression="deflate" if deflate else None, max_size=None,
-            open_timeout=timeout))
+            open_timeout=timeout, extra_headers=authorization(key)))
     except InvalidStatusCode as e:
-        raise Tv3sError(await asyncio.to_thread(_problem, url, e.status_code, timeout)) from None
+        raise Tv3sError(await asyncio.to_thread(_problem, url, e.status_code, timeout, key)) from None
     except InvalidHandshake as e:
         raise ProtocolError(str(e)) from e
 
@@ -56,7 +57,7 @@ def _lost(e: ConnectionClosed) -> ConnectionLost:
     return ConnectionLost(frame.code if frame else None, frame.reason if frame else "", None)
 
 
-def _problem(url: str, status: int, timeout: float) -> Dict[str, Any]:
+def _problem(url: str, status: int, timeout: float, key: Optional[str]) -> Dict[str, Any]:
     """The problem object of a refused upgrade, which websockets does not keep: asks again, by hand."""
     parts = urlsplit(url)
     problem: Any = None
@@ -65,7 +66,7 @@ def _problem(url: str, status: int, timeout: float) -> Dict[str, Any]:
         connection = make(parts.hostname or "", parts.port, timeout=timeout)
         connection.request("GET", f"{parts.path}?{parts.query}" if parts.query else parts.path, headers={
             "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Protocol": "tv3s.v1"})
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Protocol": "tv3s.v1", **authorization(key)})
         answer = connection.getresponse()
         if answer.status == status:
             problem = json.loads(answer.read())
