@@ -62,7 +62,7 @@ SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite
 
 .PHONY: all client libs-client engine demo deps deps-demo deps-fuzz deps-lint test unit pytest \
 	asan tsan chaos fuzz fuzz-build bench bench-kernels lint format clean help libs-engine libs-media \
-	libs-server cuda-check force load
+	libs-server cuda-check force load gpu-bundle
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -298,6 +298,12 @@ $(BUILD)/obj/tests/bench/op_clock_cuda.o: private CPPFLAGS += -isystem $(CUDA_HO
 $(BUILD)/op_profile: $(OP_PROFILE) $(LIB_ENGINE)
 	@echo '  LD $@'
 	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(ENGINE_LIBS)
+
+# tests/gpu: for a machine with a GPU and little else.
+GPU_BUNDLE ?= $(BUILD)/gpu-bundle.tar.xz
+gpu-bundle: ## programs with CUDA and their libraries, for tests/gpu/run.py on another machine
+	+@$(MAKE) --no-print-directory -j$(NPROC) all $(BUILD)/cuda/op_profile CUDA=1 BUILD=$(BUILD)/cuda
+	sh tests/gpu/bundle.sh $(BUILD)/cuda $(GPU_BUNDLE)
 
 # tests/load: a generator of load in C, so that it leaves the cores to the daemon, and what runs it.
 $(BUILD)/load/stream_load: $(BUILD)/obj/tests/load/stream_load.o $(LIB_PROTO) $(LIB_ENGINE)

@@ -277,10 +277,10 @@ def selective_scan(b: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Te
 
     S_t = exp(softplus(dt_t) A) . S_{t-1} + (softplus(dt_t) b_t) B_t^T;  y_t = (S_t C_t + D b_t) SiLU(z_t).
     Everything but the recurrence itself is done for a run of tokens at once; runs are kept small enough for
-    the second-level cache.
+    the second-level cache (of a GPU: for its memory).
     """
     dt = F.softplus(dt)
-    run = max(1, min(b.shape[1], (1 << 18) // S.numel()))
+    run = max(1, min(b.shape[1], (1 << (30 if b.is_cuda else 18)) // S.numel()))
     db, out = dt * b, []
     for t in range(0, b.shape[1], run):
         e = slice(t, t + run)
