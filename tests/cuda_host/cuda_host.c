@@ -15,6 +15,14 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#else
+#define __tsan_get_current_fiber()           NULL
+#define __tsan_create_fiber(flags)           NULL
+#define __tsan_destroy_fiber(fiber)          ((void)(fiber))
+#define __tsan_switch_to_fiber(fiber, flags) ((void)(fiber))
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -98,24 +106,27 @@ struct fiber {
     void *jump[5];
     bool made;
     void *fake_stack; /* AddressSanitizer's */
+    void *history;    /* ThreadSanitizer's */
 };
 
 static struct fiber fibers[MAX_THREADS];
-static void *scheduler_jump[5];
+static void *scheduler_jump[5], *scheduler_history;
 
 /* A function of its own: a compiler may take a buffer for the one that the same function sets. */
-__attribute__((noinline, no_sanitize_address)) static void jump(void **to)
+__attribute__((noinline, no_sanitize_address, no_sanitize_thread)) static void jump(void **to)
 {
     __builtin_longjmp(to, 1);
 }
 
-__attribute__((noinline, no_sanitize_address)) static void jump_to_scheduler(struct fiber *f)
+__attribute__((noinline, no_sanitize_address, no_sanitize_thread)) static void jump_to_scheduler(
+    struct fiber *f)
 {
     if (!__builtin_setjmp(f->jump))
         jump(scheduler_jump);
 }
 
-__attribute__((noinline, no_sanitize_address)) static void jump_to_fiber(struct fiber *f)
+__attribute__((noinline, no_sanitize_address, no_sanitize_thread)) static void jump_to_fiber(
+    struct fiber *f)
 {
     if (__builtin_setjmp(scheduler_jump))
         return;
@@ -129,6 +140,7 @@ static void to_scheduler(struct thread *t)
 {
     struct fiber *f = &fibers[t - threads];
     __sanitizer_start_switch_fiber(&f->fake_stack, scheduler_stack, scheduler_stack_size);
+    __tsan_switch_to_fiber(scheduler_history, 0);
     jump_to_scheduler(f);
     __sanitizer_finish_switch_fiber(f->fake_stack, &scheduler_stack, &scheduler_stack_size);
 }
@@ -156,8 +168,13 @@ static void resume(struct thread *t)
         fiber_start.uc_stack.ss_size = STACK;
         fiber_start.uc_link = NULL;
         makecontext(&fiber_start, thread_main, 0);
+        if (f->history) /* a stuck block dropped it */
+            __tsan_destroy_fiber(f->history);
+        f->history = __tsan_create_fiber(0);
     }
+    scheduler_history = __tsan_get_current_fiber();
     __sanitizer_start_switch_fiber(&scheduler_fake_stack, stack, STACK);
+    __tsan_switch_to_fiber(f->history, 0);
     jump_to_fiber(f);
     __sanitizer_finish_switch_fiber(scheduler_fake_stack, NULL, NULL);
 }
