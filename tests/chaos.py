@@ -139,6 +139,11 @@ def metrics(d: Daemon) -> dict[str, float]:
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
 
 
+def figures(process: Process) -> dict[str, int]:
+    """What must be the same before and after."""
+    return {"descriptors": process.descriptors(), "threads": process.threads()}
+
+
 def at_rest(d: Daemon, process: Process, before: dict) -> dict:
     """What is still there that should not be."""
     m = metrics(d)
@@ -151,8 +156,8 @@ def at_rest(d: Daemon, process: Process, before: dict) -> dict:
         left["http connections"] = m['tv3sd_connections{protocol="http"}'] - 1
     left |= {"streams": len(s)} if (s := d.json("/v1/streams")["streams"]) else {}
     left |= {"files": f} if (f := sorted(set(d.folders()) - {v["id"] for v in videos(d)})) else {}
-    for name in ("descriptors", "threads"):
-        if (n := getattr(process, name)()) != before[name]:
+    for name, n in figures(process).items():
+        if n != before[name]:
             left[name] = [before[name], n]
     return left
 
@@ -181,16 +186,17 @@ def warm_up(d: Daemon, folder: Path) -> None:
     d.request("POST", "/v1/segment", next((folder / "images").iterdir()).read_bytes())
 
 
-def run(model: str, folder: Path, seconds: float, seed: int) -> dict:
+def run(model: str, folder: Path, seconds: float, seed: int, **env: str) -> dict:
+    """`env`: more of the daemon's environment."""
     (folder / "frames").mkdir(parents=True)
     frames = cases.frames((64, 96), 16, 4)
     expected = tool_masks(model, frames, folder / "frames")
     material(folder)
-    with Daemon(model, folder / "spool", *FLAGS, env={**os.environ, "ASAN_OPTIONS": ASAN}) as d:
+    with Daemon(model, folder / "spool", *FLAGS, env={**os.environ, "ASAN_OPTIONS": ASAN, **env}) as d:
         process = Process(d.process.pid)
         warm_up(d, folder)
         d.wait_for(lambda: d.folders() == [])
-        before = {"descriptors": process.descriptors(), "threads": process.threads(), "memory": process.memory()}
+        before = {**figures(process), "memory": process.memory()}
         memory, bystander = [], Bystander(d, frames, expected)
         bystander.start()
         load = Load(d, folder, seed)
