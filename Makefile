@@ -222,9 +222,6 @@ unit: $(TESTS) ## the C tests alone
 pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) ## the Python tests alone; PYTEST=tests/test_X.py for one
 	$(RUN_ENV) TV3S_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST)
 
-# libgomp and oneDNN are not instrumented, so ThreadSanitizer cannot see their barriers: the engine
-# runs on one thread there, and what OpenMP regions share is suppressed. The threads under test are
-# ours: queues, decode, encode.
 asan: export ASAN_OPTIONS := detect_leaks=1:abort_on_error=1
 asan: export UBSAN_OPTIONS := print_stacktrace=1
 asan: export LSAN_OPTIONS := suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0
@@ -243,10 +240,13 @@ chaos: deps ## clients killed at random under load, for CHAOS_SECONDS, against t
 	TV3S_BUILD=$(abspath $(BUILD))/asan $(PYTHON) tests/chaos.py --seconds $(CHAOS_SECONDS) \
 	    --seed $(CHAOS_SEED)
 
+# libgomp and oneDNN are not instrumented, so ThreadSanitizer cannot see their barriers: the engine
+# runs on one thread there, and what OpenMP regions share is suppressed. The threads under test are
+# ours: queues, decode, encode.
 # Arithmetic has no threads of ours, and takes long here.
 TSAN_PYTEST := tests $(patsubst %,--ignore=tests/test_%.py,architectures parity streams eval)
 tsan: export TSAN_OPTIONS := suppressions=$(CURDIR)/tests/tsan.supp:halt_on_error=1:exitcode=66
-tsan: export OMP_NUM_THREADS := 1
+tsan: export OMP_THREAD_LIMIT := 1
 tsan: ## the same tests under ThreadSanitizer
 	+@$(MAKE) --no-print-directory test BUILD=$(BUILD)/tsan SANITIZE=thread OPT='-O1 -g' \
 	    RUN_ENV='setarch -R' PYTEST='$(TSAN_PYTEST)'
