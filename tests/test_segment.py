@@ -108,6 +108,15 @@ def test_format_option_goes_before_the_name(tmp_path, tiny_model, clip, labels):
     assert same(masks.folder(tmp_path / "d", None), labels)
 
 
+@pytest.mark.parametrize("setting", ["OMP_THREAD_LIMIT=1", "OMP_DYNAMIC=true"])
+def test_fewer_threads_than_asked_for_make_the_same_masks(tmp_path, tiny_model, setting):
+    video = masks.video(tmp_path / "in.mkv", cases.frames((256, 384), 3, 4), "-c:v", "ffv1")
+    run(tiny_model, video, tmp_path / "all.raw", "--threads", "2")
+    name, _, value = setting.partition("=")
+    run(tiny_model, video, tmp_path / "few.raw", "--threads", "2", env={**os.environ, name: value})
+    assert (tmp_path / "few.raw").read_bytes() == (tmp_path / "all.raw").read_bytes()
+
+
 def test_same_input_same_bytes(tmp_path, tiny_model, clip):
     for name in ("a.zip", "b.zip", "a.mkv", "b.mkv", "a.mp4", "b.mp4"):
         run(tiny_model, clip, tmp_path / name)

@@ -307,9 +307,18 @@ static enum err cpu_peak(struct backend *be, double *gflops)
     return ok ? ERR_OK : err_set(ERR_INTERNAL, "oneDNN's large matrix product failed");
 }
 
+/* As many as OpenMP will give (OMP_THREAD_LIMIT). oneDNN shares work out among those that it is
+ * told of, so where one of them does not come its part stays undone. */
+static int threads_there(int asked)
+{
+    int n = asked > 0 ? asked : omp_get_max_threads(), most = omp_get_thread_limit();
+    return n < most ? n : most;
+}
+
 /* OpenMP's number of threads belongs to the calling thread; scratch is there for ours. */
 static void cpu_enter(struct backend *be)
 {
+    omp_set_dynamic(0); /* OMP_DYNAMIC: fewer than that, by the machine's load */
     if (omp_get_max_threads() != cpu_of(be)->gemm.threads)
         omp_set_num_threads(cpu_of(be)->gemm.threads);
 }
@@ -381,7 +390,7 @@ enum err cpu_backend_open(enum dtype dtype, int threads, const char *isa, struct
     c->base.encoder_rows = ENCODER_ROWS;
     c->base.pass_rows = PASS_ROWS;
     c->base.scan_rows = SCAN_ROWS;
-    enum err e = gemm_context_open(&c->gemm, threads > 0 ? threads : omp_get_max_threads());
+    enum err e = gemm_context_open(&c->gemm, threads_there(threads));
     if (e != ERR_OK) {
         cpu_close(&c->base);
         return e;
