@@ -27,7 +27,7 @@ void encoder_close(const struct loader *l, struct encoder *enc)
 }
 
 enum err encoder_run(const struct encoder *enc, struct arena *arena, const struct plan *p,
-                     const void *input, int images, void *const c[ARCH_STAGES])
+                     const float *input, int images, void *const c[ARCH_STAGES])
 {
     return enc->mit ? mit_run(enc->mit, arena, p, input, images, c)
                     : swin_run(enc->swin, arena, p, input, images, c);

@@ -15,22 +15,22 @@ struct encoder;
 enum err encoder_open(const struct loader *l, struct encoder **out);
 void encoder_close(const struct loader *l, struct encoder *enc); /* NULL is allowed */
 
-/* input: act [images][net_height][net_width][3]. c[i]: act [images * h_i * w_i][dims[i]],
+/* input: fp32 [images][net_height][net_width][3]. c[i]: act [images * h_i * w_i][dims[i]],
  * the caller's. Scratch comes from the arena and is released again. */
 enum err encoder_run(const struct encoder *enc, struct arena *arena, const struct plan *p,
-                     const void *input, int images, void *const c[ARCH_STAGES]);
+                     const float *input, int images, void *const c[ARCH_STAGES]);
 
 /* The two families, behind the functions above. */
 struct mit;
 enum err mit_open(const struct loader *l, struct mit **out);
 void mit_close(const struct loader *l, struct mit *m);
-enum err mit_run(const struct mit *m, struct arena *arena, const struct plan *p, const void *input,
+enum err mit_run(const struct mit *m, struct arena *arena, const struct plan *p, const float *input,
                  int images, void *const c[ARCH_STAGES]);
 
 struct swin;
 enum err swin_open(const struct loader *l, struct swin **out);
 void swin_close(const struct loader *l, struct swin *s);
 enum err swin_run(const struct swin *s, struct arena *arena, const struct plan *p,
-                  const void *input, int images, void *const c[ARCH_STAGES]);
+                  const float *input, int images, void *const c[ARCH_STAGES]);
 
 #endif

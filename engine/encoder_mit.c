@@ -48,7 +48,7 @@ static enum err block_open(const struct loader *l, int stage, int index, struct 
     TRY(load_linear(l, NAME("attn.q"), c, c, LINEAR_ACT, &b->q));
     TRY(load_linear(l, NAME("attn.kv"), c, 2 * c, LINEAR_ACT, &b->kv));
     if (sr > 1) {
-        TRY(load_conv(l, NAME("attn.sr"), c, c, sr, sr * sr * c, LINEAR_ACT, &b->sr));
+        TRY(load_conv(l, NAME("attn.sr"), c, c, sr, sr * sr * c, false, LINEAR_ACT, &b->sr));
         TRY(load_norm(l, NAME("attn.norm"), c, true, &b->sr_norm));
     }
     TRY(load_linear(l, NAME("attn.proj"), c, c, LINEAR_ADD_F32, &b->proj));
@@ -66,7 +66,7 @@ static enum err stage_open(const struct loader *l, int i, struct mit_stage *s)
     int k = embed_kernel(i), in = embed_channels(a, i);
     char name[64];
     snprintf(name, sizeof name, "backbone.patch_embed%d.proj", i + 1);
-    TRY(load_conv(l, name, in, a->dims[i], k, im2col_ld(in, k), LINEAR_F32, &s->embed));
+    TRY(load_conv(l, name, in, a->dims[i], k, im2col_ld(in, k), i == 0, LINEAR_F32, &s->embed));
     snprintf(name, sizeof name, "backbone.patch_embed%d.norm", i + 1);
     TRY(load_norm(l, name, a->dims[i], true, &s->embed_norm));
     snprintf(name, sizeof name, "backbone.norm%d", i + 1);
@@ -139,7 +139,7 @@ static enum err reduce(const struct stage_run *r, const struct mit_block *b, int
     struct arena_mark mark = arena_mark(r->arena);
     void *cols;
     TRY(arena_get(r->arena, (size_t)r->images * keys * (size_t)ld * elem, &cols));
-    ops->im2col(r->be, y, r->images, r->h, r->w, r->c, sr, sr, 0, kh, kw, ld, cols);
+    ops->im2col(r->be, y, r->images, r->h, r->w, r->c, sr, sr, 0, kh, kw, ld, (int)elem, cols);
     size_t rows = (size_t)r->images * keys;
     TRY(ops->linear(r->be, b->sr, cols, out, rows));
     ops->layernorm(r->be, out, false, rows, r->c, b->sr_norm.weight, b->sr_norm.bias, r->eps_embed,
@@ -191,18 +191,18 @@ static enum err mlp(const struct stage_run *r, const struct mit_block *b, int hi
     return ERR_OK;
 }
 
-/* in: act [images][h][w][channels], the map before the stage -> x */
+/* in: [images][h][w][channels], fp32 pixels or the act map before the stage -> x */
 static enum err embed(const struct stage_run *r, const struct mit_stage *s, const void *in,
                       int in_h, int in_w, int channels)
 {
     const struct backend_ops *ops = r->be->ops;
-    size_t elem = backend_elem(r->be);
+    size_t elem = r->stage == 0 ? sizeof(float) : backend_elem(r->be);
     int k = embed_kernel(r->stage), ld = im2col_ld(channels, k);
     struct arena_mark mark = arena_mark(r->arena);
     void *cols;
     TRY(arena_get(r->arena, r->rows * (size_t)ld * elem, &cols));
     ops->im2col(r->be, in, r->images, in_h, in_w, channels, k, r->stage == 0 ? 4 : 2, k / 2, r->h,
-                r->w, ld, cols);
+                r->w, ld, (int)elem, cols);
     TRY(ops->linear(r->be, s->embed, cols, r->x, r->rows));
     ops->layernorm(r->be, r->x, true, r->rows, r->c, s->embed_norm.weight, s->embed_norm.bias,
                    r->eps_embed, r->x, true);
@@ -210,7 +210,7 @@ static enum err embed(const struct stage_run *r, const struct mit_stage *s, cons
     return ERR_OK;
 }
 
-enum err mit_run(const struct mit *m, struct arena *arena, const struct plan *p, const void *input,
+enum err mit_run(const struct mit *m, struct arena *arena, const struct plan *p, const float *input,
                  int images, void *const c[ARCH_STAGES])
 {
     const struct arch *a = m->arch;

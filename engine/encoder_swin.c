@@ -123,7 +123,7 @@ enum err swin_open(const struct loader *l, struct swin **out)
     if (!s)
         return err_set(ERR_NOMEM, "out of memory");
     s->arch = a;
-    TRY(load_conv(l, "backbone.patch_embed.proj", 3, a->dims[0], PATCH, im2col_ld(3, PATCH),
+    TRY(load_conv(l, "backbone.patch_embed.proj", 3, a->dims[0], PATCH, im2col_ld(3, PATCH), true,
                   LINEAR_F32, &s->embed));
     TRY(load_norm(l, "backbone.patch_embed.norm", a->dims[0], true, &s->embed_norm));
     TRY(make_masks(l, a->swin_window, &s->mask));
@@ -238,15 +238,16 @@ static enum err merge(const struct stage_run *r, const struct swin_stage *s, siz
 }
 
 static enum err embed(const struct swin *s, struct arena *arena, const struct plan *p,
-                      const void *input, int images, float *x)
+                      const float *input, int images, float *x)
 {
     struct backend *be = arena->be;
-    size_t elem = backend_elem(be), tokens = (size_t)p->h[0] * (size_t)p->w[0];
+    size_t tokens = (size_t)p->h[0] * (size_t)p->w[0];
     int ld = im2col_ld(3, PATCH), h = p->geo.net_height, w = p->geo.net_width;
     struct arena_mark mark = arena_mark(arena);
     void *cols;
-    TRY(arena_get(arena, tokens * (size_t)images * (size_t)ld * elem, &cols));
-    be->ops->im2col(be, input, images, h, w, 3, PATCH, PATCH, 0, p->h[0], p->w[0], ld, cols);
+    TRY(arena_get(arena, tokens * (size_t)images * (size_t)ld * sizeof(float), &cols));
+    be->ops->im2col(be, input, images, h, w, 3, PATCH, PATCH, 0, p->h[0], p->w[0], ld,
+                    (int)sizeof(float), cols);
     TRY(be->ops->linear(be, s->embed, cols, x, tokens * (size_t)images));
     be->ops->layernorm(be, x, true, tokens * (size_t)images, s->arch->dims[0], s->embed_norm.weight,
                        s->embed_norm.bias, s->arch->eps_embed, x, true);
@@ -255,7 +256,7 @@ static enum err embed(const struct swin *s, struct arena *arena, const struct pl
 }
 
 enum err swin_run(const struct swin *s, struct arena *arena, const struct plan *p,
-                  const void *input, int images, void *const c[ARCH_STAGES])
+                  const float *input, int images, void *const c[ARCH_STAGES])
 {
     const struct arch *a = s->arch;
     struct backend *be = arena->be;

@@ -64,7 +64,7 @@ static enum err fuse_stage(const struct loader *l, struct head *h, int stage, co
         result = model_tensor(l->model, &b, "decode_head.linear_c%d.proj.bias", stage + 1);
     if (result == ERR_OK) {
         fold(w, ARCH_STAGES - 1 - stage, v, b, e, c, scale, shift, m);
-        struct linear_desc d = {c, e, m, NULL, LINEAR_ACT};
+        struct linear_desc d = {.in = c, .out = e, .weight = m, .output = LINEAR_ACT};
         result = l->be->ops->linear_open(l->be, &d, &h->fuse[stage]);
     }
     free(v);
@@ -166,8 +166,8 @@ static enum err classifier_open(const struct loader *l, struct head *h)
         memcpy(left + i * e, w + i * width, e * sizeof *left);
         memcpy(right + i * e, w + i * width + (concat ? e : 0), e * sizeof *right);
     }
-    struct linear_desc on_out = {a->embed, a->classes, right, b, LINEAR_F32};
-    struct linear_desc on_grid = {a->embed, a->classes, left, NULL, LINEAR_ADD_F32};
+    struct linear_desc on_out = {a->embed, a->classes, right, b, LINEAR_F32, false};
+    struct linear_desc on_grid = {a->embed, a->classes, left, NULL, LINEAR_ADD_F32, false};
     if (result == ERR_OK)
         result = l->be->ops->linear_open(l->be, &on_out, &h->classify);
     if (result == ERR_OK)

@@ -19,7 +19,8 @@ enum err load_linear(const struct loader *l, const char *prefix, int in, int out
     if (e == ERR_OK)
         e = optional_bias(l, prefix, &bias);
     if (e == ERR_OK) {
-        struct linear_desc d = {in, out, weight, bias, output};
+        struct linear_desc d = {
+            .in = in, .out = out, .weight = weight, .bias = bias, .output = output};
         e = l->be->ops->linear_open(l->be, &d, linear);
     }
     free(weight);
@@ -28,7 +29,7 @@ enum err load_linear(const struct loader *l, const char *prefix, int in, int out
 }
 
 enum err load_conv(const struct loader *l, const char *prefix, int in, int out, int k, int ld,
-                   enum linear_output output, struct linear **linear)
+                   bool x_f32, enum linear_output output, struct linear **linear)
 {
     float *weight = NULL, *bias = NULL, *rows = NULL;
     enum err e = model_tensor(l->model, &weight, "%s.weight", prefix);
@@ -44,7 +45,7 @@ enum err load_conv(const struct loader *l, const char *prefix, int in, int out, 
                 for (int t = 0; t < k * k; t++)
                     rows[(size_t)o * (size_t)ld + (size_t)(t * in + c)] =
                         weight[((size_t)o * (size_t)in + (size_t)c) * (size_t)(k * k) + (size_t)t];
-        struct linear_desc d = {ld, out, rows, bias, output};
+        struct linear_desc d = {ld, out, rows, bias, output, x_f32};
         e = l->be->ops->linear_open(l->be, &d, linear);
     }
     free(weight);

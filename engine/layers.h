@@ -20,9 +20,9 @@ enum err load_linear(const struct loader *l, const char *prefix, int in, int out
                      enum linear_output output, struct linear **linear);
 
 /* PREFIX.weight [out][in][k][k] as a linear over im2col's columns (ky, kx, channel), `ld` of them:
- * ld >= k * k * in, the rest zero. */
+ * ld >= k * k * in, the rest zero. x_f32: the columns are fp32 in either dtype. */
 enum err load_conv(const struct loader *l, const char *prefix, int in, int out, int k, int ld,
-                   enum linear_output output, struct linear **linear);
+                   bool x_f32, enum linear_output output, struct linear **linear);
 
 /* PREFIX.weight [c], and PREFIX.bias when `bias`. */
 enum err load_norm(const struct loader *l, const char *prefix, int c, bool bias, struct norm *norm);

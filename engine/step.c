@@ -137,12 +137,12 @@ static enum err encode(struct engine *e, const struct frame_ref *frames, const i
         TRY(arena_get(&e->arena,
                       (size_t)n * (size_t)p->h[i] * (size_t)p->w[i] * (size_t)a->dims[i] * elem,
                       &c[i]));
-    TRY(arena_get(&e->arena, (size_t)n * pixels * 3 * elem, &input));
+    TRY(arena_get(&e->arena, (size_t)n * pixels * 3 * sizeof(float), &input));
     for (int i = 0; i < n; i++) {
         const struct frame_ref *f = &frames[which[i]];
         const struct image *image = &f->work->run->frames[f->index];
         TRY(e->be->ops->preprocess(e->be, image->rgb, image->stride, &p->input_rows, &p->input_cols,
-                                   (char *)input + (size_t)i * pixels * 3 * elem));
+                                   (float *)input + (size_t)i * pixels * 3));
         out[i] = features[which[i]];
     }
     TRY(encoder_run(e->encoder, &e->arena, p, input, n, c));

@@ -66,6 +66,7 @@ struct linear_desc {
     const float *weight; /* host, [out][in]; not kept */
     const float *bias;   /* host, [out], or NULL; not kept */
     enum linear_output output;
+    bool x_f32; /* x is fp32, and W stays so, whatever the backend's dtype */
 };
 
 /* Attention of `queries` rows per image over `keys` rows of kv per image (MiT). */
@@ -113,8 +114,8 @@ struct backend_ops {
 
     enum err (*linear_open)(struct backend *be, const struct linear_desc *d, struct linear **out);
     void (*linear_close)(struct backend *be, struct linear *l);
-    /* x: act [rows][in]; y by the linear's output kind, [rows][out]. A row's result does not
-     * depend on the other rows. */
+    /* x: act, or fp32 by x_f32, [rows][in]; y by the linear's output kind, [rows][out]. A row's
+     * result does not depend on the other rows. */
     enum err (*linear)(struct backend *be, struct linear *l, const void *x, void *y, size_t rows);
 
     enum err (*attention_open)(struct backend *be, const struct attention_desc *d,
@@ -128,15 +129,16 @@ struct backend_ops {
     enum err (*window_attention)(struct backend *be, const struct window_attention *a,
                                  const void *qkv, void *out, int images);
 
-    /* RGB24 (host, read on the spot) to network input, act [rows->dst, cols->dst, 3]: resize, then
-     * normalise. The axes are tables here and below. */
+    /* RGB24 (host, read on the spot) to network input, fp32 [rows->dst, cols->dst, 3]: resize, then
+     * normalise. The axes are tables here and below. fp32 in either dtype: rounding what everything
+     * else is computed from to bf16 costs more than all other roundings together. */
     enum err (*preprocess)(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
                            const struct resize_axis *rows, const struct resize_axis *cols,
-                           void *out);
-    /* Patches of act maps [images][h, w, c] as rows of a matrix [images * oh * ow][ld]; columns
-     * (ky, kx, ch), zero outside the map and from column k * k * c on. */
+                           float *out);
+    /* Patches of maps [images][h, w, c] as rows of a matrix [images * oh * ow][ld]; columns
+     * (ky, kx, ch), zero outside the map and from column k * k * c on. `elem` bytes a channel. */
     void (*im2col)(struct backend *be, const void *in, int images, int h, int w, int c, int k,
-                   int stride, int pad, int oh, int ow, int ld, void *out);
+                   int stride, int pad, int oh, int ow, int ld, int elem, void *out);
     /* Rows of `out` are rows of `in`, image by image: out[i] = in[index[i]], i < rows, or zero
      * where index[i] < 0. `elem` bytes a channel. in has in_rows rows an image; index: a table. */
     void (*gather)(struct backend *be, const void *in, const int *index, int images, size_t in_rows,

@@ -61,15 +61,20 @@ def rms(logits: np.ndarray, gold: np.ndarray) -> float:
 
 
 def bf16_logits(model, frames: np.ndarray, mode: str) -> np.ndarray:
-    """What bfloat16 itself costs: the reference with the weights and inputs of its matrix products rounded, all
-    sums in fp32. `model` (tv3s.TV3S) is changed."""
+    """What bfloat16 itself costs: the reference with the weights and inputs of its matrix products rounded, and the
+    outputs that no residual or sum in fp32 takes; all sums in fp32, and the product that takes pixels. `model`
+    (tv3s.TV3S) is changed."""
     def rounded(x):
         return x.bfloat16().float()
 
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) and getattr(module, "groups", 1) == 1:
+            if isinstance(module, torch.nn.Conv2d) and module.in_channels == 3:
+                continue
             module.weight.data = rounded(module.weight.data)
             module.register_forward_pre_hook(lambda _, args: tuple(rounded(x) for x in args))
+            if name.rpartition(".")[2] in {"q", "kv", "qkv", "sr", "fc1", "in_proj"}:
+                module.register_forward_hook(lambda _, args, out: rounded(out))
     return np.stack([logits for logits, _ in tv3s.run(model, frames, mode, packed=True)])
 
 
@@ -78,7 +83,7 @@ def check_bf16(logits, gold_logits, model, frames, mode: str) -> None:
     held against that of the reference in the same arithmetic."""
     error, fair = rms(logits, gold_logits), rms(bf16_logits(model, frames, mode), gold_logits)
     print(f"rms of dlogit/std {error:.2e}, of the rounded reference {fair:.2e}")
-    assert error <= 1.25 * fair
+    assert error <= 1.2 * fair
 
 
 def instruction_sets() -> list[str]:

@@ -87,13 +87,14 @@ def test_bf16_is_as_near_as_bf16_can_be(case):
 
 @pytest.mark.skipif(not arithmetic.has_bf16(), reason="this CPU has no bfloat16 products (AVX512_BF16 or AMX)")
 def test_bf16_keeps_the_bundled_models_masks(tmp_path):
-    """Over the whole clip, with the state carried; README says how far single logits go."""
+    """Over the whole clip, with the state carried."""
     rgb = tmp_path / "street.rgb"
     subprocess.run(["ffmpeg", "-v", "error", "-i", os.path.join(MODELS, "street.mp4"), "-f", "rawvideo", "-pix_fmt",
                     "rgb24", rgb], check=True)
     (logits, masks), (gold_logits, gold_masks) = (
         run(os.path.join(MODELS, "street.safetensors"), rgb, "256x160", tmp_path, "--batch", "10", "--dtype", dtype)
         for dtype in ("bf16", "f32"))
+    assert arithmetic.distance(logits, gold_logits) <= 5e-2
     assert arithmetic.rms(logits, gold_logits) <= 1e-2
     assert (masks == gold_masks).mean() >= 0.995
 

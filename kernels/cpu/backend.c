@@ -125,20 +125,20 @@ static enum err cpu_sync(struct backend *be)
 
 static enum err cpu_preprocess(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
                                const struct resize_axis *rows, const struct resize_axis *cols,
-                               void *out)
+                               float *out)
 {
-    cpu_of(be)->ops->preprocess(rgb, stride, rows, cols, out, cpu_is_bf16(be));
+    cpu_of(be)->ops->preprocess(rgb, stride, rows, cols, out);
     return ERR_OK;
 }
 
 static void cpu_im2col(struct backend *be, const void *in, int images, int h, int w, int c, int k,
-                       int stride, int pad, int oh, int ow, int ld, void *out)
+                       int stride, int pad, int oh, int ow, int ld, int elem, void *out)
 {
-    size_t elem = backend_elem(be), from = (size_t)h * (size_t)w * (size_t)c * elem;
-    size_t to = (size_t)oh * (size_t)ow * (size_t)ld * elem;
+    size_t from = (size_t)h * (size_t)w * (size_t)c * (size_t)elem;
+    size_t to = (size_t)oh * (size_t)ow * (size_t)ld * (size_t)elem;
     for (size_t i = 0; i < (size_t)images; i++)
         cpu_of(be)->ops->im2col((const char *)in + i * from, h, w, c, k, stride, pad, oh, ow, ld,
-                                (int)elem, (char *)out + i * to);
+                                elem, (char *)out + i * to);
 }
 
 static void gather_image(const char *in, const int *index, size_t rows, size_t bytes, char *out)

@@ -30,6 +30,7 @@ enum {
 struct linear {
     int in, out;
     enum linear_output output;
+    bool x_f32;
     int height;                           /* of a full tile, a multiple of STEP */
     void *weights;                        /* packed */
     float *bias;                          /* [out] or NULL */
@@ -42,6 +43,16 @@ struct cut {
     size_t full, piece, tiles;
 };
 
+static dnnl_data_type_t input_type(const struct backend *be, const struct linear *l)
+{
+    return l->x_f32 ? dnnl_f32 : cpu_act_type(be);
+}
+
+static size_t input_elem(const struct backend *be, const struct linear *l)
+{
+    return l->x_f32 ? sizeof(float) : backend_elem(be);
+}
+
 static size_t output_elem(const struct backend *be, const struct linear *l)
 {
     bool act = l->output == LINEAR_ACT || l->output == LINEAR_ACT_GELU;
@@ -50,7 +61,7 @@ static size_t output_elem(const struct backend *be, const struct linear *l)
 
 static size_t row_bytes(const struct backend *be, const struct linear *l)
 {
-    return (size_t)l->in * backend_elem(be) + (size_t)l->out * output_elem(be, l);
+    return (size_t)l->in * input_elem(be, l) + (size_t)l->out * output_elem(be, l);
 }
 
 static int tile_height(const struct backend *be, const struct linear *l)
@@ -95,7 +106,7 @@ static enum err tile_open(struct backend *be, struct linear *l, int height)
                           .k = l->in,
                           .ld_src = l->in,
                           .ld_dst = l->out,
-                          .src = cpu_act_type(be),
+                          .src = input_type(be, l),
                           .dst = output_elem(be, l) == 4 ? dnnl_f32 : dnnl_bf16,
                           .bias = l->bias != NULL,
                           .post = post[l->output],
@@ -103,7 +114,7 @@ static enum err tile_open(struct backend *be, struct linear *l, int height)
     return *tile_of(l, height) ? ERR_OK : gemm_open(&cpu_of(be)->gemm, &d, tile_of(l, height));
 }
 
-/* Host weights [out][in], fp32, to the packed layout in the backend's dtype. */
+/* Host weights [out][in], fp32, to the packed layout in x's type. */
 static enum err pack(struct backend *be, struct linear *l, const float *weight)
 {
     struct gemm_context *c = &cpu_of(be)->gemm;
@@ -116,14 +127,14 @@ static enum err pack(struct backend *be, struct linear *l, const float *weight)
     l->weights = aligned_alloc(64, (dnnl_memory_desc_get_size(layout) + 63) / 64 * 64);
     if (!l->weights)
         return err_set(ERR_NOMEM, "out of memory for weights");
-    if (cpu_is_bf16(be)) {
+    if (input_type(be, l) == dnnl_bf16) {
         narrow = malloc(count * sizeof *narrow);
         if (!narrow)
             return err_set(ERR_NOMEM, "out of memory for weights");
         cpu_of(be)->ops->to_bf16(weight, count, narrow);
         src = narrow;
     }
-    e = repack_open(c, l->in, l->out, 1, l->in, cpu_act_type(be), layout, &r);
+    e = repack_open(c, l->in, l->out, 1, l->in, input_type(be, l), layout, &r);
     if (e == ERR_OK)
         e = repack_run(r, 0, src, l->weights);
     repack_close(r);
@@ -141,6 +152,7 @@ enum err cpu_linear_open(struct backend *be, const struct linear_desc *d, struct
     l->in = d->in;
     l->out = d->out;
     l->output = d->output;
+    l->x_f32 = d->x_f32;
     if (d->bias) {
         l->bias = malloc((size_t)d->out * sizeof *l->bias);
         if (!l->bias) {
@@ -178,7 +190,7 @@ void cpu_linear_close(struct backend *be, struct linear *l)
 static enum err run_padded(struct backend *be, struct linear *l, const char *x, char *y, int rows,
                            int height, int thread, char *scratch)
 {
-    size_t src = (size_t)l->in * backend_elem(be), dst = (size_t)l->out * output_elem(be, l);
+    size_t src = (size_t)l->in * input_elem(be, l), dst = (size_t)l->out * output_elem(be, l);
     size_t padding = (size_t)(height - rows);
     char *py = scratch + (size_t)height * src;
     memcpy(scratch, x, (size_t)rows * src);
@@ -194,7 +206,7 @@ static enum err run_padded(struct backend *be, struct linear *l, const char *x, 
 
 enum err cpu_linear(struct backend *be, struct linear *l, const void *x, void *y, size_t rows)
 {
-    size_t src = (size_t)l->in * backend_elem(be), dst = (size_t)l->out * output_elem(be, l);
+    size_t src = (size_t)l->in * input_elem(be, l), dst = (size_t)l->out * output_elem(be, l);
     struct cut c = cut_rows(l, rows, (size_t)cpu_of(be)->gemm.threads);
     size_t at;
     int last = c.tiles ? tile_rows(l, &c, rows, c.tiles - 1, &at) : 0;

@@ -26,7 +26,7 @@ struct cpu_ops {
     /* RGB24 to network input: resize (bilinear, rows then columns in fp32), (x - mean) / std.
      * out: [rows->dst, cols->dst, 3]. */
     void (*preprocess)(const uint8_t *rgb, ptrdiff_t stride, const struct resize_axis *rows,
-                       const struct resize_axis *cols, void *out, bool bf16);
+                       const struct resize_axis *cols, float *out);
 
     /* Patches of an NHWC map as rows of a matrix, for convolutions as matrix products:
      * out[(oy * ow + ox) * ld + (ky * k + kx) * c + ch] = in[oy * stride - pad + ky, ...], zero

@@ -9,8 +9,6 @@
 enum { SPAN = 1024 }; /* source columns of a tile */
 
 typedef float v4 __attribute__((vector_size(16)));
-typedef uint32_t v4u __attribute__((vector_size(16)));
-typedef uint16_t v4h __attribute__((vector_size(8)));
 
 static const v4 mean = {123.675f, 116.28f, 103.53f, 0.0f};
 static const v4 inv_std = {1.0f / 58.395f, 1.0f / 57.12f, 1.0f / 57.375f, 0.0f};
@@ -32,10 +30,10 @@ static void mix_rows(const uint8_t *src, ptrdiff_t stride, const float *weight, 
 }
 
 /* Output columns begin..end - 1 from `mixed`, whose first pixel is source column `first`. */
-INLINE void mix_columns(const float *mixed, int first, const struct resize_axis *cols, int begin,
-                        int end, void *out, size_t at, bool bf16)
+static void mix_columns(const float *mixed, int first, const struct resize_axis *cols, int begin,
+                        int end, float *out)
 {
-    for (int x = begin; x < end; x++, at += 3) {
+    for (int x = begin; x < end; x++, out += 3) {
         const float *src = mixed + 3 * (cols->index[x] - first);
         v4 sum = {0};
         for (int t = 0; t < cols->taps; t++, src += 3) {
@@ -45,18 +43,12 @@ INLINE void mix_columns(const float *mixed, int first, const struct resize_axis 
         }
         sum = (sum - mean) * inv_std;
         size_t n = x + 1 < end ? 4 : 3;
-        if (bf16) {
-            v4u u = (v4u)sum; /* finite: rounding to nearest even needs no care for NaN */
-            v4h h = __builtin_convertvector((u + 0x7fff + (u >> 16 & 1)) >> 16, v4h);
-            memcpy(act_at(out, at, true), &h, n * 2);
-        } else {
-            memcpy(act_at(out, at, false), &sum, n * 4);
-        }
+        memcpy(out, &sum, n * sizeof *out);
     }
 }
 
 void KERNEL(preprocess)(const uint8_t *rgb, ptrdiff_t stride, const struct resize_axis *rows,
-                        const struct resize_axis *cols, void *out, bool bf16)
+                        const struct resize_axis *cols, float *out)
 {
 #pragma omp parallel for schedule(static) if ((long)rows->dst * cols->dst >= PARALLEL_MIN)
     for (int y = 0; y < rows->dst; y++) {
@@ -69,10 +61,7 @@ void KERNEL(preprocess)(const uint8_t *rgb, ptrdiff_t stride, const struct resiz
                      3 * (size_t)(last - first), mixed);
             mixed[3 * (last - first)] = 0.0f;
             size_t at = 3 * ((size_t)y * (size_t)cols->dst + (size_t)begin);
-            if (bf16)
-                mix_columns(mixed, first, cols, begin, end, out, at, true);
-            else
-                mix_columns(mixed, first, cols, begin, end, out, at, false);
+            mix_columns(mixed, first, cols, begin, end, out + at);
         }
     }
 }

@@ -80,11 +80,11 @@ static enum err window_attention(struct backend *be, const struct window_attenti
 }
 
 static void im2col(struct backend *be, const void *in, int images, int h, int w, int c, int k,
-                   int stride, int pad, int oh, int ow, int ld, void *out)
+                   int stride, int pad, int oh, int ow, int ld, int elem, void *out)
 {
     cuda_check(cuda_of(be),
-               cuda_im2col(in, images, h, w, c, k, stride, pad, oh, ow, ld, (int)backend_elem(be),
-                           out, cuda_of(be)->stream),
+               cuda_im2col(in, images, h, w, c, k, stride, pad, oh, ow, ld, elem, out,
+                           cuda_of(be)->stream),
                "im2col");
 }
 

@@ -102,7 +102,7 @@ enum err cuda_stage_op(struct backend *be, size_t bytes, void **host);
 enum err cuda_staged_op(struct backend *be, const void *host, size_t bytes, const void **out);
 enum err cuda_preprocess_op(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
                             const struct resize_axis *rows, const struct resize_axis *cols,
-                            void *out);
+                            float *out);
 enum err cuda_labels_op(struct backend *be, const float *logits, int classes,
                         const struct resize_axis *rows, const struct resize_axis *cols,
                         uint8_t *out);

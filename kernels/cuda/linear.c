@@ -24,7 +24,7 @@ struct choice {
 
 struct linear {
     struct linear_desc d;
-    void *weight; /* act [out][in] */
+    void *weight; /* of x's type, [out][in] */
     void *bias;   /* of y's type, [out]; or NULL */
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, y; /* W, x, y; b's and y's columns are the rows of the call */
@@ -57,6 +57,11 @@ static enum err upload_as(struct cuda_backend *c, const float *src, size_t count
     return e;
 }
 
+static bool x_bf16(const struct cuda_backend *c, const struct linear *l)
+{
+    return cuda_is_bf16(&c->base) && !l->d.x_f32;
+}
+
 static bool y_bf16(const struct cuda_backend *c, const struct linear *l)
 {
     return cuda_is_bf16(&c->base) && (l->d.output == LINEAR_ACT || l->d.output == LINEAR_ACT_GELU);
@@ -78,7 +83,7 @@ static bool set_rows(struct cuda_backend *c, struct linear *l, size_t rows)
 
 static bool make_desc(struct cuda_backend *c, struct linear *l)
 {
-    cudaDataType act = cuda_is_bf16(&c->base) ? CUDA_R_16BF : CUDA_R_32F;
+    cudaDataType from = x_bf16(c, l) ? CUDA_R_16BF : CUDA_R_32F;
     cudaDataType to = y_bf16(c, l) ? CUDA_R_16BF : CUDA_R_32F;
     cublasOperation_t transposed = CUBLAS_OP_T;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
@@ -90,8 +95,8 @@ static bool make_desc(struct cuda_backend *c, struct linear *l)
                  cublasLtMatmulDescSetAttribute(l->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
                                                 sizeof transposed),
                  what) &&
-        lt_check(c, cublasLtMatrixLayoutCreate(&l->a, act, in, out, (int64_t)in), what) &&
-        lt_check(c, cublasLtMatrixLayoutCreate(&l->b, act, in, 1, (int64_t)in), what) &&
+        lt_check(c, cublasLtMatrixLayoutCreate(&l->a, from, in, out, (int64_t)in), what) &&
+        lt_check(c, cublasLtMatrixLayoutCreate(&l->b, from, in, 1, (int64_t)in), what) &&
         lt_check(c, cublasLtMatrixLayoutCreate(&l->y, to, out, 1, (int64_t)out), what);
     if (ok && l->bias)
         ok = lt_check(c,
@@ -118,7 +123,7 @@ static uint32_t row_align(size_t bytes)
 static enum err choose(struct cuda_backend *c, struct linear *l, struct choice *out)
 {
     cublasLtMatmulHeuristicResult_t best;
-    uint32_t align_x = row_align((size_t)l->d.in * backend_elem(&c->base));
+    uint32_t align_x = row_align((size_t)l->d.in * (x_bf16(c, l) ? 2u : 4u));
     uint32_t align_y = row_align((size_t)l->d.out * (y_bf16(c, l) ? 2u : 4u));
     int found = 0;
     const char *what = "a cuBLASLt preference";
@@ -153,8 +158,7 @@ enum err cuda_linear_open(struct backend *be, const struct linear_desc *d, struc
     if (!l)
         return err_set(ERR_NOMEM, "out of memory");
     l->d = *d;
-    enum err e =
-        upload_as(c, d->weight, (size_t)d->in * (size_t)d->out, cuda_is_bf16(be), &l->weight);
+    enum err e = upload_as(c, d->weight, (size_t)d->in * (size_t)d->out, x_bf16(c, l), &l->weight);
     if (e == ERR_OK && d->bias)
         e = upload_as(c, d->bias, (size_t)d->out, y_bf16(c, l), &l->bias);
     if (e == ERR_OK && !(make_desc(c, l) && set_rows(c, l, TYPICAL_ROWS)))
@@ -249,7 +253,7 @@ enum err cuda_peak(struct backend *be, double *gflops)
     void *x = NULL, *y = NULL;
     double best = 0;
     float *w = malloc((size_t)N * N * sizeof *w);
-    struct linear_desc d = {N, N, w, NULL, LINEAR_ACT};
+    struct linear_desc d = {.in = N, .out = N, .weight = w, .output = LINEAR_ACT};
     if (!w)
         return err_set(ERR_NOMEM, "out of memory");
     for (uint32_t i = 0, r = 1; i < N * N; i++, r = r * 1664525u + 1013904223u)

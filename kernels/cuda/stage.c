@@ -91,7 +91,7 @@ enum err cuda_staged_op(struct backend *be, const void *host, size_t bytes, cons
 
 enum err cuda_preprocess_op(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
                             const struct resize_axis *rows, const struct resize_axis *cols,
-                            void *out)
+                            float *out)
 {
     struct cuda_backend *c = cuda_of(be);
     size_t line = 3 * (size_t)cols->src, height = (size_t)rows->src;
@@ -105,10 +105,10 @@ enum err cuda_preprocess_op(struct backend *be, const uint8_t *rgb, ptrdiff_t st
                "pixels");
     cuda_check(c, cudaEventRecord(c->uploaded, c->up), "pixels");
     cuda_check(c, cudaStreamWaitEvent(c->stream, c->uploaded, 0), "pixels");
-    cuda_check(c,
-               cuda_preprocess(device, line, cuda_axis_of(c, rows), cuda_axis_of(c, cols), out,
-                               cuda_is_bf16(be), c->stream),
-               "preprocess");
+    cuda_check(
+        c,
+        cuda_preprocess(device, line, cuda_axis_of(c, rows), cuda_axis_of(c, cols), out, c->stream),
+        "preprocess");
     return cuda_result(c);
 }
 

@@ -241,14 +241,13 @@ static void bench_ends(bool bf16)
     for (int i = 0; i < 853 * 480 * 3; i++)
         rgb[i] = (uint8_t)(i * 7);
     struct resize_axis rows = bilinear(480, 480), cols = bilinear(853, 864);
-    void *out = acts(864 * 480 * 3, 0, 0, bf16);
-    BENCH("preprocess 853 x 480", bf16, 853 * 480 * 3 + 864 * 480 * 3 * (bf16 ? 2 : 4),
-          864 * 480 * 3, ops->preprocess(rgb, 853 * 3, &rows, &cols, out, bf16));
-    void *patches = acts(120 * 216 * 160, 0, 0, bf16);
+    float *out = acts(864 * 480 * 3, 0, 0, false);
+    BENCH("preprocess 853 x 480", bf16, 853 * 480 * 3 + 864 * 480 * 3 * 4, 864 * 480 * 3,
+          ops->preprocess(rgb, 853 * 3, &rows, &cols, out));
+    void *patches = acts(120 * 216 * 160, 0, 0, false);
     size_t e = bf16 ? 2 : 4;
-    BENCH("im2col 7 x 7 / 4 of 480 x 864 x 3", bf16, (864 * 480 * 3 + 120 * 216 * 160) * e,
-          120 * 216 * 147,
-          ops->im2col(out, 480, 864, 3, 7, 4, 3, 120, 216, 160, bf16 ? 2 : 4, patches));
+    BENCH("im2col 7 x 7 / 4 of 480 x 864 x 3", bf16, (864 * 480 * 3 + 120 * 216 * 160) * 4,
+          120 * 216 * 147, ops->im2col(out, 480, 864, 3, 7, 4, 3, 120, 216, 160, 4, patches));
     void *map = acts(120 * 216 * 64, -1, 1, bf16);
     void *patches2 = acts(60 * 108 * 576, 0, 0, bf16);
     BENCH("im2col 3 x 3 / 2 of 120 x 216 x 64", bf16, (120 * 216 * 64 + 60 * 108 * 576) * e,

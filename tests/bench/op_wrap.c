@@ -76,7 +76,7 @@ static enum err open_on_cpu(const struct backend *be, struct handle *h)
     if (!weight)
         return ERR_NOMEM;
     for (size_t i = 0; i < n; i++)
-        weight[i] = is_bf16(be) ? bf16_to_f32(f32_to_bf16(d.weight[i])) : d.weight[i];
+        weight[i] = is_bf16(be) && !d.x_f32 ? bf16_to_f32(f32_to_bf16(d.weight[i])) : d.weight[i];
     d.weight = weight;
     enum err e = cpu->ops->linear_open(cpu, &d, &h->cpu_linear);
     free(weight);
@@ -113,8 +113,8 @@ static enum err linear(struct backend *be, struct linear *l, const void *x, void
     size_t in = (size_t)d->in, out = (size_t)d->out;
     bool f32 = d->output == LINEAR_F32 || d->output == LINEAR_ADD_F32;
     int use = d->output == LINEAR_ADD_F32 ? OP_IN | OP_OUT : OP_OUT;
-    const struct operand o[] = {ACT(x, rows * in, OP_IN), AS(f32, y, rows * out, use),
-                                BYTES(l, in * out * backend_elem(be), OP_IN)};
+    const struct operand o[] = {AS(d->x_f32, x, rows * in, OP_IN), AS(f32, y, rows * out, use),
+                                BYTES(l, in * out * (d->x_f32 ? 4 : backend_elem(be)), OP_IN)};
     op_begin(o, COUNT(o), 2e-9 * (double)rows * d->in * d->out, "linear %d -> %d%s", d->in, d->out,
              kind[d->output]);
     enum err e = real->linear(be, l, x, y, rows);
@@ -218,10 +218,10 @@ static void zero(struct backend *be, void *dst, size_t bytes)
 
 static enum err preprocess(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
                            const struct resize_axis *rows, const struct resize_axis *cols,
-                           void *out)
+                           float *out)
 {
     const struct operand o[] = {BYTES(rgb, 3 * (size_t)rows->src * (size_t)cols->src, OP_IN),
-                                ACT(out, 3 * (size_t)rows->dst * (size_t)cols->dst, OP_OUT)};
+                                F32(out, 3 * (size_t)rows->dst * (size_t)cols->dst, OP_OUT)};
     op_begin(o, COUNT(o), 0, "preprocess");
     enum err e = real->preprocess(be, rgb, stride, rows, cols, out);
     if (op_end()) {
@@ -232,15 +232,17 @@ static enum err preprocess(struct backend *be, const uint8_t *rgb, ptrdiff_t str
 }
 
 static void im2col(struct backend *be, const void *in, int images, int h, int w, int c, int k,
-                   int stride, int pad, int oh, int ow, int ld, void *out)
+                   int stride, int pad, int oh, int ow, int ld, int elem, void *out)
 {
+    bool f32 = elem == 4;
     const struct operand o[] = {
-        ACT(in, (size_t)images * (size_t)h * (size_t)w * (size_t)c, OP_IN),
-        ACT(out, (size_t)images * (size_t)oh * (size_t)ow * (size_t)ld, OP_OUT)};
+        AS(f32, in, (size_t)images * (size_t)h * (size_t)w * (size_t)c, OP_IN),
+        AS(f32, out, (size_t)images * (size_t)oh * (size_t)ow * (size_t)ld, OP_OUT)};
     op_begin(o, COUNT(o), 0, "im2col %dx%d / %d, %d", k, k, stride, c);
-    real->im2col(be, in, images, h, w, c, k, stride, pad, oh, ow, ld, out);
+    real->im2col(be, in, images, h, w, c, k, stride, pad, oh, ow, ld, elem, out);
     if (op_end()) {
-        cpu->ops->im2col(cpu, op_host(0), images, h, w, c, k, stride, pad, oh, ow, ld, op_host(1));
+        cpu->ops->im2col(cpu, op_host(0), images, h, w, c, k, stride, pad, oh, ow, ld, 4,
+                         op_host(1));
         op_compare();
     }
 }
