@@ -99,7 +99,7 @@ export class Stream extends EventTarget {
         }
         if (this.#ended)
             return;
-        const socket = this.#socket = new WebSocket(url, "tv3s.v1");
+        const socket = this.#socket = new WebSocket(url, this.#client.protocols);
         socket.binaryType = "arraybuffer";
         this.#bye = null;
         let greeted = false;
@@ -144,7 +144,7 @@ export class Stream extends EventTarget {
                     return this.#finish("refused", `The stream is there already, with the ${name} ${there[name]}.`);
             this.#retry("The server refused the connection.");
         } catch (error) {
-            if (error.status === 400)
+            if (error.status >= 400 && error.status < 404)
                 this.#finish("refused", error.message);
             else
                 this.#retry(error.status === 404 ? "The WebSocket cannot be reached." : error.message);

@@ -1,7 +1,7 @@
 // The JavaScript client of tv3sd: uploads, their masks, and live streams. No dependencies.
 //
 //   import {Client} from "./tv3s.js";
-//   const client = new Client("http://127.0.0.1:8080");
+//   const client = new Client("http://127.0.0.1:8080"); // or (url, {key: "tv3s_..."})
 //   const job = await client.upload(file, {format: "png"}, {progress: (sent, total) => ...});
 //   client.watch(job.id, (job) => console.log(job.frames.done), (job) => console.log(job.state));
 //   const {width, height, labels} = await client.mask(job, 0);
@@ -29,6 +29,7 @@ function sentence(text) {
     return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
+const WATCH_AGAIN = 1000; // milliseconds
 const UNREACHABLE = {type: "unreachable", title: "The server cannot be reached"};
 
 async function problemOf(response) {
@@ -41,10 +42,14 @@ async function problemOf(response) {
 
 export class Client {
     #base;
+    key; // an API key, or null
 
-    constructor(base = location.origin) {
+    constructor(base = location.origin, {key = null} = {}) {
         this.#base = new URL(base);
+        this.key = key;
     }
+
+    get #headers() { return this.key ? {Authorization: `Bearer ${this.key}`} : {}; }
 
     url(path) { return new URL(path, this.#base).href; }
 
@@ -53,7 +58,7 @@ export class Client {
     async request(method, path, options = {}) {
         let response;
         try {
-            response = await fetch(this.url(path), {method, ...options});
+            response = await fetch(this.url(path), {method, ...options, headers: {...this.#headers, ...options.headers}});
         } catch (error) {
             throw options.signal?.aborted ? error : new Problem(UNREACHABLE);
         }
@@ -83,6 +88,8 @@ export class Client {
             const request = new XMLHttpRequest();
             request.open("POST", this.url("/v1/videos" + query(params)));
             request.setRequestHeader("Content-Type", "application/octet-stream");
+            for (const [name, value] of Object.entries(this.#headers))
+                request.setRequestHeader(name, value);
             request.responseType = "json";
             request.upload.onprogress = (event) => progress?.(event.loaded, event.total);
             request.onload = () => request.status === 202 ? resolve(request.response)
@@ -95,14 +102,30 @@ export class Client {
     }
 
     // Calls progress(job) as the job goes on and ended(job) once. Gives back how to stop watching.
+    // (An EventSource could not send the key.) A connection that is lost is made again.
     watch(id, progress, ended) {
-        const events = new EventSource(this.url(`/v1/videos/${id}/events`));
-        events.addEventListener("progress", (event) => progress(JSON.parse(event.data)));
-        events.addEventListener("end", (event) => {
-            events.close();
-            ended(JSON.parse(event.data));
-        });
-        return () => events.close();
+        const stop = new AbortController();
+        this.#follow(id, stop.signal, progress, ended);
+        return () => stop.abort();
+    }
+
+    async #follow(id, signal, progress, ended) {
+        while (!signal.aborted) {
+            try {
+                const {body} = await this.request("GET", `/v1/videos/${id}/events`, {signal});
+                for await (const {name, data} of eventsOf(body)) {
+                    if (signal.aborted)
+                        return;
+                    if (name === "end")
+                        return ended(data);
+                    progress(data);
+                }
+            } catch (error) {
+                if (error instanceof Problem && error.status >= 400 && error.status < 500)
+                    return; // it is not there, or not ours
+            }
+            await new Promise((resolve) => setTimeout(resolve, WATCH_AGAIN));
+        }
     }
 
     // One frame's mask: {width, height, labels, time}, time in seconds.
@@ -130,6 +153,9 @@ export class Client {
     async saveState(id) { return (await this.request("GET", `/v1/streams/${id}/state`)).arrayBuffer(); }
     async restoreState(id, state) { await this.request("PUT", `/v1/streams/${id}/state`, {body: state}); }
 
+    // What a WebSocket is opened with. A browser lets a page send no header there, so the key is a subprotocol.
+    get protocols() { return this.key ? ["tv3s.v1", `tv3s.key.${this.key}`] : ["tv3s.v1"]; }
+
     // The WebSocket is on a port of its own, or where the server says.
     async streamUrl(id, params) {
         const {websocket} = await this.server();
@@ -140,6 +166,24 @@ export class Client {
         url.protocol = this.#base.protocol === "https:" ? "wss:" : "ws:";
         url.port = websocket.port;
         return url.href;
+    }
+}
+
+// The events of a text/event-stream, {name, data}, data as an object.
+async function* eventsOf(body) {
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    try {
+        for (let piece; !(piece = await reader.read()).done;) {
+            text += piece.value;
+            for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
+                const fields = new Map(text.slice(0, end).split("\n").map((line) => line.split(/: (.*)/s)));
+                if (fields.has("data"))
+                    yield {name: fields.get("event"), data: JSON.parse(fields.get("data"))};
+            }
+        }
+    } finally {
+        reader.cancel().catch(() => {});
     }
 }
 

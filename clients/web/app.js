@@ -66,9 +66,43 @@ function fillModels(models) {
         byId(id).replaceChildren(...models.map(({name}) => el("option", {value: name}, name)));
 }
 
+// The key stays with this tab, and goes with it.
+const KEY = "tv3sd.key";
+
+// What the server says of itself, once it knows us: where it wants a key, somebody is asked for one.
+async function greet(client) {
+    for (;;) {
+        try {
+            const said = await Promise.all([client.models(), client.server()]);
+            if (client.key)
+                sessionStorage.setItem(KEY, client.key);
+            return said;
+        } catch (error) {
+            if (error.status !== 401)
+                throw error;
+            if (client.key)
+                sayError("The server does not know this key.");
+            client.key = await askForKey();
+            clearError();
+        }
+    }
+}
+
+function askForKey() {
+    const form = byId("key-form");
+    form.hidden = false;
+    byId("key").focus();
+    return new Promise((resolve) => form.addEventListener("submit", (event) => {
+        event.preventDefault();
+        form.hidden = true;
+        resolve(byId("key").value.trim());
+        byId("key").value = "";
+    }, {once: true}));
+}
+
 async function start() {
-    const client = new Client(), {view, id} = address();
-    const [models, info] = await Promise.all([client.models(), client.server()]);
+    const client = new Client(location.origin, {key: sessionStorage.getItem(KEY)}), {view, id} = address();
+    const [models, info] = await greet(client);
     fillModels(models);
     show(view, id);
     const video = new VideoView(client, models), live = new LiveView(client, models, id);

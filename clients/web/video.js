@@ -209,11 +209,26 @@ export class VideoView {
             });
     }
 
+    // A link cannot send the key.
+    async #download(event, path, name) {
+        event.preventDefault();
+        try {
+            const href = URL.createObjectURL(await (await this.#client.request("GET", path)).blob());
+            el("a", {href, download: name}).click();
+            setTimeout(() => URL.revokeObjectURL(href), 60000);
+        } catch (error) {
+            sayError(error);
+        }
+    }
+
     #resultRow(clip, [format, title, kind, ending]) {
         const row = el("li", {data: {format}}, el("span", {className: "what"}, title, el("small", {}, kind)));
         const state = resultState(clip, format), name = `${clip.name.replace(/\.[^.]*$/, "")}.${ending}`;
         if (state === "succeeded") {
-            row.append(el("a", {href: clip.jobs[format].masks, download: name, ariaLabel: `Download ${title}`}, "Download"));
+            const link = el("a", {href: clip.jobs[format].masks, download: name, ariaLabel: `Download ${title}`}, "Download");
+            if (this.#client.key)
+                link.addEventListener("click", (event) => this.#download(event, clip.jobs[format].masks, name));
+            row.append(link);
         } else if (state === "active") {
             row.append(el("span", {className: "none"}, "working"), el("progress", {max: 1, ariaLabel: `Progress of ${title}`}));
         } else if (state === "possible") {
