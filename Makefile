@@ -32,7 +32,7 @@ DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-de
 	libwebsockets-dev zlib1g-dev libsqlite3-dev libgnutls28-dev libssl-dev
 DEPS_TEST  := $(DEPS_BUILD) g++ libcurl4-gnutls-dev libcmocka-dev python3 python3-pytest \
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
-	python3-prometheus-client chromium chromium-driver ffmpeg curl systemd nginx-light haproxy
+	python3-prometheus-client chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
 DEPS_LINT  := $(DEPS_BUILD) libcurl4-gnutls-dev clang clang-format clang-tidy cppcheck libomp-dev \
@@ -58,7 +58,7 @@ ENGINE_LIBS := -ldnnl -ljansson -lzip -lm -lpthread
 PROTO_LIBS   = $(shell pkg-config --libs spng libcrypto) -ljansson
 MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
 CLIENT_LIBS  = $(shell pkg-config --libs libcurl libwebsockets jansson) -lm
-SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite3 gnutls)
+SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite3 gnutls openssl)
 
 .PHONY: all client libs-client engine demo deps deps-demo deps-fuzz deps-lint test unit pytest \
 	asan tsan chaos fuzz fuzz-build bench bench-kernels lint format clean help libs-engine libs-media \

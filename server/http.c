@@ -16,6 +16,7 @@
 #include "server/http_headers.h"
 #include "server/listen.h"
 #include "server/log.h"
+#include "server/tls.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -303,13 +304,19 @@ static void on_log(void *http, const char *fmt, va_list args)
 static enum err start_daemon(struct http *h)
 {
     const struct config *c = h->server->config;
+    bool tls = tls_wanted(c);
+    struct MHD_OptionItem security[] = {
+        {tls ? MHD_OPTION_HTTPS_PRIORITIES : MHD_OPTION_END, 0, TLS_PRIORITIES},
+        {MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)(intptr_t)tls_choose},
+        {MHD_OPTION_END, 0, NULL}};
     h->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
-        MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_LISTEN_SOCKET, h->listener,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->http_connections, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)c->http_timeout, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-        MHD_OPTION_URI_LOG_CALLBACK, on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
-        MHD_OPTION_NOTIFY_CONNECTION, loop_connection, h, MHD_OPTION_END);
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0,
+        NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_LISTEN_SOCKET,
+        h->listener, MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->http_connections,
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)c->http_timeout,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_URI_LOG_CALLBACK,
+        on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
+        loop_connection, h, MHD_OPTION_ARRAY, security, MHD_OPTION_END);
     return h->daemon ? ERR_OK : err_set(ERR_IO, "the HTTP server does not start");
 }
 

@@ -3,6 +3,7 @@
 #include "server/config.h"
 #include "server/describe.h"
 
+#include <gnutls/gnutls.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -148,21 +149,33 @@ struct MHD_Response *reply_problem_of(struct request *r, int status, const char 
     return json_answer(r, problem_type, o);
 }
 
-void reply_at_once(struct request *r)
+/* As much as the socket takes. With TLS below, what it has begun to send it sends as a whole. */
+static void say(struct request *r, const char *text, size_t len)
 {
+    const union MHD_ConnectionInfo *tls =
+        MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (tls && tls->tls_session)
+        (void)gnutls_record_send(tls->tls_session, text, len);
+    else if (info)
+        (void)!send(info->connect_fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void reply_at_once(struct request *r)
+{
     json_t *o = describe_problem(r->error, r->error_text, r->id);
-    char *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL, head[256];
+    char *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL, *all = NULL;
     r->status = err_http(r->error);
-    if (text && info) {
-        int n = snprintf(head, sizeof head,
-                         "HTTP/1.1 %d Refused\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
-                         "X-Request-Id: %s\r\nConnection: close\r\n\r\n",
-                         r->status, problem_type, strlen(text), r->id);
-        if (send(info->connect_fd, head, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE) == n)
-            (void)!send(info->connect_fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT);
-    }
+    int n = !text ? -1
+                  : asprintf(&all,
+                             "HTTP/1.1 %d Refused\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
+                             "X-Request-Id: %s\r\nConnection: close\r\n\r\n%s",
+                             r->status, problem_type, strlen(text), r->id, text);
+    if (n > 0)
+        say(r, all, (size_t)n);
+    if (n >= 0)
+        free(all);
     free(text);
     json_decref(o);
 }

@@ -9,6 +9,7 @@
 #include "server/notify.h"
 #include "server/sched.h"
 #include "server/session.h"
+#include "server/tls.h"
 #include "server/workers.h"
 
 #include "base/try.h"
@@ -52,6 +53,7 @@ enum err server_open(struct server *s, struct config *c)
     s->config = c;
     allow_files(c);
     TRY(access_open(c, &s->access));
+    TRY(tls_load(c));
     TRY(metrics_open(&s->metrics));
     TRY(models_open(c, &s->models));
     TRY(workers_open(c, s->metrics, &s->workers));
@@ -86,6 +88,7 @@ void server_close(struct server *s)
     models_close(s->models);
     metrics_close(s->metrics);
     access_close(s->access);
+    tls_close();
 }
 
 /* ---- running ------------------------------------------------------------------------------------
@@ -106,6 +109,15 @@ void server_block_signals(void)
     sigset_t set = our_signals();
     pthread_sigmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+}
+
+/* For connections to come. */
+static void reload_certificate(struct server *s, const struct config *c)
+{
+    if (tls_load(c))
+        log_event(LOG_ERROR, "certificate_failed", "error=%s", log_text(err_text()));
+    else if (tls_wanted(c))
+        ws_load_certificate(s->ws);
 }
 
 /* Connections whose key is gone are closed by the front ends. */
@@ -132,6 +144,7 @@ static void reload(struct server *s, struct config *c)
     }
     free(ignored);
     reload_keys(s);
+    reload_certificate(s, c);
 }
 
 /* The watchdog is fed while the engine thread shows signs of life. */

@@ -80,6 +80,14 @@ void ws_check_keys(struct ws *w)
     lws_cancel_service(w->context);
 }
 
+void ws_load_certificate(struct ws *w)
+{
+    pthread_mutex_lock(&w->lock);
+    w->load_certificate = true;
+    pthread_mutex_unlock(&w->lock);
+    lws_cancel_service(w->context);
+}
+
 /* ---- the wake-up --------------------------------------------------------------------------------
  */
 
@@ -137,6 +145,15 @@ static void close_revoked(struct ws *w)
     }
 }
 
+static void load_certificate(struct ws *w)
+{
+    if (tls_load_openssl(w->server->config, w->tls))
+        log_event(LOG_ERROR, "certificate_failed", "error=%s", log_text(err_text()));
+    else
+        log_event(LOG_INFO, "certificate_loaded", "file=%s",
+                  log_text(w->server->config->tls_certificate));
+}
+
 static void kill_all(struct ws *w)
 {
     for (struct connection *c = w->connections; c; c = c->next)
@@ -154,11 +171,14 @@ static void on_wake(struct ws *w)
     w->resets_head = w->resets_tail = NULL;
     w->gone = NULL;
     bool check_keys = w->check_keys;
-    w->kill = w->check_keys = false;
+    bool certificate = w->load_certificate;
+    w->kill = w->check_keys = w->load_certificate = false;
     pthread_mutex_unlock(&w->lock);
     take_items(items);
     take_resets(resets);
     take_gone(w, gone);
+    if (certificate)
+        load_certificate(w);
     if (check_keys)
         close_revoked(w);
     if (drain)
@@ -240,10 +260,12 @@ static int on_peer_close(struct lws *wsi, const struct connection *c, const uint
 static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
                     size_t len)
 {
-    (void)user;
     struct ws *w = lws_context_user(lws_get_context(wsi));
     struct connection *c;
     switch (reason) {
+    case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS: /* the vhost is being made */
+        w->tls = user;
+        return tls_load_openssl(w->server->config, w->tls) ? 1 : 0;
     case LWS_CALLBACK_EVENT_WAIT_CANCELLED:
         on_wake(w);
         return 0;
@@ -327,6 +349,11 @@ static enum err create_context(struct ws *w)
         .timeout_secs = REQUEST_SECONDS,
         .retry_and_idle_policy = &w->liveness,
     };
+    if (tls_wanted(config)) {
+        info.options |= LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT;
+        info.ssl_cert_filepath = config->tls_certificate;
+        info.ssl_private_key_filepath = config->tls_key;
+    }
     lws_set_log_level(LLL_ERR | LLL_WARN, on_log);
     w->context = lws_create_context(&info);
     if (!w->context)

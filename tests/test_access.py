@@ -16,7 +16,7 @@ import pytest
 import websockets
 
 import cases
-from conftest import HERE, TV3S
+from conftest import BUILD, HERE, TV3S
 from daemon import PATIENCE, TV3SD, Daemon
 from keys import ALL, bearer, new_key
 from test_http import image
@@ -243,6 +243,22 @@ def test_the_python_client_has_a_key(daemon, keys, png, monkeypatch):
     assert refused(lambda: Client(url).models()) == (401, "unauthorized")
     monkeypatch.setenv("TV3S_KEY", keys["ann"])
     assert Client(url).describe("py")["frames"] == 1
+
+
+def test_the_c_client_has_a_key(daemon, keys, png, tmp_path):
+    (tmp_path / "in.png").write_bytes(png)
+
+    def run(key: str, *args) -> subprocess.CompletedProcess:
+        env = {**os.environ, "TV3S_KEY": key, "TV3S_URL": f"http://127.0.0.1:{daemon.http_port}", "no_proxy": "*"}
+        return subprocess.run([os.path.join(BUILD, "tv3s-client"), *args], env=env, capture_output=True, cwd=tmp_path)
+
+    assert run(keys["ann"], "segment", "in.png", "-o", "out.png").returncode == 0
+    done = run(keys["ann"], "stream", "in.png", "--id", "c", "-o", "masks/")
+    assert done.returncode == 0, done.stderr
+    assert daemon.json("/v1/streams/c")["frames"] == 1
+    for args in (("segment", "in.png", "-o", "no.png"), ("stream", "in.png", "--id", "c2", "-o", "no/")):
+        refused = run(keys["read"], *args)
+        assert refused.returncode != 0 and b"role" in refused.stderr, refused.stderr
 
 
 def test_the_curl_line_with_a_key(daemon, keys):
