@@ -62,6 +62,12 @@ const char *engine_description(const struct engine *e)
     return e->be->ops->name;
 }
 
+void engine_own_cores(struct engine *e)
+{
+    if (e->be->ops->own_cores)
+        e->be->ops->own_cores(e->be);
+}
+
 enum err engine_measure_peak(struct engine *e, double *gflops)
 {
     return e->be->ops->peak(e->be, gflops);

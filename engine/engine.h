@@ -85,6 +85,11 @@ bool engine_dtype_supported(enum device_kind device, enum dtype dtype);
 enum err engine_geometry(const struct arch *a, int width, int height,
                          const struct resize_spec *resize, struct geometry *out);
 
+/* The calling thread calls the engine from now on and does nothing else: on a CPU it and those that
+ * compute for it keep to a core each, where they are as many as the cores. (Threads that it makes
+ * itself later would inherit its core.) */
+void engine_own_cores(struct engine *e);
+
 /* Labels one batch. Errors leave every stream as it was. */
 enum err engine_step(struct engine *e, const struct engine_run *runs, int count);
 

@@ -90,6 +90,9 @@ struct backend_ops {
     void (*close)(struct backend *be);
     /* The calling thread is about to use the backend (which another may have opened). */
     void (*enter)(struct backend *be);
+    /* The calling thread uses the backend for good and does nothing else: see engine.h. NULL: there
+     * is nothing to do. */
+    void (*own_cores)(struct backend *be);
 
     /* 64-byte aligned memory of the backend, contents undefined. ERR_NOMEM. */
     enum err (*alloc)(struct backend *be, size_t bytes, void **out);

@@ -13,6 +13,7 @@
 #include "server/config.h"
 #include "server/log.h"
 #include "server/metrics.h"
+#include "server/priority.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -316,6 +317,7 @@ void *job_thread(void *arg)
 {
     struct job *job = arg;
     struct jobs *j = job->jobs;
+    priority_lower();
     run(job);
     job_unref(job);
     pthread_mutex_lock(&j->lock);

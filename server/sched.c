@@ -15,6 +15,7 @@
 #include "server/sched_parts.h"
 
 #include "base/try.h"
+#include "server/priority.h"
 
 #include <stdlib.h>
 #include <time.h>
@@ -89,6 +90,9 @@ static void *engine_main(void *sched)
     struct sched *s = sched;
     struct inbox in;
     pthread_setname_np(pthread_self(), "engine");
+    priority_lower();
+    for (int i = 0; i < models_count(s->models); i++)
+        engine_own_cores(models_at(s->models, i)->engine);
     while (receive(s, sched_due(s), &in)) {
         work_off(s, &in);
         if (sched_due(s) == 0 && sched_choose(s))

@@ -15,7 +15,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 import cases
-from conftest import HERE, TV3S
+from conftest import HERE, SANITIZED, TV3S
 from daemon import PATIENCE, TV3SD, Daemon
 from live import client, labels, rgb, tool_masks
 
@@ -82,6 +82,41 @@ def test_every_connection_may_hold_an_upload(tiny_model, tmp_path):
         for c in uploads:
             c.send(b"67890")
         assert {c.getresponse().status for c in uploads} == {202}
+
+
+# ----------------------------------------------------------------------------------------------------- threads
+def threads_of(daemon) -> dict[str, list[tuple[set[int], int]]]:
+    """By name: the cores that each may run on, and how nice it is."""
+    found: dict[str, list] = {}
+    for tid in map(int, os.listdir(f"/proc/{daemon.process.pid}/task")):
+        with open(f"/proc/{daemon.process.pid}/task/{tid}/comm") as f:
+            found.setdefault(f.read().strip(), []).append(
+                (os.sched_getaffinity(tid), os.getpriority(os.PRIO_PROCESS, tid)))
+    return found
+
+
+def test_the_engines_threads_have_a_core_each_and_stand_behind_the_others(tiny_model, tmp_path):
+    cores, nice = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
+    count = 1 if SANITIZED else len(cores)   # ThreadSanitizer cannot see how OpenMP's threads meet
+    with Daemon(tiny_model, tmp_path / "spool", "--threads", count) as d:
+        assert d.get("/readyz").status == 200
+        threads = threads_of(d)
+    engine = threads.pop("engine")
+    assert len(engine) == count
+    if count == len(cores):
+        assert sorted(min(its) for its, _ in engine) == sorted(cores) and all(len(its) == 1 for its, _ in engine)
+    else:
+        assert all(its == cores for its, _ in engine)
+    assert all(more == nice + 5 for _, more in engine)
+    assert {"worker", "ws", "http"} <= threads.keys()
+    assert all(its == cores and more == nice for of_name in threads.values() for its, more in of_name)
+
+
+def test_an_engine_with_fewer_threads_than_cores_may_move(tiny_model, tmp_path):
+    cores = os.sched_getaffinity(0)
+    with Daemon(tiny_model, tmp_path / "spool", "--threads", 1) as d:
+        assert d.get("/readyz").status == 200
+        assert [its for its, _ in threads_of(d)["engine"]] == [cores]
 
 
 # ----------------------------------------------------------------------------------------------------- signals

@@ -335,6 +335,7 @@ static void cpu_close(struct backend *be)
 static const struct backend_ops table = {
     .close = cpu_close,
     .enter = cpu_enter,
+    .own_cores = cpu_own_cores,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .upload = cpu_upload,

@@ -38,6 +38,9 @@ static inline dnnl_data_type_t cpu_act_type(const struct backend *be)
 /* The backend's scratch, at least `bytes`, 64-byte aligned; contents lost at the next call. */
 enum err cpu_scratch(struct cpu_backend *c, size_t bytes, void **out);
 
+/* cores.c */
+void cpu_own_cores(struct backend *be);
+
 /* linear.c */
 enum err cpu_linear_open(struct backend *be, const struct linear_desc *d, struct linear **out);
 void cpu_linear_close(struct backend *be, struct linear *l);
