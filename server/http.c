@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -108,13 +109,15 @@ static void log_request(const struct request *r, bool whole)
 {
     double ms = (double)(clock_ns() - r->started) * 1e-6;
     bool stream = r->session && r->session->kind == SESSION_LIVE;
+    char client[ADDRESS_TEXT];
+    address_print(&r->client, client);
     const char *key = stream ? " stream=" : r->job ? " job=" : "";
     log_event(r->status >= 500 ? LOG_WARNING : LOG_INFO, "http",
-              "request=%s%s%s key=%s method=%s target=%s status=%d ms=%.1f%s", r->id, key,
+              "request=%s%s%s key=%s client=%s method=%s target=%s status=%d ms=%.1f%s", r->id, key,
               stream   ? r->session->id
               : r->job ? job_id(r->job)
                        : "",
-              owner_label(r->owner), log_text(r->method ? r->method : "-"),
+              owner_label(r->owner), client, log_text(r->method ? r->method : "-"),
               log_text(r->target ? r->target : "-"), r->status, ms, whole ? "" : " broken=1");
 }
 
@@ -134,6 +137,8 @@ static void on_completed(void *http, struct MHD_Connection *connection, void **c
                        (double)(clock_ns() - r->item->encoded) * 1e-9);
     if (r->status || end != MHD_REQUEST_TERMINATED_DAEMON_SHUTDOWN)
         log_request(r, end == MHD_REQUEST_TERMINATED_COMPLETED_OK);
+    if (r->counted)
+        address_leave(h->addresses, &r->client);
     body_close(r);
     if (r->job_open)
         job_abort(r->job);
@@ -190,10 +195,50 @@ static enum err check_query(struct request *r)
     return c.error;
 }
 
+struct joined {
+    const char *name;
+    struct buf text;
+};
+
+static enum MHD_Result join(void *joined, enum MHD_ValueKind kind, const char *key,
+                            const char *value)
+{
+    struct joined *j = joined;
+    (void)kind;
+    if (strcasecmp(key, j->name) == 0)
+        buf_printf(&j->text, "%s%s", j->text.len ? "," : "", value ? value : "");
+    return MHD_YES;
+}
+
+/* Who is behind the proxy; its lines of the header are one list. Such a client is counted for the
+ * time of the request. */
+static enum err find_client(struct request *r)
+{
+    struct addresses *a = r->http->addresses;
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    struct address peer = address_of(info ? info->client_addr : NULL);
+    struct joined j = {.name = r->server->config->forwarded_header};
+    r->client = peer;
+    if (!address_trusted(a, &peer))
+        return ERR_OK;
+    MHD_get_connection_values(r->connection, MHD_HEADER_KIND, join, &j);
+    enum err e = buf_append(&j.text, "", 1);
+    if (!e)
+        e = address_client(a, &peer, (const char *)j.text.data, &r->client);
+    buf_free(&j.text);
+    if (!e)
+        e = address_enter(a, &r->client);
+    r->counted = !e;
+    return e;
+}
+
 static enum err prepare(struct request *r)
 {
-    enum err e = access_check(r->server->access, request_header(r, "Authorization"),
-                              r->endpoint->roles, &r->owner);
+    enum err e = find_client(r);
+    if (!e)
+        e = access_check(r->server->access, request_header(r, "Authorization"), r->endpoint->roles,
+                         &r->owner);
     if (!e)
         e = r->bad_target ? err_set(ERR_ARG, "%s", r->bad_target) : check_query(r);
     if (!e && r->endpoint->take && atomic_load(&r->server->draining))
@@ -311,9 +356,9 @@ static enum err start_daemon(struct http *h)
         {MHD_OPTION_END, 0, NULL}};
     h->daemon = MHD_start_daemon(
         MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0,
-        NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, h, MHD_OPTION_LISTEN_SOCKET,
-        h->listener, MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->http_connections,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)c->http_timeout,
+        loop_accept, h, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, h,
+        MHD_OPTION_LISTEN_SOCKET, h->listener, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)c->http_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)c->http_timeout,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_URI_LOG_CALLBACK,
         on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
         loop_connection, h, MHD_OPTION_ARRAY, security, MHD_OPTION_END);
@@ -332,7 +377,9 @@ enum err http_open(struct server *s, struct http **out)
     if (getrandom(&tag, sizeof tag, 0) != sizeof tag)
         tag = (unsigned)clock_ns();
     snprintf(h->tag, sizeof h->tag, "%08x", tag);
-    enum err e = listen_open("http", s->config->listen, s->config->http_port, &h->listener);
+    enum err e = addresses_open(s->config, &h->addresses);
+    if (!e)
+        e = listen_open("http", s->config->listen, s->config->http_port, &h->listener);
     if (!e) {
         h->port = listen_port(h->listener);
         e = loop_open(h);
@@ -388,5 +435,6 @@ void http_close(struct http *h)
         MHD_stop_daemon(h->daemon);
     sse_close(h);
     loop_close(h);
+    addresses_close(h->addresses);
     free(h);
 }

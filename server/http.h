@@ -18,6 +18,7 @@
 #define TV3S_SERVER_HTTP_H
 
 #include "server/access.h"
+#include "server/address.h"
 #include "server/front.h"
 #include "server/jobs.h"
 #include "server/metrics.h"
@@ -49,6 +50,8 @@ struct request {
     struct MHD_Connection *connection;
     const struct endpoint *endpoint;
     struct owner *owner; /* who asks; NULL: nobody we know */
+    struct address client;
+    bool counted; /* `client` is not the peer, and was entered */
     enum request_stage stage;
     handler resumed; /* after request_wait */
 
@@ -92,6 +95,7 @@ struct http {
     char tag[9]; /* of our request IDs: other in every process */
     atomic_ullong serial;
     atomic_int requests, waiting; /* alive; suspended by request_wait */
+    struct addresses *addresses;
     struct sse *sse;
     struct loop *loop;
 };
@@ -118,6 +122,8 @@ enum err loop_start(struct http *h); /* h->daemon is there, and runs now */
 /* MHD_OPTION_NOTIFY_CONNECTION */
 void loop_connection(void *http, struct MHD_Connection *connection, void **context,
                      enum MHD_ConnectionNotificationCode code);
+/* Whether a connection is taken: MHD_AcceptPolicyCallback. */
+enum MHD_Result loop_accept(void *http, const struct sockaddr *peer, socklen_t len);
 /* MHD_resume_connection, from any thread. */
 void loop_resume(struct http *h, struct MHD_Connection *connection);
 void loop_stop_listening(struct http *h); /* soon */

@@ -26,6 +26,8 @@ enum { EVENTS = 64 };
 struct peer {
     struct MHD_Connection *connection;
     int fd;
+    struct address address;
+    bool counted;
     struct peer *next, **link; /* of those that hung up; link NULL: it did not */
 };
 
@@ -105,6 +107,15 @@ static void look_at_hung_up(struct loop *l)
     }
 }
 
+/* Who comes by a proxy of ours is counted with each request (http.c). */
+static void count_peer(struct http *h, struct MHD_Connection *connection, struct peer *p)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    p->address = address_of(info ? info->client_addr : NULL);
+    p->counted = address_enter(h->addresses, &p->address) == ERR_OK;
+}
+
 static void watch(struct loop *l, struct MHD_Connection *connection, void **context)
 {
     const union MHD_ConnectionInfo *info =
@@ -114,11 +125,10 @@ static void watch(struct loop *l, struct MHD_Connection *connection, void **cont
         return; /* http_timeout will do */
     p->connection = connection;
     p->fd = info->connect_fd;
+    count_peer(l->http, connection, p);
     struct epoll_event e = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.ptr = p};
-    if (epoll_ctl(l->epoll, EPOLL_CTL_ADD, p->fd, &e) == 0)
-        *context = p;
-    else
-        free(p);
+    epoll_ctl(l->epoll, EPOLL_CTL_ADD, p->fd, &e); /* or http_timeout will do */
+    *context = p;
 }
 
 static void unwatch(struct loop *l, void **context)
@@ -128,8 +138,18 @@ static void unwatch(struct loop *l, void **context)
         return;
     epoll_ctl(l->epoll, EPOLL_CTL_DEL, p->fd, NULL);
     forget(p);
+    if (p->counted)
+        address_leave(l->http->addresses, &p->address);
     free(p);
     *context = NULL;
+}
+
+enum MHD_Result loop_accept(void *http, const struct sockaddr *peer, socklen_t len)
+{
+    struct http *h = http;
+    struct address who = address_of(peer);
+    (void)len;
+    return address_full(h->addresses, &who) ? MHD_NO : MHD_YES;
 }
 
 void loop_connection(void *http, struct MHD_Connection *connection, void **context,

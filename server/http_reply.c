@@ -130,7 +130,7 @@ void reply_json_at(struct request *r, int status, json_t *o, const char *locatio
 void reply_problem(struct request *r, enum err e, const char *detail)
 {
     struct MHD_Response *answer = json_answer(r, problem_type, describe_problem(e, detail, r->id));
-    if (err_http(e) == 503 || e == ERR_QUOTA)
+    if (err_http(e) == 503 || err_http(e) == 429)
         reply_header(answer, "Retry-After", "%d", RETRY_SECONDS);
     if (e == ERR_KEY)
         reply_header(answer, "WWW-Authenticate", "Bearer realm=\"tv3sd\"");

@@ -207,6 +207,11 @@ static int on_knock(struct ws *w, struct lws *wsi)
         int fd = accept4(lws_get_socket_fd(wsi), NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0)
             break; /* none, or one that is gone again */
+        struct address who = address_of_socket(fd);
+        if (address_full(w->addresses, &who)) {
+            close(fd);
+            continue;
+        }
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
         lws_adopt_socket_vhost(w->vhost, fd); /* or closes it */
     }
@@ -401,7 +406,9 @@ enum err ws_open(struct server *s, struct ws **out)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&w->empty, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    enum err e = create_context(w);
+    enum err e = addresses_open(s->config, &w->addresses);
+    if (!e)
+        e = create_context(w);
     if (!e)
         e = start_thread(w);
     if (e)
@@ -462,6 +469,7 @@ void ws_close(struct ws *w)
     take_items(w->items_head);           /* the lists are ours alone now */
     take_resets(w->resets_head);
     take_gone(w, w->gone);
+    addresses_close(w->addresses);
     pthread_cond_destroy(&w->empty);
     pthread_mutex_destroy(&w->lock);
     free(w);

@@ -14,6 +14,7 @@
 #define TV3S_SERVER_WS_H
 
 #include "server/access.h"
+#include "server/address.h"
 #include "server/front.h"
 #include "server/metrics.h"
 #include "server/sched.h"
@@ -51,6 +52,7 @@ struct connection {
     struct connection *next, **link; /* of the ws's list, while wsi is there */
     struct lws *wsi;                 /* NULL: the socket is gone */
     struct session *session;         /* a reference */
+    struct address client;           /* entered */
     bool listed, created, open;      /* open: said hello */
 
     /* what the client asked for */
@@ -101,6 +103,7 @@ struct ws_gone {
 
 struct ws {
     struct server *server;
+    struct addresses *addresses;
     struct lws_context *context;
     struct lws_vhost *vhost;
     struct lws_protocols protocols[2];
@@ -138,9 +141,9 @@ int upgrade_confirm(struct ws *w, struct lws *wsi);
 int upgrade_refuse_http(struct lws *wsi);
 
 /* ---- ws_connection.c */
-/* ERR_NOMEM. Takes the reference on the session. */
-enum err connection_open(struct ws *w, struct lws *wsi, struct session *session,
-                         struct connection **out);
+/* ERR_NOMEM, ERR_ADDRESS. Takes the reference on the session. */
+enum err connection_open(struct ws *w, struct lws *wsi, const struct address *client,
+                         struct session *session, struct connection **out);
 void connection_established(struct connection *c);
 void connection_timer(struct connection *c);
 /* The socket is gone. Frees it, at once or when the last item is back. */

@@ -31,15 +31,19 @@ enum { OLD_FRAMES_MS = 3, OLD_FRAMES_SECONDS = 10, DECODER_MS = 2, DECODER_MS_MA
 /* ---- birth --------------------------------------------------------------------------------------
  */
 
-enum err connection_open(struct ws *w, struct lws *wsi, struct session *session,
-                         struct connection **out)
+enum err connection_open(struct ws *w, struct lws *wsi, const struct address *client,
+                         struct session *session, struct connection **out)
 {
     struct connection *c = calloc(1, sizeof *c);
+    enum err e =
+        c ? address_enter(w->addresses, client) : err_set(ERR_NOMEM, "no memory for a connection");
     *out = c;
-    if (!c) {
+    if (e) {
+        free(c);
         session_unref(session);
-        return err_set(ERR_NOMEM, "no memory for a connection");
+        return e;
     }
+    c->client = *client;
     c->ws = w;
     c->wsi = wsi;
     c->session = session;
@@ -346,6 +350,7 @@ void connection_lost(struct connection *c)
         c->next->link = c->link;
     w->count--;
     metric_add(w->server->metrics, METRIC_WS_CONNECTIONS, -1);
+    address_leave(w->addresses, &c->client);
     session_detach(c->session, c);
     item_free(c->held);
     c->held = NULL;

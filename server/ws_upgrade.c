@@ -20,7 +20,7 @@
 /* ---- the query ----------------------------------------------------------------------------------
  */
 
-enum { QUERY_VALUE = 256, QUERY_MAX = 4096, HEADER_MAX = 256 };
+enum { QUERY_VALUE = 256, QUERY_MAX = 4096, HEADER_MAX = 256, FORWARDED_MAX = 1024 };
 
 static const char *const names[] = {"model", "mode",   "format",  "resize",
                                     "drop",  "credit", "takeover"};
@@ -156,8 +156,8 @@ static enum err claim(struct connection *c, bool takeover)
     return e;
 }
 
-static enum err make_connection(struct ws *w, struct lws *wsi, struct owner *owner, const char *id,
-                                struct query *q)
+static enum err make_connection(struct ws *w, struct lws *wsi, struct owner *owner,
+                                const struct address *client, const char *id, struct query *q)
 {
     bool created, takeover = false;
     enum drop_policy drop = DROP_NONE;
@@ -174,7 +174,7 @@ static enum err make_connection(struct ws *w, struct lws *wsi, struct owner *own
     if (!e)
         e = find_or_make(w, owner, id, q, &created, &session);
     if (!e)
-        e = connection_open(w, wsi, session, &c);
+        e = connection_open(w, wsi, client, session, &c);
     if (e)
         return e;
     c->created = created;
@@ -255,6 +255,27 @@ static enum err check_access(struct ws *w, struct lws *wsi, const char *key, str
     return access_check(w->server->access, given ? header : NULL, ROLE_STREAM, out);
 }
 
+/* libwebsockets gives the lines of X-Forwarded-For as one list, and of a header that it does not
+ * know the first alone: who sets Forwarded must take away what came before. */
+static enum err find_client(struct ws *w, struct lws *wsi, struct address *out)
+{
+    static const char forwarded[] = "forwarded:";
+    char text[FORWARDED_MAX] = "";
+    struct address peer = address_of_socket(lws_get_socket_fd(wsi));
+    *out = peer;
+    if (!address_trusted(w->addresses, &peer))
+        return ERR_OK;
+    bool rfc7239 = strcasecmp(w->server->config->forwarded_header, "Forwarded") == 0;
+    int n = rfc7239 ? lws_hdr_custom_length(wsi, forwarded, sizeof forwarded - 1)
+                    : lws_hdr_total_length(wsi, WSI_TOKEN_X_FORWARDED_FOR);
+    if (n <= 0)
+        return ERR_OK;
+    n = rfc7239 ? lws_hdr_custom_copy(wsi, text, sizeof text, forwarded, sizeof forwarded - 1)
+                : lws_hdr_copy(wsi, text, sizeof text, WSI_TOKEN_X_FORWARDED_FOR);
+    return n > 0 ? address_client(w->addresses, &peer, text, out)
+                 : err_set(ERR_ARG, "the header of the proxy is too long");
+}
+
 /* ---- the answer ---------------------------------------------------------------------------------
  */
 
@@ -289,7 +310,7 @@ static int answer(struct lws *wsi, int status, const char *more, json_t *problem
 
 static int refuse(struct lws *wsi, enum err e)
 {
-    const char *more = err_http(e) == 503 || e == ERR_QUOTA ? "Retry-After: 1\r\n"
+    const char *more = err_http(e) == 503 || err_http(e) == 429 ? "Retry-After: 1\r\n"
                        : e == ERR_KEY ? "WWW-Authenticate: Bearer realm=\"tv3sd\"\r\n"
                                       : "";
     return answer(wsi, err_http(e), more, describe_problem(e, err_text(), NULL)) ? -1 : 1;
@@ -309,6 +330,7 @@ int upgrade_confirm(struct ws *w, struct lws *wsi)
     char id[SESSION_ID], key[HEADER_MAX];
     struct query q;
     struct owner *owner;
+    struct address client;
     const struct config *config = w->server->config;
     if (!origin_allowed(config, wsi)) {
         json_t *problem = json_pack("{s:s, s:s, s:i}", "type", "/problems/origin", "title",
@@ -319,6 +341,8 @@ int upgrade_confirm(struct ws *w, struct lws *wsi)
     if (!e)
         e = check_access(w, wsi, key, &owner);
     if (!e)
+        e = find_client(w, wsi, &client);
+    if (!e)
         e = read_path(wsi, id);
     if (!e && (w->draining || atomic_load(&w->server->draining)))
         e = err_set(ERR_BUSY, "the server is shutting down");
@@ -327,6 +351,6 @@ int upgrade_confirm(struct ws *w, struct lws *wsi)
     if (!e)
         e = query_read(wsi, &q);
     if (!e)
-        e = make_connection(w, wsi, owner, id, &q);
+        e = make_connection(w, wsi, owner, &client, id, &q);
     return e ? refuse(wsi, e) : 0;
 }
