@@ -1,0 +1,3 @@
+/* The checks of test_engine.c with the CUDA backend built for the host. */
+#define TINY_DEVICE DEVICE_CUDA
+#include "tests/unit/test_engine.c"
