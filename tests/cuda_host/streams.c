@@ -149,6 +149,13 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
     return flags <= cudaEventDisableTiming ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+/* No time passes here. */
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
+{
+    *ms = 0;
+    return from && to ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 cudaError_t cudaEventDestroy(cudaEvent_t e)
 {
     free(e);

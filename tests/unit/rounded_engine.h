@@ -37,7 +37,7 @@ static inline enum err rounded_open(struct backend *be, const struct linear_desc
 {
     struct linear_desc r = *d;
     float *weight = rounded_copy(d->weight, (size_t)d->in * (size_t)d->out);
-    r.weight = weight;
+    r.weight = d->x_f32 ? d->weight : weight;
     enum err e = weight ? rounded_real->linear_open(be, &r, out) : ERR_NOMEM;
     free(weight);
     if (e == ERR_OK && rounded_linears < ROUNDED_LINEARS) {
@@ -54,7 +54,7 @@ static inline enum err rounded_linear(struct backend *be, struct linear *l, cons
     for (int i = 0; i < rounded_linears; i++)
         d = rounded_known[i].linear == l ? &rounded_known[i].d : d;
     float *copy = d ? rounded_copy(x, rows * (size_t)d->in) : NULL;
-    enum err e = copy ? rounded_real->linear(be, l, copy, y, rows) : ERR_NOMEM;
+    enum err e = copy ? rounded_real->linear(be, l, d->x_f32 ? x : copy, y, rows) : ERR_NOMEM;
     if (e == ERR_OK && (d->output == LINEAR_ACT || d->output == LINEAR_ACT_GELU))
         rounded(y, rows * (size_t)d->out, y);
     free(copy);
