@@ -144,6 +144,15 @@ def figures(process: Process) -> dict[str, int]:
     return {"descriptors": process.descriptors(), "threads": process.threads()}
 
 
+def settled(process: Process) -> dict[str, int]:
+    """Those that stay while nobody asks anything: the daemon closes the last connection after its client."""
+    seen = [figures(process)]
+    while len(seen) < 10 or seen[-10:] != seen[-1:] * 10:
+        time.sleep(0.05)
+        seen.append(figures(process))
+    return seen[-1]
+
+
 def at_rest(d: Daemon, process: Process, before: dict) -> dict:
     """What is still there that should not be."""
     m = metrics(d)
@@ -196,7 +205,7 @@ def run(model: str, folder: Path, seconds: float, seed: int, **env: str) -> dict
         process = Process(d.process.pid)
         warm_up(d, folder)
         d.wait_for(lambda: d.folders() == [])
-        before = {**figures(process), "memory": process.memory()}
+        before = {**settled(process), "memory": process.memory()}
         memory, bystander = [], Bystander(d, frames, expected)
         bystander.start()
         load = Load(d, folder, seed)

@@ -55,4 +55,4 @@ def test_what_a_client_still_holds_is_reported(tiny_model, tmp_path):
         upload.close()
         d.wait_for(lambda: left() == set())
         os.mkdir(os.path.join(d.spool, "forgotten"))
-        assert left() == {"files"}
+        d.wait_for(lambda: left() == {"files"})
