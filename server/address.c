@@ -130,8 +130,11 @@ static bool parse_part(const struct addresses *a, const char *text, size_t len, 
     snprintf(part, sizeof part, "%.*s", (int)len, text);
     if (a->rfc7239) {
         char *rest = part, *pair;
-        while ((pair = strsep(&rest, ";")) && strncasecmp(pair += strspn(pair, " \t"), "for=", 4))
-            ;
+        while ((pair = strsep(&rest, ";"))) {
+            pair += strspn(pair, " \t");
+            if (strncasecmp(pair, "for=", 4) == 0)
+                break;
+        }
         if (!pair)
             return false;
         p = pair + 4;
