@@ -3,7 +3,7 @@
  * An operation ends when its last thread does, and one frame is some hundred operations. Left to
  * the system, two threads that wake each other meet on one core now and then and stay there for the
  * whole batch, the other core idle or with somebody else's work, since each is asleep or waiting
- * too briefly to be moved. Measured on two cores beside other work: one batch in twenty took 10 to
+ * too briefly to be moved. Measured on two cores beside other work: one batch in twenty took 7 to
  * 11 ms instead of 2.6. So where the threads are as many as the cores each keeps to its own. With
  * fewer threads the system may choose: a core that others use would hold up all. */
 #include "kernels/cpu/cpu.h"
