@@ -260,7 +260,7 @@ static void files_that_cannot_be_opened_say_why(void **state)
     assert_int_equal(st_open("/dev/null", &f), ERR_IO);
     struct st_writer *w = small_writer();
     assert_int_equal(st_write_file(w, "/nonexistent/x"), ERR_IO);
-    assert_int_equal(st_write_file(w, "/dev/full"), ERR_IO);
+    assert_int_equal(st_write_file(w, "/dev/full"), ERR_FULL);
     st_writer_close(w);
 }
 
