@@ -38,23 +38,19 @@ void queue_close(struct queue *q)
     free(q);
 }
 
-static enum err put(struct queue *q, void *item, bool wait)
+enum err queue_put(struct queue *q, void *item)
 {
     enum err e = ERR_OK;
     pthread_mutex_lock(&q->lock);
-    while (wait && q->count == q->capacity && !q->stopped && !q->finished)
+    while (q->count == q->capacity && !q->stopped && !q->finished)
         pthread_cond_wait(&q->not_full, &q->lock);
     if (q->stopped || q->finished) {
         e = ERR_CANCELLED;
-    } else if (q->count == q->capacity) {
-        e = ERR_BUSY;
     } else {
         q->items[(q->head + q->count++) % q->capacity] = item;
         pthread_cond_signal(&q->not_empty);
     }
     pthread_mutex_unlock(&q->lock);
-    if (e == ERR_BUSY)
-        return err_set(e, "the queue is full");
     return e ? err_set(e, "the queue takes no more") : ERR_OK;
 }
 
@@ -68,43 +64,19 @@ static void *take(struct queue *q)
     return item;
 }
 
-static enum err get(struct queue *q, void **item, bool wait)
+enum err queue_get(struct queue *q, void **item)
 {
     enum err e = ERR_OK;
     *item = NULL;
     pthread_mutex_lock(&q->lock);
-    while (wait && q->count == 0 && !q->stopped && !q->finished)
+    while (q->count == 0 && !q->stopped && !q->finished)
         pthread_cond_wait(&q->not_empty, &q->lock);
     if (q->stopped)
         e = ERR_CANCELLED;
     else if (q->count > 0)
         *item = take(q);
-    else if (!q->finished)
-        e = ERR_BUSY;
     pthread_mutex_unlock(&q->lock);
-    if (e == ERR_BUSY)
-        return err_set(e, "the queue is empty");
     return e ? err_set(e, "the queue was stopped") : ERR_OK;
-}
-
-enum err queue_put(struct queue *q, void *item)
-{
-    return put(q, item, true);
-}
-
-enum err queue_try_put(struct queue *q, void *item)
-{
-    return put(q, item, false);
-}
-
-enum err queue_get(struct queue *q, void **item)
-{
-    return get(q, item, true);
-}
-
-enum err queue_try_get(struct queue *q, void **item)
-{
-    return get(q, item, false);
 }
 
 static void end(struct queue *q, bool *flag)

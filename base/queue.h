@@ -21,15 +21,9 @@ void queue_close(struct queue *q);
  * the caller: ERR_CANCELLED after queue_stop or queue_finish. */
 enum err queue_put(struct queue *q, void *item);
 
-/* The same without waiting: ERR_BUSY when full. */
-enum err queue_try_put(struct queue *q, void *item);
-
 /* Takes the oldest item, waiting while there is none. *item is NULL once the queue was finished
  * and is empty. ERR_CANCELLED after queue_stop. */
 enum err queue_get(struct queue *q, void **item);
-
-/* The same without waiting: ERR_BUSY when there is none yet. */
-enum err queue_try_get(struct queue *q, void **item);
 
 void queue_finish(struct queue *q);
 void queue_stop(struct queue *q);

@@ -108,14 +108,12 @@ static enum err load_a(const struct loader *l, const char *name, int d, int n, f
     return e;
 }
 
-/* The const members of scan_weights are the backend's memory, which the head owns. */
 static enum err mixer_open(const struct loader *l, int layer, struct mixer *m)
 {
     const struct arch *a = &l->model->arch;
     int e = a->embed, d = a->inner, n = a->state, r = a->dt_rank;
     struct scan_weights *s = &m->scan;
     char name[128], at[64];
-    float *t = NULL;
     snprintf(at, sizeof at, "decode_head.vs.layers.%d", layer);
 #define NAME(suffix) (snprintf(name, sizeof name, "%s.%s", at, suffix), name)
     *s = (struct scan_weights){.inner = d, .state = n, .conv = a->conv, .dt_rank = r};
@@ -123,18 +121,12 @@ static enum err mixer_open(const struct loader *l, int layer, struct mixer *m)
     TRY(load_linear(l, NAME("mixer.in_proj"), e, 2 * d, LINEAR_ACT, &m->in));
     TRY(load_linear(l, NAME("mixer.x_proj"), d, r + 2 * n, LINEAR_F32, &m->x));
     TRY(load_linear(l, NAME("mixer.out_proj"), d, e, LINEAR_ADD_F32, &m->out));
-    TRY(load_matrix(l, NAME("mixer.conv1d.weight"), d, a->conv, true, &t));
-    s->conv_w = t;
-    TRY(load_matrix(l, NAME("mixer.conv1d.bias"), 1, d, false, &t));
-    s->conv_b = t;
-    TRY(load_matrix(l, NAME("mixer.dt_proj.weight"), d, r, true, &t));
-    s->dt_w = t;
-    TRY(load_matrix(l, NAME("mixer.dt_proj.bias"), 1, d, false, &t));
-    s->dt_bias = t;
-    TRY(load_matrix(l, NAME("mixer.D"), 1, d, false, &t));
-    s->skip = t;
-    TRY(load_a(l, NAME("mixer.A_log"), d, n, &t));
-    s->a_log2e = t;
+    TRY(load_matrix(l, NAME("mixer.conv1d.weight"), d, a->conv, true, &s->conv_w));
+    TRY(load_matrix(l, NAME("mixer.conv1d.bias"), 1, d, false, &s->conv_b));
+    TRY(load_matrix(l, NAME("mixer.dt_proj.weight"), d, r, true, &s->dt_w));
+    TRY(load_matrix(l, NAME("mixer.dt_proj.bias"), 1, d, false, &s->dt_bias));
+    TRY(load_matrix(l, NAME("mixer.D"), 1, d, false, &s->skip));
+    TRY(load_a(l, NAME("mixer.A_log"), d, n, &s->a_log2e));
 #undef NAME
     return ERR_OK;
 }
@@ -201,14 +193,9 @@ enum err head_open(const struct loader *l, struct head **out)
 
 static void free_scan_weights(struct backend *be, const struct scan_weights *s)
 {
-    const float *const owned[] = {s->conv_w, s->conv_b, s->dt_w, s->dt_bias, s->a_log2e, s->skip};
-    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) {
-        union {
-            const float *in;
-            void *out;
-        } p = {.in = owned[i]};
-        be->ops->free(be, p.out);
-    }
+    float *const owned[] = {s->conv_w, s->conv_b, s->dt_w, s->dt_bias, s->a_log2e, s->skip};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+        be->ops->free(be, owned[i]);
 }
 
 void head_close(const struct loader *l, struct head *h)

@@ -37,16 +37,16 @@ struct scan_window {
 };
 
 struct scan_weights {
-    int inner;            /* D (any) */
-    int state;            /* n */
-    int conv;             /* k */
-    int dt_rank;          /* R */
-    const float *conv_w;  /* [k][D] */
-    const float *conv_b;  /* [D] */
-    const float *dt_w;    /* [R][D]  dt_proj's weight, transposed */
-    const float *dt_bias; /* [D] */
-    const float *a_log2e; /* [n][D]  A * log2(e), A = -exp(A_log) */
-    const float *skip;    /* [D]  D_skip */
+    int inner;      /* D (any) */
+    int state;      /* n */
+    int conv;       /* k */
+    int dt_rank;    /* R */
+    float *conv_w;  /* [k][D] */
+    float *conv_b;  /* [D] */
+    float *dt_w;    /* [R][D]  dt_proj's weight, transposed */
+    float *dt_bias; /* [D] */
+    float *a_log2e; /* [n][D]  A * log2(e), A = -exp(A_log) */
+    float *skip;    /* [D]  D_skip */
 };
 
 struct backend;

@@ -142,27 +142,22 @@ static dnnl_status_t describe(struct gemm_context *c, const struct gemm_desc *d,
         s = dnnl_matmul_desc_init(&md, &src, &wei, d->bias ? &bias : NULL, &dst);
     if (s == dnnl_success)
         s = attributes(d, &attr);
-    /* The primitive is made for the number of threads that it will have: one. */
-    int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
     if (s == dnnl_success)
         s = dnnl_primitive_desc_create(pd, &md, attr, c->engine, NULL);
-    omp_set_num_threads(threads);
     if (attr)
         dnnl_primitive_attr_destroy(attr);
     return s;
 }
 
-static dnnl_status_t create_on_one_thread(dnnl_primitive_t *p, dnnl_primitive_desc_t pd)
+/* OpenMP's number of threads for this one's regions; returns what it was. */
+static int use_threads(int n)
 {
-    int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
-    dnnl_status_t s = dnnl_primitive_create(p, pd);
-    omp_set_num_threads(threads);
-    return s;
+    int before = omp_get_max_threads();
+    omp_set_num_threads(n);
+    return before;
 }
 
-enum err gemm_open(struct gemm_context *c, const struct gemm_desc *d, struct gemm **out)
+static enum err open_gemm(struct gemm_context *c, const struct gemm_desc *d, struct gemm **out)
 {
     enum err e = ERR_OK;
     dnnl_primitive_desc_t pd = NULL;
@@ -184,7 +179,7 @@ enum err gemm_open(struct gemm_context *c, const struct gemm_desc *d, struct gem
     e = scratch_reserve(c, dnnl_memory_desc_get_size(scratch));
     if (e != ERR_OK)
         goto done;
-    s = create_on_one_thread(&g->primitive, pd);
+    s = dnnl_primitive_create(&g->primitive, pd);
     if (s != dnnl_success) {
         e = fail(s, "matrix product");
         goto done;
@@ -206,6 +201,15 @@ done:
         g = NULL;
     }
     *out = g;
+    return e;
+}
+
+/* Primitives are made, here and below, for the number of threads that they will have: one. */
+enum err gemm_open(struct gemm_context *c, const struct gemm_desc *d, struct gemm **out)
+{
+    int threads = use_threads(1);
+    enum err e = open_gemm(c, d, out);
+    use_threads(threads);
     return e;
 }
 
@@ -259,8 +263,9 @@ enum err gemm_run(struct gemm *g, int thread, const void *src, const void *weigh
     return s == dnnl_success ? ERR_OK : fail(s, "matrix product");
 }
 
-enum err repack_open(struct gemm_context *c, int k, int n, int stride_k, int stride_n,
-                     dnnl_data_type_t src, const dnnl_memory_desc_t *layout, struct repack **out)
+static enum err open_repack(struct gemm_context *c, int k, int n, int stride_k, int stride_n,
+                            dnnl_data_type_t src, const dnnl_memory_desc_t *layout,
+                            struct repack **out)
 {
     dnnl_memory_desc_t md;
     dnnl_dims_t dims = {k, n}, strides = {stride_k, stride_n};
@@ -271,13 +276,10 @@ enum err repack_open(struct gemm_context *c, int k, int n, int stride_k, int str
         return err_set(ERR_NOMEM, "out of memory");
     r->context = c;
     dnnl_status_t s = dnnl_memory_desc_init_by_strides(&md, 2, dims, src, strides);
-    int threads = omp_get_max_threads();
-    omp_set_num_threads(1);
     if (s == dnnl_success)
         s = dnnl_reorder_primitive_desc_create(&pd, &md, c->engine, layout, c->engine, NULL);
-    omp_set_num_threads(threads);
     if (s == dnnl_success)
-        s = create_on_one_thread(&r->primitive, pd);
+        s = dnnl_primitive_create(&r->primitive, pd);
     if (pd)
         dnnl_primitive_desc_destroy(pd);
     if (s != dnnl_success) {
@@ -292,6 +294,15 @@ enum err repack_open(struct gemm_context *c, int k, int n, int stride_k, int str
     }
     *out = r;
     return ERR_OK;
+}
+
+enum err repack_open(struct gemm_context *c, int k, int n, int stride_k, int stride_n,
+                     dnnl_data_type_t src, const dnnl_memory_desc_t *layout, struct repack **out)
+{
+    int threads = use_threads(1);
+    enum err e = open_repack(c, k, n, stride_k, stride_n, src, layout, out);
+    use_threads(threads);
+    return e;
 }
 
 void repack_close(struct repack *r)

@@ -27,22 +27,6 @@ static void items_come_out_in_order(void **state)
     queue_close(q);
 }
 
-static void full_and_empty_are_answers_without_waiting(void **state)
-{
-    (void)state;
-    struct queue *q;
-    void *item;
-    int v;
-    assert_int_equal(queue_open(1, &q), ERR_OK);
-    assert_int_equal(queue_try_get(q, &item), ERR_BUSY);
-    assert_int_equal(queue_try_put(q, &v), ERR_OK);
-    assert_int_equal(queue_try_put(q, &v), ERR_BUSY);
-    assert_int_equal(queue_count(q), 1);
-    assert_int_equal(queue_try_get(q, &item), ERR_OK);
-    assert_ptr_equal(item, &v);
-    queue_close(q);
-}
-
 static void a_finished_queue_is_drained_then_gives_null(void **state)
 {
     (void)state;
@@ -153,7 +137,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(items_come_out_in_order),
-        cmocka_unit_test(full_and_empty_are_answers_without_waiting),
         cmocka_unit_test(a_finished_queue_is_drained_then_gives_null),
         cmocka_unit_test(a_stopped_queue_gives_items_to_drain_only),
         cmocka_unit_test(stop_wakes_who_waits),
