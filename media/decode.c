@@ -104,6 +104,29 @@ static enum err add_file(struct decoder *d, const char *folder, const char *name
     return ERR_OK;
 }
 
+/* Paths by what their frames will be called. */
+static int by_stem(const void *a, const void *b)
+{
+    const char *x = strrchr(*(char *const *)a, '/'), *y = strrchr(*(char *const *)b, '/');
+    size_t m = (size_t)(strrchr(x, '.') - x), n = (size_t)(strrchr(y, '.') - y);
+    int order = memcmp(x, y, m < n ? m : n);
+    return order ? order : (m > n) - (m < n);
+}
+
+static enum err find_twin(struct decoder *d)
+{
+    char **sorted = malloc(d->count * sizeof *sorted);
+    if (!sorted)
+        return err_set(ERR_NOMEM, "no memory for file names");
+    memcpy(sorted, d->files, d->count * sizeof *sorted);
+    qsort(sorted, d->count, sizeof *sorted, by_stem);
+    for (size_t i = 1; i < d->count && !d->info.twin; i++)
+        if (by_stem(&sorted[i - 1], &sorted[i]) == 0)
+            d->info.twin = sorted[i];
+    free(sorted);
+    return ERR_OK;
+}
+
 static enum err list_folder(struct decoder *d, const char *folder)
 {
     enum err e = ERR_OK;
@@ -118,7 +141,7 @@ static enum err list_folder(struct decoder *d, const char *folder)
         e = err_set(ERR_FORMAT, "%s: no images in this folder", folder);
     if (!e)
         qsort(d->files, d->count, sizeof *d->files, by_name);
-    return e;
+    return e ? e : find_twin(d);
 }
 
 /* ---- opening

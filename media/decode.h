@@ -48,6 +48,7 @@ extern const char decode_safe_formats[];
 struct decode_info {
     bool still;         /* one image */
     bool folder;        /* a folder of images: frames have names, 25 to the second */
+    const char *twin;   /* a file of the folder whose frame is called as another's, or NULL */
     int64_t frames;     /* expected; 0 = unknown */
     int tb_num, tb_den; /* unit of pts, seconds */
     double rate;        /* frames per second, 0 = unknown */

@@ -95,6 +95,11 @@ enum err sink_choose(const char *path, const enum mask_format *format, const str
     else
         out->format = endings[end].format;
     out->kind = kind_of(path, out->format, in->still);
+    if (out->kind == SINK_FOLDER && in->twin)
+        return err_set(ERR_ARG,
+                       "%s: another image of the folder has this name too, and would have "
+                       "the same mask file",
+                       in->twin);
     if (!format && out->kind == SINK_ZIP && ends_with(path, ".png"))
         return err_set(ERR_ARG, "'%s' holds one image; a video's masks go to a .zip or a folder",
                        path);

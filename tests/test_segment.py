@@ -296,6 +296,17 @@ def test_a_broken_image_in_a_folder_is_named(tmp_path, tiny_model, rgb):
     assert sorted(os.listdir(tmp_path / "out")) == ["0000.png", "0001.png", "0003.png"]
 
 
+def test_two_images_of_one_name_are_refused_at_the_start(tmp_path, tiny_model, rgb):
+    """Their masks would be one file. Formats that number the frames take them."""
+    masks.images(tmp_path / "in", rgb[:3])
+    (tmp_path / "in" / "0001-2.png").write_bytes((tmp_path / "in" / "0002.png").read_bytes())
+    (tmp_path / "in" / "0001.PNG").write_bytes((tmp_path / "in" / "0000.png").read_bytes())
+    done = run(tiny_model, tmp_path / "in", f"{tmp_path}/out/", check=False)
+    assert done.returncode != 0 and len(done.stderr.splitlines()) == 1 and "0001." in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert json.loads(run(tiny_model, tmp_path / "in", tmp_path / "o.zip", "--json").stdout)["frames"] == 5
+
+
 def test_a_cut_file_gives_what_it_has(tmp_path, tiny_model):
     masks.video(tmp_path / "in.mp4", cases.frames((72, 98), 30, 3), *X264, "-movflags", "faststart")
     data = (tmp_path / "in.mp4").read_bytes()

@@ -146,24 +146,21 @@ static enum err label_batch(struct pipeline *p, struct slot **batch, int n)
     return e;
 }
 
-/* Runs of up to `batch` frames of one size; a new size starts the stream anew. A slot that was
- * handed on is not looked at again. */
+/* Runs of up to `batch` frames of one size; a new size starts the stream anew (engine_step). A slot
+ * that was handed on is not looked at again. */
 static enum err label_all(struct pipeline *p)
 {
     struct slot *batch[SEGMENT_MAX_BATCH], *next = NULL;
     enum err e = queue_get(p->decoded, (void **)&next);
     while (!e && next) {
         int n = 0, width = next->frame.width, height = next->frame.height;
-        bool same;
         do {
             batch[n++] = next;
             e = queue_get(p->decoded, (void **)&next);
-            same = !e && next && next->frame.width == width && next->frame.height == height;
-        } while (same && n < p->job->batch);
+        } while (!e && next && next->frame.width == width && next->frame.height == height &&
+                 n < p->job->batch);
         if (!e)
             e = label_batch(p, batch, n);
-        if (!e && next && !same)
-            stream_reset(p->stream);
     }
     return e;
 }
