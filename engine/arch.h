@@ -58,12 +58,13 @@ struct arch {
 };
 
 /* Infers everything from tensor shapes (canonical names). Window, shift, resize and `add` get the
- * defaults of MODEL.md section 4; class names and palette get generated ones. Errors name the
- * tensor that does not fit. `f` may be any st_file with canonical names. */
+ * defaults of MODEL.md section 4; class names and palette get generated ones. ERR_FORMAT
+ * names the tensor that does not fit. `f` may be any st_file with canonical names. */
 enum err arch_infer(const struct st_file *f, struct arch *out);
 
 /* The model file's `__metadata__`: keys "tv3s" (format version "1"), "arch", "classes", "palette",
- * the last three JSON. arch_read checks every range; arch_write adds them to a writer. */
+ * the last three JSON. arch_read checks every range: ERR_UNSUPPORTED for a file of
+ * another version or maker, ERR_FORMAT. arch_write adds them to a writer: ERR_NOMEM. */
 enum err arch_read(const struct st_file *f, struct arch *out);
 enum err arch_write(const struct arch *a, struct st_writer *w);
 
@@ -72,7 +73,7 @@ enum err arch_write(const struct arch *a, struct st_writer *w);
 typedef enum err (*arch_visit_fn)(void *ctx, const char *name, int ndim, const int64_t *shape);
 enum err arch_visit(const struct arch *a, arch_visit_fn visit, void *ctx);
 
-/* Parses "vspw", "cityscapes", "native" or "WxH" (each side 32..16384). */
+/* Parses "vspw", "cityscapes", "native" or "WxH" (each side 32..16384). ERR_ARG. */
 enum err resize_parse(const char *text, struct resize_spec *out);
 /* Writes the same text back; `size` >= 32. */
 void resize_format(const struct resize_spec *r, char *text, size_t size);

@@ -26,7 +26,7 @@ struct arena_mark {
 
 void arena_open(struct arena *a, struct backend *be);
 void arena_close(struct arena *a);
-/* 64-byte aligned, uninitialised; valid until a release to an earlier mark. */
+/* 64-byte aligned, uninitialised; valid until a release to an earlier mark. ERR_NOMEM. */
 enum err arena_get(struct arena *a, size_t bytes, void **out);
 struct arena_mark arena_mark(const struct arena *a);
 void arena_release(struct arena *a, struct arena_mark m);

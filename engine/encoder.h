@@ -12,11 +12,13 @@
 
 struct encoder;
 
+/* ERR_NOMEM; ERR_UNSUPPORTED where the backend has no product of a layer's shape. */
 enum err encoder_open(const struct loader *l, struct encoder **out);
 void encoder_close(const struct loader *l, struct encoder *enc); /* NULL is allowed */
 
 /* input: fp32 [images][net_height][net_width][3]. c[i]: act [images * h_i * w_i][dims[i]],
- * the caller's. Scratch comes from the arena and is released again. */
+ * the caller's. Scratch comes from the arena and is released again.
+ * ERR_NOMEM while a plan is new; ERR_DEVICE on a GPU that failed. */
 enum err encoder_run(const struct encoder *enc, struct arena *arena, const struct plan *p,
                      const float *input, int images, void *const c[ARCH_STAGES]);
 

@@ -90,13 +90,15 @@ enum err engine_geometry(const struct arch *a, int width, int height,
  * itself later would inherit its core.) */
 void engine_own_cores(struct engine *e);
 
-/* Labels one batch. Errors leave every stream as it was. */
+/* Labels one batch. Errors leave every stream as it was: ERR_ARG for runs that are none, two of one
+ * stream, or frames of two sizes; what engine_geometry says of the size; ERR_NOMEM; ERR_DEVICE. */
 enum err engine_step(struct engine *e, const struct engine_run *runs, int count);
 
 /* Large-matrix-product rate of the device in this engine's dtype, GFLOP/s, measured now (~0.5 s).
  */
 enum err engine_measure_peak(struct engine *e, double *gflops);
 
+/* ERR_ARG for clip offsets that are none, ERR_NOMEM. */
 enum err stream_open(struct engine *e, const struct stream_config *c, struct stream **out);
 void stream_close(struct stream *s); /* NULL is allowed */
 /* Back to the zero state. The next frame may have another size. */
@@ -109,14 +111,17 @@ size_t stream_state_bytes_after(const struct stream *s, const struct geometry *g
 /* Whether a frame of this geometry goes on from the state; else it starts from zero. */
 bool stream_continues(const struct stream *s, const struct geometry *g);
 /* Moves the state to host memory, and back, bit by bit; on error it is where it was. A spilled
- * stream exports and resets as any other, and a step that goes on from its state fetches it. */
+ * stream exports and resets as any other, and a step that goes on from its state fetches it.
+ * ERR_NOMEM, ERR_DEVICE. */
 enum err stream_spill(struct stream *s);
 enum err stream_fetch(struct stream *s);
 size_t stream_spilled_bytes(const struct stream *s); /* in host memory now */
 /* The hidden state as a safetensors file in a malloc'd buffer (the caller frees it), and back.
  * The bytes are the same on every backend. Import checks model shape and geometry, and replaces
  * the state only when all of it is right; then it first asks `room`, unless that is NULL, for the
- * state's bytes on the device, and fails as that does. MODE_STREAM only. */
+ * state's bytes on the device, and fails as that does. ERR_UNSUPPORTED but in MODE_STREAM,
+ * ERR_NOT_FOUND where there is no state to export, ERR_FORMAT for what is no state of this model,
+ * ERR_NOMEM, ERR_DEVICE. */
 enum err stream_export(const struct stream *s, void **buf, size_t *len);
 enum err stream_import(struct stream *s, const void *buf, size_t len,
                        enum err (*room)(void *ctx, size_t bytes), void *ctx);

@@ -23,6 +23,8 @@ struct head {
     struct linear *skip;     /* `add`, `concat`: E -> classes, on the grid features */
 };
 
+/* ERR_NOMEM; ERR_UNSUPPORTED where the backend has no product of a layer's shape. What runs below
+ * gives ERR_NOMEM while a plan is new, and ERR_DEVICE on a GPU that failed. */
 enum err head_open(const struct loader *l, struct head **out);
 void head_close(const struct loader *l, struct head *h); /* NULL is allowed */
 

@@ -58,13 +58,14 @@ static inline uint64_t stream_history(const struct stream *s)
     return s->config.clip_offsets[0] > 0 ? (uint64_t)s->config.clip_offsets[0] : 1;
 }
 
-/* A device buffer, from the spares when one of that size is there. */
+/* A device buffer, from the spares when one of that size is there. ERR_NOMEM. */
 enum err engine_take(struct engine *e, size_t bytes, void **out);
 /* The same with a copy of host memory in it; *out is NULL after an error. */
 enum err engine_take_copy(struct engine *e, const void *host, size_t bytes, void **out);
 void engine_give(struct engine *e, void *data, size_t bytes); /* NULL is allowed */
 
-/* The cached plan for a frame size, made when new. The caller counts itself in plan->users. */
+/* The cached plan for a frame size, made when new. The caller counts itself in plan->users.
+ * What engine_geometry and plan_open give. */
 enum err engine_plan(struct engine *e, const struct stream_config *c, int width, int height,
                      struct plan **out);
 

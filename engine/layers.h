@@ -11,6 +11,9 @@ struct loader {
     struct backend *be;
 };
 
+/* All of these: ERR_NOMEM; those that make a linear also ERR_UNSUPPORTED where the backend has no
+ * product of its shape. */
+
 struct norm {
     float *weight, *bias; /* backend memory; bias NULL for an RMSNorm */
 };

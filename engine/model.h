@@ -11,7 +11,8 @@ struct model {
 
 /* Maps a model file written by `tv3s convert` and checks it whole: every tensor of the
  * architecture is there, has its shape, a float dtype and finite values. A safetensors file or
- * checkpoint without our metadata is refused with the hint to run `tv3s convert`. */
+ * checkpoint without our metadata is refused with the hint to run `tv3s convert` (ERR_UNSUPPORTED).
+ * ERR_IO, ERR_FORMAT, ERR_NOMEM. */
 enum err model_open(const char *path, struct model **out);
 void model_close(struct model *m); /* NULL is allowed */
 

@@ -55,7 +55,8 @@ struct plan {
     uint64_t age; /* engine's clock at its last use */
 };
 
-/* Builds the plan for `geo` (from engine_geometry) on a backend. */
+/* Builds the plan for `geo` (from engine_geometry) on a backend. ERR_NOMEM; ERR_ARG for a network
+ * input that leaves MiT's attention without keys. */
 enum err plan_open(const struct arch *a, const struct geometry *geo, struct backend *be,
                    struct plan **out);
 void plan_close(struct plan *p, struct backend *be); /* NULL is allowed */

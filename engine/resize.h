@@ -8,6 +8,8 @@
 
 #include "kernels/backend.h"
 
+/* All three: ERR_NOMEM. */
+
 /* src positions -> dst positions; taps is 1 when they are equal, else 2 (1 for src = 1). */
 enum err resize_axis_bilinear(int src, int dst, struct resize_axis *out);
 

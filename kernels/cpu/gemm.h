@@ -33,6 +33,8 @@ struct gemm_desc {
 
 struct gemm;
 
+/* All that open: ERR_NOMEM; ERR_UNSUPPORTED where oneDNN has none for this CPU and type. Those that
+ * run: ERR_INTERNAL. */
 enum err gemm_context_open(struct gemm_context *c, int threads);
 void gemm_context_close(struct gemm_context *c);
 
