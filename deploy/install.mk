@@ -73,3 +73,17 @@ system-test: deps-system ## the Debian package in a booted system: install, upgr
 	    $(BUILD)/tv3sd_$(VERSION)+next_$(ARCH).deb
 deps-system:
 	$(call install_missing,$(DEPS_SYSTEM))
+
+# No registry is asked: the base is Debian by debootstrap, less what its slim image leaves out.
+DEPS_IMAGE := debootstrap buildah curl
+BUILDAH    := buildah --root $(abspath $(BUILD))/buildah --runroot $(abspath $(BUILD))/buildah.run
+.PHONY: image image-test deps-image
+image: deps-image $(BUILD)/base.tar ## the image tv3sd:cpu, in BUILD/buildah
+	BUILDAH='$(BUILDAH)' sh tests/system/base_image.sh $(BUILD)/base.tar
+	$(BUILDAH) build --isolation=chroot --format=docker --layers --target=cpu \
+	    --build-arg=BASE=localhost/tv3sd-base --build-arg=VERSION=$(VERSION) --tag=tv3sd:cpu .
+
+image-test: image ## the cpu image: its size, and run as a container is, on a read-only root
+	BUILDAH='$(BUILDAH)' sh tests/system/image.sh
+deps-image:
+	$(call install_missing,$(DEPS_IMAGE))
