@@ -32,7 +32,8 @@ DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-de
 	libwebsockets-dev zlib1g-dev libsqlite3-dev libgnutls28-dev libssl-dev
 DEPS_TEST  := $(DEPS_BUILD) g++ libcurl4-gnutls-dev libcmocka-dev python3 python3-pytest \
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
-	python3-prometheus-client chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy
+	python3-prometheus-client chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
+	prometheus docker-compose python3-yaml
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
 DEPS_LINT  := $(DEPS_BUILD) libcurl4-gnutls-dev clang clang-format clang-tidy cppcheck libomp-dev \

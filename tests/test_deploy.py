@@ -1,0 +1,56 @@
+"""deploy/'s Prometheus, Grafana, compose and Helm files, by the tools that read them, and against a daemon's metrics."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+
+import yaml
+
+from balancers import DEPLOY
+from daemon import PATIENCE
+
+
+def run(*args, cwd=DEPLOY) -> str:
+    r = subprocess.run(args, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE)
+    assert r.returncode == 0, r.stdout + r.stderr
+    return r.stdout
+
+
+def expressions() -> list:
+    with open(os.path.join(DEPLOY, "grafana/dashboards/tv3sd.json")) as f:
+        found = [t["expr"] for panel in json.load(f)["panels"] for t in panel["targets"]]
+    with open(os.path.join(DEPLOY, "prometheus/alerts.yml")) as f:
+        return found + [rule["expr"] for group in yaml.safe_load(f)["groups"] for rule in group["rules"]]
+
+
+def test_the_alerts_fire_where_they_should():
+    assert "SUCCESS" in run("promtool", "check", "config", "prometheus.yml", cwd=os.path.join(DEPLOY, "prometheus"))
+    assert "SUCCESS" in run("promtool", "test", "rules", "alerts_test.yml", cwd=os.path.join(DEPLOY, "prometheus"))
+
+
+def test_alerts_and_dashboard_ask_for_metrics_that_are_there(daemon, tmp_path):
+    """Names and label values; every expression is PromQL to promtool."""
+    text = daemon.get("/metrics").body.decode()
+    asked = expressions()
+    assert len(asked) > 12
+    for expr in asked:
+        for name, labels in re.findall(r"(tv3sd_\w+)(?:\{([^}]*)\})?", expr):
+            lines = [line for line in text.splitlines() if re.match(rf"{name}[{{ ]", line)]
+            assert lines, name
+            for label in re.findall(r'(\w+="[^"]*")', labels or ""):
+                assert any(label in line for line in lines), (name, label)
+    rules = [{"record": f"asked:{i}", "expr": expr} for i, expr in enumerate(asked)]
+    (tmp_path / "asked.yml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
+    assert f"{len(asked)} rules found" in run("promtool", "check", "rules", str(tmp_path / "asked.yml"))
+
+
+def test_compose_takes_its_file():
+    """And every file that it mounts is there."""
+    services = yaml.safe_load(run("docker-compose", "-f", "compose.yaml", "config"))["services"]
+    assert set(services) == {"tv3sd-1", "tv3sd-2", "nginx", "prometheus", "grafana"}
+    for name in ("tv3sd-1", "tv3sd-2"):
+        assert services[name]["read_only"] and services[name]["cap_drop"] == ["ALL"]
+    mounts = [v.split(":")[0] for s in services.values() for v in s.get("volumes", []) if v.startswith("/")]
+    assert len(mounts) == 4 and all(os.path.exists(m) for m in mounts), mounts
