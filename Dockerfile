@@ -32,10 +32,11 @@ RUN make -j"$(nproc)" CUDA=1 OPT=-O2 && \
 FROM ${BASE} AS runtime
 RUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
         libdnnl2 libgomp1 libjansson4 libzip4 libspng0 libavformat59 libavcodec59 libavutil57 \
-        libswscale6 libmicrohttpd12 libwebsockets17 libsqlite3-0 libgnutls30 zlib1g && \
+        libswscale6 libmicrohttpd12 libwebsockets17 libsqlite3-0 libgnutls30 libssl3 zlib1g && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt /usr/share/doc \
         /usr/share/man /usr/share/locale && \
     mkdir -m 700 /var/lib/tv3sd && chown 65532:65532 /var/lib/tv3sd
+# Without TV3SD_KEYS_FILE it does not start on such an address, unless TV3SD_OPEN_ACCESS=true.
 ENV TV3SD_LISTEN=0.0.0.0 \
     TV3SD_MODELS=/usr/share/tv3sd/models/street.safetensors \
     TV3SD_SPOOL=/var/lib/tv3sd

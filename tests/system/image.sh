@@ -40,7 +40,7 @@ in_image() { # what the image says, as whom it says
 # Unlike a function in the background, exec leaves the daemon's own process to be signalled.
 # shellcheck disable=SC2046
 (exec chroot --userspec="$(of 'c["User"]')" "$root" env -i $(of '" ".join(c["Env"])') \
-    $(of '" ".join(c["Entrypoint"])')) 2> /dev/null &
+    TV3SD_OPEN_ACCESS=true $(of '" ".join(c["Entrypoint"])')) 2> /dev/null &
 daemon=$!
 curl -sSf --retry 50 --retry-connrefused --retry-delay 1 localhost:8080/readyz > /dev/null
 of 'c["Healthcheck"]["Test"][-1]' > /tmp/health.$$
