@@ -14,7 +14,7 @@
     X(ERR_KEY, 401, "unauthorized", "a key is wanted")                                             \
     X(ERR_ROLE, 403, "forbidden", "the key may not do that")                                       \
     X(ERR_QUOTA, 429, "key-limit", "a limit of the key is reached")                                \
-    X(ERR_ADDRESS, 429, "address-limit", "this address has too many connections")                   \
+    X(ERR_ADDRESS, 429, "address-limit", "this address has too many connections")                  \
     X(ERR_UNSUPPORTED, 415, "unsupported", "the input is well formed but not supported")           \
     X(ERR_LIMIT, 413, "over-limit", "the input exceeds a limit")                                   \
     X(ERR_NOT_FOUND, 404, "not-found", "there is no such thing")                                   \

@@ -14,9 +14,9 @@ import websockets
 from conftest import HERE, TV3S
 
 sys.path[:0] = [os.path.join(HERE, "../clients/python")]
-from tv3s_client import AsyncClient, Client, Frame, Tv3sError  # noqa: E402
+from tv3s_client import AsyncClient, Client, Frame  # noqa: E402
 
-__all__ = ["AsyncClient", "Client", "Frame", "Tv3sError"]
+__all__ = ["AsyncClient", "Client", "Frame"]
 
 
 def client(daemon) -> Client:

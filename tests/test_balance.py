@@ -12,7 +12,8 @@ from PIL import Image
 import cases
 from balancers import Haproxy, Nginx
 from daemon import PATIENCE, Daemon
-from live import Client, Tv3sError
+from live import Client
+from tv3s_client import Tv3sError
 
 STREAMS = [f"cam-{i}" for i in range(400)]
 
