@@ -380,6 +380,17 @@ def test_wrong_arguments_are_usage_errors(tmp_path, tiny_model, clip):
     assert done.returncode == 1 and os.listdir(tmp_path) == []
 
 
+def test_the_same_video_gives_the_same_bytes_whatever_memory_held(tmp_path, tiny_model):
+    source = masks.video(tmp_path / "a.mkv", cases.frames((160, 224), 40, 5), "-c:v", "libx264", "-pix_fmt", "yuv420p")
+    for ending in ("mp4", "mkv", "zip"):
+        results = set()
+        for byte in (0, 7, 90, 255):
+            subprocess.run([TV3S, "segment", tiny_model, source, "-o", tmp_path / f"o.{ending}"], check=True,
+                           capture_output=True, env={**os.environ, "MALLOC_PERTURB_": str(byte)})
+            results.add((tmp_path / f"o.{ending}").read_bytes())
+        assert len(results) == 1
+
+
 # ------------------------------------------------------------------------------------------- whole or absent
 def test_a_full_device_is_an_error(tiny_model, clip):
     for kind in ("raw", "png", "labels", "overlay", "rle"):
