@@ -110,7 +110,10 @@ bool listen_is_local(const char *name, const char *address)
 {
     union address at = {.v6 = {0}};
     socklen_t len = sizeof at;
-    int fd = passed(name);
+    int fd = passed(name), listening = 0;
+    socklen_t size = sizeof listening;
+    if (fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0 && !listening)
+        return true; /* nobody comes in there: listen_open refuses it */
     if (fd >= 0)
         return getsockname(fd, &at.any, &len) == 0 && is_loopback(&at);
     if (inet_pton(AF_INET, address, &at.v4.sin_addr) == 1)

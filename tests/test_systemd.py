@@ -100,6 +100,6 @@ def test_a_passed_file_that_does_not_listen_is_refused(tiny_model, tmp_path):
     with socket.socket() as s:
         script = f"exec 3<&{s.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=ws GOMP_SPINCOUNT=1000; " \
                  f'exec "$@"'
-        r = run("/bin/sh", "-c", script, "sh", TV3SD, "--model", tiny_model, "--spool", tmp_path / "s", "--http-port", "0",
+        r = run("/bin/bash", "-c", script, "bash", TV3SD, "--model", tiny_model, "--spool", tmp_path / "s", "--http-port", "0",
                 pass_fds=[s.fileno()])
     assert r.returncode == 1 and "none that listens" in r.stderr
