@@ -18,13 +18,13 @@ COPY . .
 RUN make deps-demo
 
 FROM source AS build
-RUN make -j"$(nproc)" OPT=-O2 && make install-files PREFIX=/usr DESTDIR=/out && strip /out/usr/bin/*
+RUN make -j"$(nproc)" OPT=-O2 && make install-files CLIENT=0 PREFIX=/usr DESTDIR=/out && strip /out/usr/bin/*
 
 FROM ${CUDA_IMAGE} AS toolkit
 FROM source AS build-cuda
 COPY --from=toolkit /usr/local/cuda /usr/local/cuda
 RUN make -j"$(nproc)" CUDA=1 OPT=-O2 && \
-    make install-files CUDA=1 PREFIX=/usr DESTDIR=/out && strip /out/usr/bin/* && \
+    make install-files CUDA=1 CLIENT=0 PREFIX=/usr DESTDIR=/out && strip /out/usr/bin/* && \
     mkdir -p /out/usr/local/cuda/lib64 && \
     cp -L /usr/local/cuda/lib64/libcublasLt.so.?? /out/usr/local/cuda/lib64/
 

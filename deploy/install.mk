@@ -5,7 +5,10 @@ VERSION    := $(shell sed -n 's/.*TV3S_VERSION "\(.*\)"/\1/p' base/version.h)
 DEB_VERSION ?= $(VERSION)
 ARCH        = $(shell dpkg --print-architecture)
 DEB         = $(BUILD)/tv3sd_$(DEB_VERSION)_$(ARCH).deb
-DEPS_DEB   := $(DEPS_BUILD) debhelper dpkg-dev fakeroot lintian
+DEPS_DEB   := $(DEPS_BUILD) libcurl4-gnutls-dev debhelper dpkg-dev fakeroot lintian
+# CLIENT=0: less tv3s-client, as in the images.
+CLIENT     ?= 1
+PROGRAMS    = $(BUILD)/tv3s $(DAEMON) $(if $(filter-out 0,$(CLIENT)),$(BUILD)/tv3s-client)
 
 # Where things lie in the installed system, and where they are put now.
 BINDIR   = $(PREFIX)/bin
@@ -18,12 +21,12 @@ PATHS    = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' -e 's|@CO
 .PHONY: install install-files uninstall deb deps-deb
 
 # Settings that are there stay. The web page is inside the daemon.
-install: all install-files ## binaries, units, model, settings, docs; DESTDIR= PREFIX= SYSCONFDIR=
+install: all $(if $(filter-out 0,$(CLIENT)),client) install-files ## binaries, units, model, settings, docs; DESTDIR= PREFIX= SYSCONFDIR=
 install-files:
 	install -d $(addprefix $(DESTDIR),$(BINDIR) $(SHARE)/models $(SHARE)/systemd $(DOCDIR)/proto \
 	    $(UNITDIR)/tv3sd.service.d $(CONFDIR))
 	install -d -m 700 $(DESTDIR)$(CONFDIR)/credentials
-	install -m 755 $(BUILD)/tv3s $(DAEMON) $(DESTDIR)$(BINDIR)
+	install -m 755 $(PROGRAMS) $(DESTDIR)$(BINDIR)
 	install -m 644 models/street.safetensors models/street.mp4 models/README.md \
 	    $(DESTDIR)$(SHARE)/models
 	install -m 644 systemd/cpu.conf systemd/cuda.conf $(DESTDIR)$(SHARE)/systemd
@@ -39,11 +42,12 @@ install-files:
 	    install -m 644 $(DESTDIR)$(DOCDIR)/tv3sd.json $(DESTDIR)$(CONFDIR)/tv3sd.json
 
 uninstall: ## what make install put there, but for settings and the spool
-	rm -f $(addprefix $(DESTDIR),$(BINDIR)/tv3s $(BINDIR)/tv3sd $(addprefix $(UNITDIR)/,$(UNITS)))
+	rm -f $(addprefix $(DESTDIR),$(addprefix $(BINDIR)/,tv3s tv3sd tv3s-client) \
+	    $(addprefix $(UNITDIR)/,$(UNITS)))
 	rm -rf $(addprefix $(DESTDIR),$(SHARE) $(DOCDIR) $(UNITDIR)/tv3sd.service.d)
 
 deb: deps-deb ## a Debian package, BUILD/tv3sd_VERSION_ARCH.deb
-	+@$(MAKE) --no-print-directory all
+	+@$(MAKE) --no-print-directory all client
 	rm -rf $(BUILD)/deb && mkdir -p $(BUILD)/deb && cp -r deploy/debian $(BUILD)/deb/debian
 	{ echo 'tv3sd ($(DEB_VERSION)) unstable; urgency=medium'; echo; echo '  * See CHANGES.md.'; \
 	    echo; echo ' -- tv3sd <tv3sd@localhost>  $(shell git log -1 --format=%cD 2>/dev/null || \

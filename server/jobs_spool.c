@@ -7,11 +7,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 enum { OUR_ID = 22 };
@@ -86,6 +88,14 @@ bool spool_id(const char *name)
     return strlen(name) == OUR_ID && session_id_valid(name);
 }
 
+/* On a file system in memory, or in the folder that systems empty when they start. */
+static bool is_temporary(const char *path)
+{
+    struct statfs s;
+    return strncmp(path, "/tmp/", 5) == 0 || strcmp(path, "/tmp") == 0 ||
+           (statfs(path, &s) == 0 && s.f_type == TMPFS_MAGIC);
+}
+
 enum err spool_open(struct jobs *j)
 {
     char path[4096];
@@ -104,6 +114,10 @@ enum err spool_open(struct jobs *j)
                        "the spool %s is another daemon's: stop that one, or give this one another "
                        "folder with --spool",
                        j->spool);
+    if (is_temporary(j->spool))
+        log_event(LOG_WARNING, "spool_is_temporary",
+                  "spool=%s lost=\"uploads and results, when the machine restarts\"",
+                  log_text(j->spool));
     return ERR_OK;
 }
 

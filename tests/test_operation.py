@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -62,6 +63,12 @@ def test_a_second_daemon_on_a_spool_is_told_what_to_do(tiny_model, tmp_path):
         other = tv3sd("--model", tiny_model, "--http-port", 0, "--ws-port", 0, "--spool", tmp_path / "s")
         assert other.returncode == 1 and f"the spool {tmp_path / 's'} is another daemon's" in other.stderr
         assert "--spool" in other.stderr
+
+
+@pytest.mark.parametrize("parent, temporary", [("/tmp", True), ("/dev/shm", True), ("/var/tmp", False)])
+def test_a_spool_that_a_restart_empties_is_told(tiny_model, parent, temporary):
+    with tempfile.TemporaryDirectory(dir=parent) as folder, Daemon(tiny_model, folder + "/spool") as d:
+        assert ("event=spool_is_temporary" in d.log()) == temporary, d.log()
 
 
 def test_a_video_is_no_model(tmp_path):

@@ -63,6 +63,7 @@ def test_what_is_installed_starts_and_goes_again(tmp_path):
     config = tmp_path / "etc/tv3sd/tv3sd.json"
     r = run(tmp_path / "usr/bin/tv3sd", "--config", config, "--check", cwd="/")
     assert r.returncode == 0 and "event=model_opened" in r.stderr
+    assert run(tmp_path / "usr/bin/tv3s-client", "--help").returncode == 0
     config.write_text(config.read_text().replace('"http_port": 8080', '"http_port": 9000'))
     make("install-files", **where)
     assert '"http_port": 9000' in config.read_text()
