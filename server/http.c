@@ -13,6 +13,7 @@
 #include "server/http.h"
 
 #include "server/config.h"
+#include "server/digest.h"
 #include "server/http_headers.h"
 #include "server/listen.h"
 #include "server/log.h"
@@ -143,6 +144,7 @@ static void on_completed(void *http, struct MHD_Connection *connection, void **c
     if (r->job_open)
         job_abort(r->job);
     job_unref(r->job);
+    digest_end(r->repeated, NULL);
     item_free(r->item);
     session_unref(r->session);
     buf_free(&r->input);

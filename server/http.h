@@ -81,10 +81,11 @@ struct request {
     struct session_params params;
     struct session *session;
     struct job *job;
-    bool job_open;     /* its body is still arriving */
-    struct item *item; /* delivered */
-    bool zipped;       /* its mask is */
-    void *data;        /* a state */
+    bool job_open;           /* its body is still arriving */
+    struct digest *repeated; /* of an upload whose key an accepted job has: `job` */
+    struct item *item;       /* delivered */
+    bool zipped;             /* its mask is */
+    void *data;              /* a state */
     size_t data_len;
 };
 

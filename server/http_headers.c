@@ -141,6 +141,14 @@ bool accepts_gzip(const char *text)
 /* -------------------------------------------------------------------------------------------------
  */
 
+bool key_valid(const char *text)
+{
+    size_t n = 0;
+    while (text[n] > ' ' && text[n] < 127)
+        n++;
+    return n >= 1 && n <= 255 && text[n] == 0;
+}
+
 bool request_id_valid(const char *text)
 {
     static const char allowed[] =

@@ -26,6 +26,9 @@ bool accepts_gzip(const char *text);
 /* 1 to 64 of A-Z a-z 0-9 . _ - */
 bool request_id_valid(const char *text);
 
+/* Idempotency-Key: 1 to 255 visible ASCII characters. */
+bool key_valid(const char *text);
+
 enum content_kind {
     CONTENT_RAW,    /* the body is the thing itself */
     CONTENT_FORM,   /* multipart/form-data */

@@ -77,7 +77,7 @@ static void add_cors(struct request *r, struct MHD_Response *answer)
     if (!request_header(r, "Access-Control-Request-Method"))
         return;
     reply_header(answer, "Access-Control-Allow-Headers",
-                 "Authorization, Content-Type, Range, If-Range, X-Request-Id");
+                 "Authorization, Content-Type, Range, If-Range, X-Request-Id, Idempotency-Key");
     reply_header(answer, "Access-Control-Max-Age", "600");
 }
 

@@ -2,6 +2,7 @@
 
 #include "server/config.h"
 #include "server/describe.h"
+#include "server/digest.h"
 #include "server/http_headers.h"
 
 #include <stdio.h>
@@ -12,17 +13,44 @@
 /* ---- upload -------------------------------------------------------------------------------------
  */
 
+/* A request that was answered before: its body is read again to see that it is the same. */
+static enum err begin_again(struct request *r, const char *key)
+{
+    enum err e = jobs_find_key(r->server->jobs, r->params.owner, key, &r->job);
+    if (e == ERR_NOT_FOUND)
+        return ERR_OK;
+    return e ? e : digest_open(&r->params, &r->repeated);
+}
+
 enum err video_begin(struct request *r)
 {
+    const char *key = request_header(r, "Idempotency-Key");
     r->limit = r->server->config->max_upload;
-    return request_params(r);
+    enum err e = request_params(r);
+    if (e || !key)
+        return e;
+    if (!key_valid(key))
+        return err_set(ERR_ARG, "an Idempotency-Key has 1 to 255 visible ASCII characters");
+    return begin_again(r, key);
+}
+
+static enum err take_again(struct request *r, const void *data, size_t len)
+{
+    digest_add(r->repeated, data, len);
+    return digest_bytes(r->repeated) <= r->limit
+               ? ERR_OK
+               : err_set(ERR_LIMIT, "the video has more than %llu bytes",
+                         (unsigned long long)r->limit);
 }
 
 /* The job begins with the first byte: what is refused before leaves nothing behind. */
 enum err video_take(struct request *r, const void *data, size_t len)
 {
+    if (r->repeated)
+        return take_again(r, data, len);
     if (!r->job) {
-        enum err e = job_begin(r->server->jobs, &r->params, &r->job);
+        const char *key = request_header(r, "Idempotency-Key");
+        enum err e = job_begin(r->server->jobs, &r->params, key, &r->job);
         if (e)
             return e;
         r->job_open = true;
@@ -48,10 +76,26 @@ static enum err reply_accepted(struct request *r)
     return ERR_OK;
 }
 
+static enum err answer_again(struct request *r)
+{
+    char digest[65];
+    digest_end(r->repeated, digest);
+    r->repeated = NULL;
+    if (job_is_of(r->job, digest))
+        return reply_accepted(r);
+    reply_send(r, 422,
+               reply_problem_of(r, 422, "key-reused", "the key is another request's",
+                                "an upload with this Idempotency-Key had other parameters or "
+                                "another body"));
+    return ERR_OK;
+}
+
 enum err video_answer(struct request *r)
 {
     if (!r->job)
         return err_set(ERR_ARG, "the video is empty");
+    if (r->repeated)
+        return answer_again(r);
     request_wait(r, reply_accepted);
     job_complete(r->job, on_written, r);
     return ERR_OK;

@@ -3,6 +3,7 @@
  *   jobs.c          the list: from the first byte of an upload to its deletion, and who may run
  *   jobs_spool.c    the folder of a job and the files in it
  *   jobs_store.c    the table of jobs on the disk
+ *   jobs_quota.c    how long and how much the spool keeps
  *   jobs_writer.c   the thread that makes promises durable before they are given
  *   jobs_recover.c  the jobs of the daemon before
  *   jobs_run.c      the thread of a running job, with those that job_run.h names
@@ -12,6 +13,7 @@
 #ifndef TV3S_SERVER_JOB_H
 #define TV3S_SERVER_JOB_H
 
+#include "server/digest.h"
 #include "server/jobs.h"
 #include "server/jobs_store.h"
 #include "server/server.h"
@@ -39,8 +41,9 @@ struct jobs {
     pthread_cond_t idle;      /* `threads` fell */
     struct job *first, *last; /* oldest first */
     int count;
-    int threads; /* running jobs */
-    int asleep;  /* of those, how many wait for bytes of their upload */
+    uint64_t bytes; /* of the files of all */
+    int threads;    /* running jobs */
+    int asleep;     /* of those, how many wait for bytes of their upload */
     void (*changed)(void *ctx);
     void *changed_ctx;
 };
@@ -56,6 +59,9 @@ struct job {
     double created;
     uint64_t charged; /* bytes that its owner is charged with: HTTP thread, until the job goes */
     atomic_bool cancelled, deleted; /* deleted: its files go with the last reference */
+    char key[256];                  /* Idempotency-Key, "": none */
+    char digest_text[65];           /* of a request with a key, when it is whole */
+    struct digest *digest;          /* HTTP thread: while it is not */
     int upload; /* HTTP thread, then the writer for job_complete; -1 after that */
     struct job_task accept, removal;
 
@@ -65,6 +71,7 @@ struct job {
     bool whole;       /* the body is complete, and durable */
     bool streamable;  /* it can run before that */
     uint64_t arrived; /* bytes of the body */
+    uint64_t bytes;   /* of its files, about, while it runs */
     enum job_state state;
     double started, finished;
     uint64_t done; /* frames whose masks can be asked for */
@@ -103,6 +110,13 @@ double jobs_clock(void); /* wall clock, seconds */
 void jobs_schedule(struct jobs *j);
 /* With the lock held: how the job stands, as the store has it. */
 void job_row(const struct job *job, struct job_row *out);
+
+/* ---- jobs_quota.c */
+/* With the lock held: what its files take. */
+void job_set_bytes(struct job *job, uint64_t bytes);
+/* Before so many bytes are written for the job: deletes ended jobs for them. ERR_FULL: there is no
+ * room now; ERR_LIMIT: there never will be. Not with the lock held. */
+enum err jobs_room(struct job *job, uint64_t more);
 
 /* ---- jobs_writer.c */
 enum err writer_open(struct jobs *j);

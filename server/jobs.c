@@ -102,6 +102,8 @@ void job_row(const struct job *job, struct job_row *out)
         copy(out->error, sizeof out->error, err_type(job->error));
     copy(out->problem, sizeof out->problem, job->error ? job->error_text : "");
     copy(out->origin, sizeof out->origin, job->origin);
+    copy(out->key, sizeof out->key, job->key);
+    copy(out->digest, sizeof out->digest, job->digest_text);
 }
 
 /* ---- references ---------------------------------------------------------------------------------
@@ -131,6 +133,7 @@ void job_unref(struct job *job)
         return;
     if (job->upload >= 0)
         close(job->upload);
+    digest_end(job->digest, NULL);
     if (atomic_load(&job->deleted))
         spool_remove(job);
     owner_give_bytes(job->params.owner, job->charged);
@@ -159,6 +162,7 @@ static void unlist(struct job *job)
     *(job->next ? &job->next->previous : &j->last) = job->previous;
     job->listed = false;
     j->count--;
+    job_set_bytes(job, 0);
 }
 
 /* ---- who may run --------------------------------------------------------------------------------
@@ -215,12 +219,42 @@ void jobs_ended(struct jobs *j)
 /* ---- uploading ----------------------------------------------------------------------------------
  */
 
+/* With the lock held. */
+static struct job *find_key(struct jobs *j, const struct owner *owner, const char *key)
+{
+    struct job *job = *key ? j->first : NULL;
+    while (job && (job->params.owner != owner || strcmp(job->key, key) != 0))
+        job = job->next;
+    return job;
+}
+
+enum err jobs_find_key(struct jobs *j, const struct owner *owner, const char *key, struct job **out)
+{
+    enum err e = ERR_OK;
+    pthread_mutex_lock(&j->lock);
+    struct job *job = find_key(j, owner, key);
+    if (!job)
+        e = err_set(ERR_NOT_FOUND, "no upload has this key");
+    else if (!job->stored)
+        e = err_set(ERR_EXISTS, "an upload with this Idempotency-Key is arriving");
+    *out = e ? NULL : job_ref(job);
+    pthread_mutex_unlock(&j->lock);
+    return e;
+}
+
+bool job_is_of(const struct job *job, const char digest[65])
+{
+    return strcmp(job->digest_text, digest) == 0;
+}
+
 static enum err admit(struct job *job)
 {
     struct jobs *j = job->jobs;
     enum err e = ERR_OK;
     pthread_mutex_lock(&j->lock);
-    if (atomic_load(&j->stopping) || j->count >= j->server->config->jobs_max)
+    if (find_key(j, job->params.owner, job->key))
+        e = err_set(ERR_EXISTS, "an upload with this Idempotency-Key is here");
+    else if (atomic_load(&j->stopping) || j->count >= j->server->config->jobs_max)
         e = err_set(ERR_BUSY, "%d videos are here already", j->count);
     if (!e)
         e = owner_take_job(job->params.owner);
@@ -232,7 +266,8 @@ static enum err admit(struct job *job)
     return e;
 }
 
-enum err job_begin(struct jobs *j, const struct session_params *p, struct job **out)
+enum err job_begin(struct jobs *j, const struct session_params *p, const char *key,
+                   struct job **out)
 {
     *out = NULL;
     struct job *job = job_new(j);
@@ -241,7 +276,10 @@ enum err job_begin(struct jobs *j, const struct session_params *p, struct job **
     job->params = *p;
     snprintf(job->model, sizeof job->model, "%s", p->model->name);
     job->created = jobs_clock();
+    snprintf(job->key, sizeof job->key, "%s", key ? key : "");
     enum err e = session_id_random(job->id);
+    if (!e && key)
+        e = digest_open(p, &job->digest);
     if (!e)
         e = spool_make(job);
     if (!e)
@@ -274,16 +312,19 @@ enum err job_append(struct job *job, const void *data, size_t len)
         return err_set(ERR_LIMIT, "the video has more than %llu bytes", (unsigned long long)most);
     if (atomic_load(&job->cancelled))
         return err_set(ERR_EXISTS, "the job was deleted");
+    TRY(jobs_room(job, len));
     TRY(owner_take_bytes(job->params.owner, len));
     enum err e = spool_write_at(job->upload, before, data, len);
     if (e) {
         owner_give_bytes(job->params.owner, len);
         return e;
     }
+    digest_add(job->digest, data, len);
     bool streamable = looks_streamable(job, before, before + len);
     job->charged += len;
     pthread_mutex_lock(&job->jobs->lock);
     job->arrived = before + len;
+    job_set_bytes(job, job->bytes + len);
     if (streamable) {
         job->streamable = true;
         jobs_schedule(job->jobs);
@@ -295,6 +336,8 @@ enum err job_append(struct job *job, const void *data, size_t len)
 
 void job_complete(struct job *job, job_done done, void *owner)
 {
+    digest_end(job->digest, job->digest_text);
+    job->digest = NULL;
     writer_post(job, &job->accept, writer_accept, done, owner);
 }
 
@@ -333,27 +376,6 @@ void job_delete(struct jobs *j, struct job *job, job_done done, void *owner)
     log_event(LOG_INFO, "job_deleted", "job=%s", job->id);
     writer_post(job, &job->removal, writer_remove, done, owner);
     job_unref(job);
-}
-
-void jobs_expire(struct jobs *j)
-{
-    pthread_mutex_lock(&j->lock);
-    jobs_schedule(j); /* those that wait for the disk */
-    pthread_mutex_unlock(&j->lock);
-    double before = jobs_clock() - j->server->config->job_keep;
-    for (;;) {
-        pthread_mutex_lock(&j->lock);
-        struct job *job = j->first;
-        while (job && (job->state <= JOB_RUNNING || job->finished > before))
-            job = job->next;
-        if (job)
-            job_ref(job);
-        pthread_mutex_unlock(&j->lock);
-        if (!job)
-            return;
-        job_delete(j, job, NULL, NULL);
-        job_unref(job);
-    }
 }
 
 static enum err open_store(struct jobs *j)

@@ -34,11 +34,18 @@ void jobs_close(struct jobs *j);
 
 /* ---- uploading: HTTP thread ------------------------------------------------------------------ */
 /* A new job of p->owner whose body begins to arrive. ERR_BUSY too many jobs, ERR_QUOTA of this
- * owner, ERR_FULL, ERR_IO. The caller's reference. */
-enum err job_begin(struct jobs *j, const struct session_params *p, struct job **out);
+ * owner, ERR_FULL, ERR_IO; ERR_EXISTS where a job of the owner has the same `key` (NULL: none). The
+ * caller's reference. */
+enum err job_begin(struct jobs *j, const struct session_params *p, const char *key,
+                   struct job **out);
+/* The owner's job that was accepted with the key; a reference. ERR_NOT_FOUND: there is none;
+ * ERR_EXISTS: its body is still arriving. */
+enum err jobs_find_key(struct jobs *j, const struct owner *owner, const char *key,
+                       struct job **out);
+/* Whether the digest (digest.h) is that of the job's request. */
+bool job_is_of(const struct job *job, const char digest[65]);
 /* Appends body bytes. ERR_LIMIT beyond max_upload, ERR_QUOTA, ERR_FULL disk full: the caller
- * aborts.
- */
+ * aborts. */
 enum err job_append(struct job *job, const void *data, size_t len);
 /* The body is whole. (The job may be running already.) Calls `done` from another thread when it is
  * durable; after an error (ERR_FULL, ERR_BUSY, ERR_IO; ERR_EXISTS when it was deleted) the caller

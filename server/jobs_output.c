@@ -78,6 +78,7 @@ enum err run_write_frame(struct run *r, const struct item *item)
         return err_set(item->error, "frame %lld: %s", (long long)item->seq, item->error_text);
     if ((uint64_t)item->seq < r->kept)
         return ERR_OK; /* it was for the frames after it */
+    TRY(jobs_room(job, 2 * item->output.len));
     f.rgb = item->rgb;
     f.width = item->width;
     f.height = item->height;
@@ -88,6 +89,7 @@ enum err run_write_frame(struct run *r, const struct item *item)
     TRY(write_index(r, item));
     pthread_mutex_lock(&job->jobs->lock);
     job->done++;
+    job_set_bytes(job, job->bytes + 2 * item->output.len);
     job->width = item->width;
     job->height = item->height;
     job_changed(job, job->done == 1);
@@ -128,11 +130,18 @@ enum err run_replay(struct run *r)
         e = pixels_of(r, data, len, &pixels);
     r->unusable = run_damaged(e);
     if (!e)
+        e = jobs_room(r->job, len);
+    if (!e)
         e = pixels ? sink_put_pixels(r->sink, &r->frame, pixels)
                    : sink_put_encoded(r->sink, &r->frame, data, len);
     free(pixels);
     free(data);
-    return e;
+    if (e)
+        return e;
+    pthread_mutex_lock(&r->job->jobs->lock);
+    job_set_bytes(r->job, r->job->bytes + len);
+    pthread_mutex_unlock(&r->job->jobs->lock);
+    return ERR_OK;
 }
 
 enum err run_keep_all(struct run *r)

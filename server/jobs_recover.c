@@ -102,6 +102,8 @@ static enum err fill(struct job *job, const struct job_row *row)
     snprintf(job->model, sizeof job->model, "%s", row->model);
     snprintf(job->error_text, sizeof job->error_text, "%s", row->problem);
     snprintf(job->origin, sizeof job->origin, "%s", row->origin);
+    snprintf(job->key, sizeof job->key, "%s", row->key);
+    snprintf(job->digest_text, sizeof job->digest_text, "%s", row->digest);
     job->created = row->created;
     job->started = row->started;
     job->finished = row->finished;
@@ -161,6 +163,7 @@ static void visit(void *recovery, const struct job_row *row)
     } else {
         job->state = ended ? job->state : JOB_QUEUED;
         job_list(job);
+        job_set_bytes(job, spool_size(job));
         *(ended ? &r->ended : &r->unfinished) += 1;
     }
     job_unref(job);

@@ -253,6 +253,14 @@ static void remove_means(struct job *job, enum job_state state)
         spool_unlink(job, SPOOL_FRAMES);
 }
 
+static void count_bytes(struct job *job)
+{
+    uint64_t bytes = spool_size(job);
+    pthread_mutex_lock(&job->jobs->lock);
+    job_set_bytes(job, bytes);
+    pthread_mutex_unlock(&job->jobs->lock);
+}
+
 static void finish(struct job *job, enum err e)
 {
     char text[512];
@@ -274,6 +282,7 @@ static void finish(struct job *job, enum err e)
     snprintf(row.problem, sizeof row.problem, "%s", state == JOB_FAILED ? text : "");
     if (end_job(job, &row, state, e))
         remove_means(job, state);
+    count_bytes(job);
     log_event(LOG_INFO, "job_ended", "job=%s state=%s frames=%lld seconds=%.3f error=%s", job->id,
               row.state, (long long)row.done, row.finished - row.started, log_text(text));
 }
@@ -284,6 +293,7 @@ static void put_back(struct job *job, enum err e)
     char text[512];
     snprintf(text, sizeof text, "%s", err_text());
     hide_folder(job, text);
+    count_bytes(job);
     pthread_mutex_lock(&job->jobs->lock);
     job->done = job->kept;
     job->error = e;

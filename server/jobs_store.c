@@ -25,20 +25,23 @@ static const char *const migrations[] = {
     " width INTEGER NOT NULL, height INTEGER NOT NULL, fps REAL NOT NULL, bytes INTEGER NOT NULL,"
     " error TEXT NOT NULL, problem TEXT NOT NULL, origin TEXT NOT NULL)",
     "ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE jobs DROP COLUMN bytes;"
+    "ALTER TABLE jobs ADD COLUMN key TEXT NOT NULL DEFAULT '';"
+    "ALTER TABLE jobs ADD COLUMN digest TEXT NOT NULL DEFAULT ''",
 };
 enum { VERSION = sizeof migrations / sizeof *migrations };
 
 enum statement { ADD, UPDATE, REMOVE, ALL, STATEMENTS };
 
-#define NAMES "id, model, mode, format, resize, created, owner"
+#define NAMES "id, model, mode, format, resize, created, owner, key, digest"
 #define FIELDS                                                                                     \
-    "state, started, finished, done, total, corrupt, width, height, fps, bytes, error, "           \
+    "state, started, finished, done, total, corrupt, width, height, fps, error, "                  \
     "problem, origin"
 static const char *const sql[STATEMENTS] = {
-    [ADD] = "INSERT INTO jobs(" NAMES ", " FIELDS ") VALUES(?1, ?15, ?16, ?17, ?18, ?19, ?20,"
-            " ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+    [ADD] = "INSERT INTO jobs(" NAMES ", " FIELDS ") VALUES(?1, ?14, ?15, ?16, ?17, ?18, ?19, ?20,"
+            " ?21, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     [UPDATE] = "UPDATE jobs SET (" FIELDS ") = (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,"
-               " ?13, ?14) WHERE id = ?1",
+               " ?13) WHERE id = ?1",
     [REMOVE] = "DELETE FROM jobs WHERE id = ?1",
     [ALL] = "SELECT " NAMES ", " FIELDS " FROM jobs ORDER BY number",
 };
@@ -86,10 +89,9 @@ static void bind_fields(sqlite3_stmt *st, const struct job_row *r)
     sqlite3_bind_int(st, 8, r->width);
     sqlite3_bind_int(st, 9, r->height);
     sqlite3_bind_double(st, 10, r->fps);
-    sqlite3_bind_int64(st, 11, r->bytes);
-    bind_text(st, 12, r->error);
-    bind_text(st, 13, r->problem);
-    bind_text(st, 14, r->origin);
+    bind_text(st, 11, r->error);
+    bind_text(st, 12, r->problem);
+    bind_text(st, 13, r->origin);
 }
 
 enum err store_add(struct store *s, const struct job_row *r)
@@ -97,12 +99,14 @@ enum err store_add(struct store *s, const struct job_row *r)
     pthread_mutex_lock(&s->lock);
     sqlite3_stmt *st = s->statement[ADD];
     bind_fields(st, r);
-    bind_text(st, 15, r->model);
-    bind_text(st, 16, r->mode);
-    bind_text(st, 17, r->format);
-    bind_text(st, 18, r->resize);
-    sqlite3_bind_double(st, 19, r->created);
-    bind_text(st, 20, r->owner);
+    bind_text(st, 14, r->model);
+    bind_text(st, 15, r->mode);
+    bind_text(st, 16, r->format);
+    bind_text(st, 17, r->resize);
+    sqlite3_bind_double(st, 18, r->created);
+    bind_text(st, 19, r->owner);
+    bind_text(st, 20, r->key);
+    bind_text(st, 21, r->digest);
     enum err e = run(s, ADD);
     pthread_mutex_unlock(&s->lock);
     return e;
@@ -160,6 +164,8 @@ static void get_row(sqlite3_stmt *st, struct job_row *r)
     get_text(&c, r->resize, sizeof r->resize);
     r->created = get_real(&c);
     get_text(&c, r->owner, sizeof r->owner);
+    get_text(&c, r->key, sizeof r->key);
+    get_text(&c, r->digest, sizeof r->digest);
     get_text(&c, r->state, sizeof r->state);
     r->started = get_real(&c);
     r->finished = get_real(&c);
@@ -169,7 +175,6 @@ static void get_row(sqlite3_stmt *st, struct job_row *r)
     r->width = (int)get_int(&c);
     r->height = (int)get_int(&c);
     r->fps = get_real(&c);
-    r->bytes = get_int(&c);
     get_text(&c, r->error, sizeof r->error);
     get_text(&c, r->problem, sizeof r->problem);
     get_text(&c, r->origin, sizeof r->origin);

@@ -25,10 +25,11 @@ struct job_row {
     int64_t total, corrupt;
     int width, height;
     double fps;
-    int64_t bytes;     /* in the spool, at the end */
     char error[32];    /* err_type, "": none */
     char origin[192];  /* what computed the frames that are done */
     char problem[512]; /* the error's text */
+    char key[256];     /* Idempotency-Key, "": none */
+    char digest[65];   /* of the request, where there is a key */
 };
 
 /* Opens or makes the file. ERR_FORMAT: it is damaged, no database of ours, or a later version's;

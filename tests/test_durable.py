@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import threading
 
@@ -16,6 +17,7 @@ import cases
 import masks
 import power
 from daemon import Daemon
+from test_http import multipart
 from test_videos import ENDING, X264, tool
 
 FRAMES = 40
@@ -271,7 +273,92 @@ def test_another_model_of_the_same_name_begins_anew(tmp_path, tiny_model, clip):
         assert d.get(ended["masks"]).body == tool(other[2:], clip, tmp_path / "o.raw")
 
 
+# ------------------------------------------------------------------------------------------------- Idempotency-Key
+def test_an_upload_that_is_sent_again_is_the_same_job(tmp_path, tiny_model, clip):
+    data, key = open(clip, "rb").read(), '"8e03978e-40d5-43e8-bc93"'
+    other = data[:-1] + bytes([data[-1] ^ 1])
+
+    def post(d: Daemon, query="", body=data, key=key):
+        return d.request("POST", "/v1/videos" + query, body, Idempotency_Key=key)
+
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        first = post(d)
+        assert first.status == 202
+        job = first.json()["id"]
+        form, kind = multipart(data, "file")
+        for again in (post(d), post(d, "?model=tiny&mode=stream"), post(d, body=iter([data[:1000], data[1000:]])),
+                      d.request("POST", "/v1/videos", form, Content_Type=kind, Idempotency_Key=key)):
+            assert again.status == 202 and again.json()["id"] == job
+            assert again.headers["Location"] == "/v1/videos/" + job
+        for query, body in (("", other), ("", data[:-1]), ("?format=rle", data), ("?resize=64x64", data)):
+            r = post(d, query, body)
+            assert (r.status, r.problem()) == (422, "key-reused")
+        for bad in ("", "a b", "x" * 256, "\xe4"):
+            assert post(d, key=bad).status == 400
+        assert post(d, key="another").json()["id"] != job and len(d.json("/v1/videos")["videos"]) == 2
+        d.finish(job)
+        kill(d)
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        assert post(d).json()["id"] == job and post(d).json()["state"] == "succeeded"
+        assert post(d, body=other).status == 422
+        assert d.request("DELETE", "/v1/videos/" + job).status == 204
+        anew = post(d, body=other)
+        assert anew.status == 202 and anew.json()["id"] != job
+
+
+def test_a_key_whose_upload_is_arriving_is_taken_and_one_that_broke_off_is_free(daemon, clip):
+    data = open(clip, "rb").read()
+    head = f"POST /v1/videos HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    before = len(daemon.json("/v1/videos")["videos"])
+    with socket.create_connection(("127.0.0.1", daemon.http_port)) as s:
+        s.sendall(head + data[:5000])
+        daemon.wait_for(lambda: len(daemon.json("/v1/videos")["videos"]) > before)
+        r = daemon.request("POST", "/v1/videos", data, Idempotency_Key="k")
+        assert (r.status, r.problem()) == (409, "conflict")
+    daemon.wait_for(lambda: len(daemon.json("/v1/videos")["videos"]) == before)
+    assert daemon.request("POST", "/v1/videos", data, Idempotency_Key="k").status == 202
+
+
+# --------------------------------------------------------------------------------------------------------- quotas
+def test_the_oldest_ended_job_makes_room(tmp_path, tiny_model, clip):
+    """A job has 1.4 MB of masks, twice while it runs: with one that has ended it fits, with two it does not."""
+    assert os.path.getsize(clip) < 200_000 and 160 * 224 * FRAMES > 1_400_000
+    with Daemon(tiny_model, tmp_path / "spool", "--spool-max", "5000000", "--job-checkpoint", "3600") as d:
+        ids = []
+        for _ in range(4):
+            ids.append(d.upload(clip, "?format=raw&mode=frame")["id"])
+            assert [j["id"] for j in d.json("/v1/videos")["videos"]] == ids[:-3:-1]
+        d.wait_for(lambda: d.folders() == sorted(ids[2:]))
+        d.wait_for(lambda: 2_800_000 < d.metric("tv3sd_spool_bytes") < 3_000_000)
+
+
+def test_a_job_that_does_not_fit_alone_fails_and_an_upload_without_room_is_refused(tmp_path, tiny_model, clip):
+    with Daemon(tiny_model, tmp_path / "spool", "--spool-max", "2000000") as d:
+        alone = d.upload(clip, "?format=raw")
+        assert alone["state"] == "failed" and alone["error"]["type"] == "/problems/over-limit"
+        with socket.create_connection(("127.0.0.1", d.http_port)) as s:
+            s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 1900000\r\n\r\n" + b"x" * 1800000)
+            d.wait_for(lambda: d.metric("tv3sd_spool_bytes") == 1800000)
+            assert [j["state"] for j in d.json("/v1/videos")["videos"]] == ["queued"]       # the failed one made room
+            r = d.request("POST", "/v1/videos", b"x" * 300000)
+            assert (r.status, r.problem()) == (503, "no-space") and r.headers["Retry-After"]
+        d.wait_for(lambda: d.metric("tv3sd_spool_bytes") == 0)
+        assert d.upload(clip, "?format=png")["state"] == "succeeded"
+
+
 # ---------------------------------------------------------------------------------------------------- the database
+def test_a_database_of_the_version_before_is_taken_over(tmp_path, tiny_model, clip):
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        job = d.upload(clip)
+    for column in ("key", "digest"):
+        sql(tmp_path / "spool", f"ALTER TABLE jobs DROP COLUMN {column}")
+    sql(tmp_path / "spool", "ALTER TABLE jobs ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0")
+    sql(tmp_path / "spool", "PRAGMA user_version = 2")
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        assert d.json("/v1/videos")["videos"] == [job]
+        assert d.request("POST", "/v1/videos", open(clip, "rb").read(), Idempotency_Key="k").status == 202
+
+
 def test_a_database_that_is_not_ours_is_left_alone(tmp_path, tiny_model):
     foreign, later, damaged, text = (tmp_path / n for n in ("foreign", "later", "damaged", "text"))
     for spool in (foreign, later, damaged, text):
@@ -303,7 +390,7 @@ def test_rows_and_folders_that_do_not_belong_together(tmp_path, tiny_model, clip
     shutil.rmtree(tmp_path / "spool" / ids[0])
     sql(tmp_path / "spool", "UPDATE jobs SET id = '../../etc' WHERE id = ?", (ids[0],))
     sql(tmp_path / "spool", "INSERT INTO jobs SELECT 99, 'y' || substr(id, 2), model, mode, format, resize, 'odd', created,"
-        "started, finished, done, total, corrupt, width, height, fps, bytes, error, problem, origin, owner "
+        "started, finished, done, total, corrupt, width, height, fps, error, problem, origin, owner, '', '' "
         "FROM jobs WHERE id = ?", (ids[1],))
     with Daemon(tiny_model, tmp_path / "spool") as d:
         assert [j["id"] for j in d.json("/v1/videos")["videos"]] == [ids[1]]

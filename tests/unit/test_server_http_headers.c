@@ -133,6 +133,22 @@ static void request_ids_are_short_and_plain(void **state)
     assert_false(request_id_valid("a\"b"));
 }
 
+static void keys_are_visible_ascii(void **state)
+{
+    char text[257];
+    (void)state;
+    memset(text, '~', sizeof text);
+    text[256] = 0;
+    assert_false(key_valid(text));
+    text[255] = 0;
+    assert_true(key_valid(text));
+    assert_true(key_valid("\"8e03978e-40d5\""));
+    assert_false(key_valid(""));
+    assert_false(key_valid("a b"));
+    assert_false(key_valid("a\x7f"));
+    assert_false(key_valid("\xc3\xa4"));
+}
+
 static void forms_are_told_from_bodies(void **state)
 {
     (void)state;
@@ -170,6 +186,7 @@ int main(void)
         cmocka_unit_test(weights_of_encodings_count),
         cmocka_unit_test(targets_hide_no_zero_and_no_slash),
         cmocka_unit_test(request_ids_are_short_and_plain),
+        cmocka_unit_test(keys_are_visible_ascii),
         cmocka_unit_test(forms_are_told_from_bodies),
         cmocka_unit_test(numbers_are_digits_in_range),
     };
