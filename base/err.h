@@ -13,6 +13,7 @@
     X(ERR_FORMAT, 422, "bad-format", "the input is malformed")                                     \
     X(ERR_KEY, 401, "unauthorized", "a key is wanted")                                             \
     X(ERR_ROLE, 403, "forbidden", "the key may not do that")                                       \
+    X(ERR_ORIGIN, 403, "origin", "pages of this origin may not call")                              \
     X(ERR_QUOTA, 429, "key-limit", "a limit of the key is reached")                                \
     X(ERR_ADDRESS, 429, "address-limit", "this address has too many connections")                  \
     X(ERR_UNSUPPORTED, 415, "unsupported", "the input is well formed but not supported")           \

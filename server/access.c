@@ -145,6 +145,7 @@ static enum err open_to_all(struct access *a, const struct config *c)
     if (!a->nobody)
         return err_set(ERR_NOMEM, "no memory for keys");
     a->nobody->roles = ROLE_ANY;
+    a->this_machine = !c->open_access;
     log_event(local ? LOG_INFO : LOG_WARNING, "no_keys", "open_to=%s",
               local ? "this_machine" : "everybody");
     return ERR_OK;

@@ -39,6 +39,11 @@ enum err access_check(struct access *a, const char *authorization, unsigned role
 /* The same with the key alone; NULL: none. */
 enum err access_check_key(struct access *a, const char *key, unsigned roles, struct owner **out);
 
+/* Whether a browser that asks may be doing so for a page of another site: by the headers Host and
+ * Origin, each NULL where there is none. ERR_ORIGIN. */
+enum err access_check_page(const struct access *a, const struct config *c, const char *called,
+                           const char *origin);
+
 /* The owner of that name, also one that no key has: what was stored on disk has an owner. "" is the
  * one without keys. NULL: no memory. */
 struct owner *access_owner(struct access *a, const char *name);

@@ -2,7 +2,8 @@
  *
  *   access.c        who is asking, and whether it may
  *   access_keys.c   the key file
- *   access_limits.c what a key may use */
+ *   access_limits.c what a key may use
+ *   access_pages.c  what browsers are made to ask by pages of other sites */
 #ifndef TV3S_SERVER_ACCESS_PARTS_H
 #define TV3S_SERVER_ACCESS_PARTS_H
 
@@ -46,6 +47,7 @@ struct access {
     pthread_mutex_t lock;
     struct owner *owners;
     struct owner *nobody; /* without a key file: who may do all */
+    bool this_machine;    /* and it must come from this one */
 };
 
 /* The grants of a key file, malloc'd. ERR_IO, ERR_FORMAT. */

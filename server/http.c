@@ -235,9 +235,21 @@ static enum err find_client(struct request *r)
     return e;
 }
 
+/* Where there are keys, a page has none; and what it reads of another site, CORS keeps from it. */
+static enum err check_page(struct request *r)
+{
+    const struct access *a = r->server->access;
+    bool reads = strcmp(r->method, "GET") == 0 || strcmp(r->method, "HEAD") == 0 ||
+                 strcmp(r->method, "OPTIONS") == 0;
+    return access_check_page(a, r->server->config, request_header(r, "Host"),
+                             access_keyed(a) || reads ? NULL : request_header(r, "Origin"));
+}
+
 static enum err prepare(struct request *r)
 {
-    enum err e = find_client(r);
+    enum err e = check_page(r);
+    if (!e)
+        e = find_client(r);
     if (!e)
         e = access_check(r->server->access, request_header(r, "Authorization"), r->endpoint->roles,
                          &r->owner);

@@ -1,11 +1,7 @@
 /* From the HTTP request to a connection.
  *
  * Everything that can be refused is refused here, with an HTTP status and a problem object, before
- * the protocol changes; a client that got 101 has its stream.
- *
- * A page of any site may open a WebSocket to this machine, and no CORS stands in its way. So an
- * Origin must be of the host that was called (the page that the daemon serves has another port),
- * or on the list of cors_origins. */
+ * the protocol changes; a client that got 101 has its stream. */
 #include "server/ws.h"
 
 #include "server/config.h"
@@ -194,33 +190,17 @@ static enum err make_connection(struct ws *w, struct lws *wsi, struct owner *own
 /* ---- who may ------------------------------------------------------------------------------------
  */
 
-/* The host of "scheme://host:port" or "host:port". */
-static const char *host_of(const char *text, size_t *len)
+/* Of browsers alone; what is too long to be read is no page of ours. */
+static enum err check_page(struct ws *w, struct lws *wsi)
 {
-    const char *scheme = strstr(text, "://");
-    const char *host = scheme ? scheme + 3 : text;
-    *len = *host == '[' ? strcspn(host, "]") : strcspn(host, ":/");
-    return host;
-}
-
-static bool origin_allowed(const struct config *config, struct lws *wsi)
-{
-    char origin[256], host[256];
-    if (lws_hdr_total_length(wsi, WSI_TOKEN_ORIGIN) <= 0)
-        return true; /* no browser */
-    if (lws_hdr_copy(wsi, origin, sizeof origin, WSI_TOKEN_ORIGIN) < 0 ||
-        lws_hdr_copy(wsi, host, sizeof host, WSI_TOKEN_HOST) < 0)
-        return false;
-    size_t a, b;
-    const char *x = host_of(origin, &a), *y = host_of(host, &b);
-    if (a == b && strncasecmp(x, y, a) == 0)
-        return true;
-    for (int i = 0; i < config->cors_origins.count; i++) {
-        const char *allowed = config->cors_origins.item[i];
-        if (strcmp(allowed, "*") == 0 || strcmp(allowed, origin) == 0)
-            return true;
-    }
-    return false;
+    char origin[HEADER_MAX], host[HEADER_MAX];
+    const struct access *a = w->server->access;
+    bool page = lws_hdr_total_length(wsi, WSI_TOKEN_ORIGIN) > 0;
+    bool called = lws_hdr_total_length(wsi, WSI_TOKEN_HOST) > 0;
+    if ((page && lws_hdr_copy(wsi, origin, sizeof origin, WSI_TOKEN_ORIGIN) < 0) ||
+        (called && lws_hdr_copy(wsi, host, sizeof host, WSI_TOKEN_HOST) < 0))
+        return err_set(ERR_ORIGIN, "the header Host or Origin is too long");
+    return access_check_page(a, w->server->config, called ? host : NULL, page ? origin : NULL);
 }
 
 /* A browser can send no header of its own with a WebSocket, but subprotocols: a key may be one. It
@@ -332,12 +312,9 @@ int upgrade_confirm(struct ws *w, struct lws *wsi)
     struct owner *owner;
     struct address client;
     const struct config *config = w->server->config;
-    if (!origin_allowed(config, wsi)) {
-        json_t *problem = json_pack("{s:s, s:s, s:i}", "type", "/problems/origin", "title",
-                                    "pages of this origin may not call", "status", 403);
-        return answer(wsi, 403, "", problem) ? -1 : 1;
-    }
-    enum err e = read_protocols(wsi, key);
+    enum err e = check_page(w, wsi);
+    if (!e)
+        e = read_protocols(wsi, key);
     if (!e)
         e = check_access(w, wsi, key, &owner);
     if (!e)

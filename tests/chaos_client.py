@@ -87,7 +87,7 @@ class Client:
         """The answer's body, if all goes well."""
         s = self.connect(self.http_port)
         try:
-            head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n{headers}"
+            head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}"
             if self.random.random() < 0.8:
                 head += "Connection: close\r\n"
             if body is not None and self.random.random() < 0.3:
@@ -163,8 +163,8 @@ class Client:
         s = self.connect(port)
         try:
             self.send(s, self.random.choice((b"GET ", b"\0" * 300, b"GET /v1/streams HTTP/1.1\r\n\r\n" * 20,
-                                             b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n" * 10, self.random.randbytes(2000),
-                                             b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")))
+                                             b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10, self.random.randbytes(2000),
+                                             b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")))
             self.read(s, 1000)
         finally:
             self.leave(s)
@@ -210,7 +210,7 @@ class Client:
         self.next = r.choice((0, 0, 100000))
         query = f"takeover={r.choice((0, 1, 1))}&format={r.choice(FORMATS)}&drop={r.choice(('none', 'oldest', 'newest'))}"
         try:
-            self.send(s, f"GET /v1/streams/{r.choice(STREAMS)}/ws?{query}&credit={r.choice((1, 4, 64))} HTTP/1.1\r\nHost: x\r\n"
+            self.send(s, f"GET /v1/streams/{r.choice(STREAMS)}/ws?{query}&credit={r.choice((1, 4, 64))} HTTP/1.1\r\nHost: localhost\r\n"
                          "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
                          "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode(), 0.05)
             if not self.read(s, 12).startswith(b"HTTP/1.1 101"):

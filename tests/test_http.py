@@ -393,15 +393,15 @@ def test_connections_are_kept(daemon, pngs):
 
 
 def test_a_body_that_is_announced_too_large_is_refused_at_once(daemon):
-    head = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n"
+    head = b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n"
     assert raw_exchange(daemon, head + b"Expect: 100-continue\r\n\r\n").startswith(b"HTTP/1.1 413 ")
     assert raw_exchange(daemon, head + b"\r\n").startswith(b"HTTP/1.1 413 ")
 
 
 def test_malformed_requests_are_refused(daemon):
     for bad in (b"\r\n\r\nnonsense\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
-                b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100000 + b"\r\n\r\n",
-                b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n"):
+                b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100000 + b"\r\n\r\n",
+                b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n"):
         answer = raw_exchange(daemon, bad)
         assert answer == b"" or answer[9:10] in (b"4", b"5"), answer
     assert daemon.get("/livez").status == 200
@@ -409,7 +409,7 @@ def test_malformed_requests_are_refused(daemon):
 
 def test_clients_that_go_away_leave_nothing(daemon, pngs):
     daemon.request("PUT", "/v1/streams/gone")
-    request = b"POST /v1/streams/gone/frames HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(pngs[0])
+    request = b"POST /v1/streams/gone/frames HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(pngs[0])
     for cut in (10, len(request), len(request) + 50, len(request) + len(pngs[0])):
         with socket.create_connection(("127.0.0.1", daemon.http_port)) as s:
             s.sendall((request + pngs[0])[:cut])
@@ -424,7 +424,7 @@ def test_clients_that_go_away_leave_nothing(daemon, pngs):
 
 def test_a_slow_sender_delays_nobody(daemon, pngs, labelled):
     with socket.create_connection(("127.0.0.1", daemon.http_port)) as s:
-        s.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(pngs[0]))
+        s.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(pngs[0]))
         s.sendall(pngs[0][:10])
         assert daemon.request("POST", "/v1/segment", pngs[2]).body == labelled["frame"][2]
         s.sendall(pngs[0][10:])
@@ -462,7 +462,7 @@ def test_cors_limits_and_the_end(tmp_path, tiny_model, pngs):
         r = d.request("POST", "/v1/segment", iter([b"x" * 15000] * 3))
         assert (r.status, r.problem()) == (413, "over-limit")
 
-        endless = b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        endless = b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         with socket.create_connection(("127.0.0.1", d.http_port)) as s:
             s.sendall(endless)
             s.settimeout(60)

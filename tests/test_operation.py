@@ -147,7 +147,7 @@ def test_a_drain_ends_in_bounded_time(tiny_model, tmp_path):
     """An upload that never goes on, and a stream whose client does not read, hold nobody up."""
     with Daemon(tiny_model, tmp_path / "s", "--drain-seconds", "1") as d:
         with socket.create_connection(("127.0.0.1", d.http_port)) as s, client(d).stream("idle"):
-            s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + b"x" * 10)
+            s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n" + b"x" * 10)
             assert d.stop() == 0
 
 

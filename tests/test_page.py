@@ -47,16 +47,17 @@ def test_nothing_is_inline(daemon):
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:|https?://", html)
 
 
-def test_the_policy_names_the_websocket_and_only_that(daemon):
+def test_the_policy_names_the_websocket_and_only_that(tiny_model, tmp_path):
     def connect(host):
-        policy = daemon.get("/", Host=host).headers["Content-Security-Policy"]
+        policy = d.get("/", Host=host).headers["Content-Security-Policy"]
         assert policy.count(";") == 7 and "unsafe" not in policy and "*" not in policy
         return re.search(r"connect-src ([^;]*);", policy)[1].split()
-    ws = daemon.ws_port
-    assert connect("127.0.0.1:80") == ["'self'", f"ws://127.0.0.1:{ws}", f"wss://127.0.0.1:{ws}"]
-    assert connect("tv.example") == ["'self'", f"ws://tv.example:{ws}", f"wss://tv.example:{ws}"]
-    for strange in ("[::1]:80", "a;script-src b", "a b", "*", "x" * 300):
-        assert connect(strange) == ["'self'", "ws:", "wss:"]
+    with Daemon(tiny_model, tmp_path / "s", "--open-access", "true") as d:
+        ws = d.ws_port
+        assert connect("127.0.0.1:80") == ["'self'", f"ws://127.0.0.1:{ws}", f"wss://127.0.0.1:{ws}"]
+        assert connect("tv.example") == ["'self'", f"ws://tv.example:{ws}", f"wss://tv.example:{ws}"]
+        for strange in ("[::1]:80", "a;script-src b", "a b", "*", "x" * 300):
+            assert connect(strange) == ["'self'", "ws:", "wss:"]
 
 
 def test_the_server_says_where_its_websocket_is(daemon, tiny_model, tmp_path):

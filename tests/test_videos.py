@@ -50,7 +50,7 @@ def upload_slowly(d: Daemon, path: str, query="", pause_at=0.5, during=None) -> 
     data = open(path, "rb").read()
     cut = int(len(data) * pause_at)
     with socket.create_connection(("127.0.0.1", d.http_port), timeout=120) as s:
-        s.sendall(f"POST /v1/videos{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode())
+        s.sendall(f"POST /v1/videos{query} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode())
         s.sendall(data[:cut])
         if during:
             during()
@@ -215,7 +215,7 @@ def test_a_slow_reader_of_a_large_result_delays_nobody(daemon, clip):
     path = daemon.upload(clip, "?format=raw")["masks"]
     with socket.create_connection(("127.0.0.1", daemon.http_port)) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 50)
+        s.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * 50)
         time.sleep(0.3)
         assert daemon.get("/livez").status == 200
 
@@ -319,7 +319,7 @@ def test_refused_uploads_leave_nothing(daemon, clip):
         r = daemon.request("POST", "/v1/videos" + query, body, **headers)
         assert r.status == status and r.problem()
     with socket.create_connection(("127.0.0.1", daemon.http_port)) as s:     # breaks off in the middle
-        s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 5000)
+        s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + b"x" * 5000)
         time.sleep(0.2)
     end = time.monotonic() + 60
     while len(daemon.json("/v1/videos")["videos"]) > before and time.monotonic() < end:
@@ -330,7 +330,7 @@ def test_refused_uploads_leave_nothing(daemon, clip):
 
 def test_a_client_that_hangs_up_is_noticed_before_any_timeout(tmp_path, tiny_model):
     """Its last bytes and the end of its stream arrive together, in all the ways of cutting a request."""
-    head = b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n"
+    head = b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n"
     cuts = [1, 20, len(head) - 1, *(len(head) + n for n in (0, 1, 100, 5000, 16384, 32768, 65536, 70000, 300000))]
     with Daemon(tiny_model, tmp_path / "spool", "--http-timeout", "3600") as d:
         for cut in cuts * 4:
@@ -343,10 +343,10 @@ def test_a_client_that_hangs_up_is_noticed_before_any_timeout(tmp_path, tiny_mod
 
 def test_a_client_that_closes_its_half_gets_its_answers(daemon, clip):
     body = open(clip, "rb").read()
-    request = b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    request = b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     for count in (1, 3):
         with socket.create_connection(("127.0.0.1", daemon.http_port), timeout=120) as s:
-            s.sendall(request * count + b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+            s.sendall(request * count + b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             s.shutdown(socket.SHUT_WR)
             answers = b""
             while piece := s.recv(65536):
@@ -382,7 +382,7 @@ def test_the_end_of_the_daemon_keeps_what_was_accepted(tmp_path, tiny_model):
         watcher = threading.Thread(target=lambda: told.extend(events(d, job["id"])))
         watcher.start()
         sender = socket.create_connection(("127.0.0.1", d.http_port))          # half an upload
-        sender.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 5000)
+        sender.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + b"x" * 5000)
         while not told and len(d.json("/v1/videos")["videos"]) < 2:
             time.sleep(0.05)
         began = time.monotonic()

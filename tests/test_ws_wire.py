@@ -216,7 +216,7 @@ class Wire:
 
     def __init__(self, daemon, name, query=""):
         self.s = socket.create_connection(("127.0.0.1", daemon.ws_port), timeout=60)
-        self.s.sendall(f"GET /v1/streams/{name}/ws?takeover=1{query} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "
+        self.s.sendall(f"GET /v1/streams/{name}/ws?takeover=1{query} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: "
                        "websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
                        .encode())
         data = b""
@@ -375,7 +375,7 @@ def test_a_sender_of_single_bytes_holds_back_itself_alone(daemon):
 
 
 def test_a_disconnect_at_each_step_leaves_nothing(daemon):
-    request = (b"GET /v1/streams/steps/ws?takeover=1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket"
+    request = (b"GET /v1/streams/steps/ws?takeover=1 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket"
                b"\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
     mask = b"\0\0\0\0"
     message = bytes([0x82, 0xFE]) + struct.pack(">H", len(MESSAGE)) + mask + MESSAGE
