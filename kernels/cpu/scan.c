@@ -9,12 +9,18 @@
  * into small arrays, a vector of channels after the other, and walks the window's rows in chunks of
  * tokens; for every vector of a chunk first dt and u, then the recurrence, then skip and gate. The
  * first and the last have no chain from token to token and keep their constants out of the
- * recurrence's registers. With AVX-512 and n = 16 the recurrence holds all of S in registers and
- * costs, per 16 states of one channel vector, nine operations on the multipliers (one for
- * dt * a, five for the polynomial, three for S and y) and three on the adders, beside them.
+ * recurrence's registers. With AVX-512 and n = 16 the recurrence goes over a chunk twice, with half
+ * of S in registers each time, four states side by side: all 16 leave too few registers for more
+ * than one at a time, and a core does not look far enough ahead to find the next by itself. It
+ * costs, per state of a channel vector, seven operations on the multipliers (one for dt * a, three
+ * for the exponential, three for S and y) and six on other units beside them. That is where the
+ * chunk has no dt * a beyond 100, which is looked up before; elsewhere recur_any does it.
  *
- * Neither chunks nor tasks change the order of any sum: y adds its terms in four partial sums by
- * n mod 4, each in order. */
+ * On a Zen 5 core in bf16 a token's vector of channels takes about 62 cycles in the recurrence, 21
+ * before and 10 after it; a state after the other, with all 16 in registers, it was 71, 30 and 15.
+ *
+ * Neither chunks nor tasks change the order of any sum; which way a chunk goes, its own values say.
+ */
 #include "kernels/cpu/simd.h"
 
 enum {
@@ -43,17 +49,19 @@ struct chunk {
     vf dt[CHUNK], u[CHUNK], y[CHUNK];
 };
 
-/* dt = softplus(W_dt d + bias) of `count` tokens; sums in order of R. */
-INLINE void project(vf *dt, int count, const float *d, size_t ld, int rank, const vf *w, vf bias)
+/* dt = softplus(W_dt d + bias) of `count` <= MANY tokens; sums in order of R. */
+INLINE void project(vf *dt, int count, const float *d, size_t ld, int rank, const vf *w, vf bias,
+                    bool bf16)
 {
-    vf sum[4];
-    for (int t = 0; t < count; t++)
+    vf sum[MANY];
+    EACH (t, count)
         sum[t] = bias;
     for (int i = 0; i < rank; i++)
-        for (int t = 0; t < count; t++)
+        EACH (t, count)
             sum[t] = vf_fma(w[i], vf_set(d[(size_t)t * ld + (size_t)i]), sum[t]);
-    for (int t = 0; t < count; t++)
-        dt[t] = vf_softplus(sum[t]);
+    vfs_softplus(sum, count, bf16);
+    EACH (t, count)
+        dt[t] = sum[t];
 }
 
 INLINE void recur_any(struct chunk *k, int tokens, const float *bc, size_t ld_bc, int states,
@@ -70,41 +78,104 @@ INLINE void recur_any(struct chunk *k, int tokens, const float *bc, size_t ld_bc
 }
 
 #if defined(__AVX512F__)
-#define EACH_STATE(X)                                                                              \
-    X(0, y0)                                                                                       \
-    X(1, y1)                                                                                       \
-    X(2, y2)                                                                                       \
-    X(3, y3)                                                                                       \
-    X(4, y0)                                                                                       \
-    X(5, y1)                                                                                       \
-    X(6, y2)                                                                                       \
-    X(7, y3)                                                                                       \
-    X(8, y0)                                                                                       \
-    X(9, y1)                                                                                       \
-    X(10, y2)                                                                                      \
-    X(11, y3)                                                                                      \
-    X(12, y0)                                                                                      \
-    X(13, y1)                                                                                      \
-    X(14, y2)                                                                                      \
-    X(15, y3)
-#define LOAD(i, y) vf s##i = s[i];
-#define STEP(i, y)                                                                                 \
-    s##i = vf_fma(vf_exp2_table(dt * a[i]), s##i, u * vf_set(bc[i]));                              \
-    y = vf_fma(s##i, vf_set(bc[16 + i]), y);
-#define STORE(i, y) s[i] = s##i;
+enum { FOUR = 4, HALF = 8 }; /* states side by side, states in registers */
 
-/* recur_any for 16 states: the same operations in the same order, S in registers. */
-INLINE void recur_16(struct chunk *k, int tokens, const float *bc, size_t ld_bc, const vf *a, vf *s)
+/* e = 2^(dt * a) of four states, for |dt * a| <= 100: 2^(i / 32) of a table and degree 2. The error
+ * is 3e-7 at most, but that of rounding near 0, where the table gives 1 and the polynomial has the
+ * slope of 2^x: a slow decay multiplies a state a thousand times, so an error of one sign adds up
+ * (cut downwards instead of to the nearest 32nd, its 8e-8 made the logits' error four times as
+ * large). The table lacks i in its bits from 18 on, where a float's exponent follows the first five
+ * bits of its mantissa: the whole count of 32nds added there makes it 2^(count / 32) in one step,
+ * on the integers' units. */
+INLINE void decay(vf *e, vf dt, const vf *a)
 {
-    EACH_STATE(LOAD)
+    const vi low = {0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a,
+                    0x3f79c3d3, 0x3f78f4f0, 0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043,
+                    0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6};
+    const vi high = {0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be,
+                     0x3f76248c, 0x3f76a81e, 0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907,
+                     0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3};
+    const vf shift = vf_set(0x1.8p18f); /* x + shift: the last bits count 32nds */
+    vf x[FOUR], n[FOUR], t[FOUR], p[FOUR];
+    EACH (i, FOUR)
+        x[i] = dt * a[i];
+    EACH (i, FOUR)
+        n[i] = x[i] + shift;
+    EACH (i, FOUR)
+        t[i] = (vf)((vi)_mm512_permutex2var_epi32((__m512i)low, (__m512i)n[i], (__m512i)high) +
+                    ((vi)n[i] << 18)); /* the bits above shift out */
+    EACH (i, FOUR)
+        x[i] -= n[i] - shift;
+    EACH (i, FOUR)
+        p[i] = vf_fma(x[i], vf_set(0x1.ebfbe0p-3f), vf_set(0x1.62e430p-1f));
+    EACH (i, FOUR)
+        e[i] = vf_fma(x[i] * t[i], p[i], t[i]);
+}
+
+/* Half of the 16 states, in registers; y: what the other half gave, or zeros. */
+INLINE void recur_half(struct chunk *k, int tokens, const float *bc, size_t ld_bc, const vf *a,
+                       vf *states, bool add)
+{
+    vf s[HALF], e[FOUR], u[FOUR];
+    EACH (i, HALF)
+        s[i] = states[i];
     for (int t = 0; t < tokens; t++, bc += ld_bc) {
-        vf dt = k->dt[t], u = k->u[t], y0 = {0}, y1 = {0}, y2 = {0}, y3 = {0};
-        EACH_STATE(STEP)
-        k->y[t] = (y0 + y1) + (y2 + y3);
+        vf y[2] = {add ? k->y[t] : vf_set(0.0f), {0}};
+        for (int j = 0; j < HALF; j += FOUR) {
+            decay(e, k->dt[t], a + j);
+            EACH (i, FOUR)
+                u[i] = k->u[t] * vf_set(bc[i + j]);
+            EACH (i, FOUR)
+                s[i + j] = vf_fma(e[i], s[i + j], u[i]);
+            EACH (i, FOUR)
+                y[i & 1] = vf_fma(s[i + j], vf_set(bc[2 * HALF + i + j]), y[i & 1]);
+        }
+        k->y[t] = y[0] + y[1];
     }
-    EACH_STATE(STORE)
+    EACH (i, HALF)
+        states[i] = s[i];
+}
+
+/* Whether |dt * a| <= 100 for all tokens and 16 states; false where dt is not a number. */
+INLINE bool decay_holds(const struct chunk *k, int tokens, const vf *a)
+{
+    vf dt = {0}, most = {0};
+    EACH (i, 2 * HALF)
+        most = vf_max(most, vf_max(a[i], -a[i]));
+    EACH (t, tokens)
+        dt = vf_max(dt, k->dt[t]);
+    return _mm512_cmp_ps_mask((__m512)(dt * most), _mm512_set1_ps(100.0f), _CMP_LE_OQ) == 0xffff;
 }
 #endif
+
+/* S and y of a chunk. */
+INLINE void recur(struct chunk *k, int tokens, const float *bc, size_t ld_bc, int states,
+                  const vf *a, vf *s)
+{
+#if defined(__AVX512F__)
+    if (states == 2 * HALF && decay_holds(k, tokens, a)) {
+        recur_half(k, tokens, bc, ld_bc, a, s, false);
+        recur_half(k, tokens, bc + HALF, ld_bc, a + HALF, s + HALF, true);
+        return;
+    }
+#endif
+    recur_any(k, tokens, bc, ld_bc, states, a, s);
+}
+
+/* Skip and gate: what a chunk's `count` <= MANY tokens from the t-th on give. */
+INLINE void gate(const struct scan_task *k, const struct chunk *chunk, int t, int count, size_t row,
+                 size_t c, size_t n, bool bf16)
+{
+    vf z[MANY], skip = vf_load_n(k->w->skip + c, n);
+    size_t channels = (size_t)k->w->inner, at = (row + (size_t)t) * channels + c;
+    EACH (i, count)
+        z[i] = act_load(k->z, (row + (size_t)(t + i)) * k->ld_z + c, n, bf16);
+    vfs_silu(z, count, bf16);
+    EACH (i, count) {
+        vf y = vf_fma(skip, act_load(k->b, at + (size_t)i * channels, n, bf16), chunk->y[t + i]);
+        act_store(k->y, at + (size_t)i * channels, y * z[i], n, bf16);
+    }
+}
 
 /* A chunk of `tokens` rows from `row` on, channels c..c + n - 1. The next chunk of these channels
  * lies `ahead` rows further: a token's rows are kilobytes apart, so the hardware would not fetch
@@ -118,29 +189,23 @@ INLINE void scan_chunk(const struct scan_task *k, size_t row, int tokens, size_t
     const float *d = k->dbc + row * ld, *bc = d + rank;
 
     vf bias = vf_load_n(k->w->dt_bias + c, n);
-    for (t = 0; t + 4 <= tokens; t += 4)
-        project(chunk.dt + t, 4, d + (size_t)t * ld, ld, rank, dt_w, bias);
+    for (t = 0; t + 8 <= tokens; t += 8)
+        project(chunk.dt + t, 8, d + (size_t)t * ld, ld, rank, dt_w, bias, bf16);
+    for (; t + 4 <= tokens; t += 4)
+        project(chunk.dt + t, 4, d + (size_t)t * ld, ld, rank, dt_w, bias, bf16);
     for (; t < tokens; t++)
-        project(chunk.dt + t, 1, d + (size_t)t * ld, ld, rank, dt_w, bias);
+        project(chunk.dt + t, 1, d + (size_t)t * ld, ld, rank, dt_w, bias, bf16);
     for (t = 0; t < tokens; t++) {
         size_t at = (row + (size_t)t) * channels + c;
         chunk.u[t] = chunk.dt[t] * act_load(k->b, at, n, bf16);
         act_prefetch(k->b, at + ahead * channels, bf16);
         act_prefetch(k->z, (row + (size_t)t + ahead) * k->ld_z + c, bf16);
     }
-#if defined(__AVX512F__)
-    if (k->w->state == 16)
-        recur_16(&chunk, tokens, bc, ld, a, s);
-    else
-#endif
-        recur_any(&chunk, tokens, bc, ld, k->w->state, a, s);
-    vf skip = vf_load_n(k->w->skip + c, n);
-    for (t = 0; t < tokens; t++) {
-        size_t at = (row + (size_t)t) * channels + c;
-        vf y = vf_fma(skip, act_load(k->b, at, n, bf16), chunk.y[t]);
-        vf z = act_load(k->z, (row + (size_t)t) * k->ld_z + c, n, bf16);
-        act_store(k->y, at, y * vf_silu(z), n, bf16);
-    }
+    recur(&chunk, tokens, bc, ld, k->w->state, a, s);
+    for (t = 0; t + 4 <= tokens; t += 4)
+        gate(k, &chunk, t, 4, row, c, n, bf16);
+    for (; t < tokens; t++)
+        gate(k, &chunk, t, 1, row, c, n, bf16);
 }
 
 /* Columns begin..end - 1 of a matrix [count][channels] into vectors, [vector][count]; and back. */

@@ -9,7 +9,10 @@
  * row, or frame, goes on where this one stopped. Moves one read of a and one write of b. */
 #include "kernels/cpu/simd.h"
 
-enum { BLOCK = 64 }; /* channels of a task: whole cache lines of each token's row */
+enum {
+    BLOCK = 64, /* channels of a task: whole cache lines of each token's row */
+    SIDE = 4,   /* tokens side by side */
+};
 
 struct conv_task {
     const struct scan_weights *w;
@@ -31,18 +34,28 @@ INLINE void conv4_row(const struct conv_task *k, int y, size_t c, size_t n, bool
     vf w3 = vf_load_n(w + 3 * d, n), bias = vf_load_n(k->w->conv_b + c, n);
     vf a0 = vf_load_n(tail, n), a1 = vf_load_n(tail + d, n), a2 = vf_load_n(tail + 2 * d, n);
 
-    for (int x = 0; x < win->w; x++, row++) {
-        size_t at = row * k->ld_a + c;
-        vf a3 = act_load(k->a, at, n, bf16);
-        act_prefetch(k->a, at + ahead, bf16);
-        vf sum = vf_fma(w0, a0, bias);
-        sum = vf_fma(w1, a1, sum);
-        sum = vf_fma(w2, a2, sum);
-        sum = vf_fma(w3, a3, sum);
-        act_store(k->b, row * d + c, vf_silu(sum), n, bf16);
-        a0 = a1;
-        a1 = a2;
-        a2 = a3;
+    for (int x = 0, count; x < win->w; x += count, row += (size_t)count) {
+        bool many = x + SIDE <= win->w;
+        vf sum[SIDE];
+        count = many ? SIDE : 1;
+        for (int i = 0; i < count; i++) {
+            size_t at = (row + (size_t)i) * k->ld_a + c;
+            vf a3 = act_load(k->a, at, n, bf16);
+            act_prefetch(k->a, at + ahead, bf16);
+            sum[i] = vf_fma(w0, a0, bias);
+            sum[i] = vf_fma(w1, a1, sum[i]);
+            sum[i] = vf_fma(w2, a2, sum[i]);
+            sum[i] = vf_fma(w3, a3, sum[i]);
+            a0 = a1;
+            a1 = a2;
+            a2 = a3;
+        }
+        if (many)
+            vfs_silu(sum, SIDE, bf16);
+        else
+            vfs_silu(sum, 1, bf16);
+        for (int i = 0; i < count; i++)
+            act_store(k->b, (row + (size_t)i) * d + c, sum[i], n, bf16);
     }
     vf_store_n(tail, a0, n);
     vf_store_n(tail + d, a1, n);
@@ -69,7 +82,8 @@ INLINE void conv_any_row(const struct conv_task *k, int y, size_t c, size_t n, b
         sum = vf_fma(vf_load_n(w + last * d, n), now, sum);
         if (last > 0)
             vf_store_n(tail + (last - 1) * d, now, n);
-        act_store(k->b, row * d + c, vf_silu(sum), n, bf16);
+        vfs_silu(&sum, 1, bf16);
+        act_store(k->b, row * d + c, sum, n, bf16);
     }
 }
 
