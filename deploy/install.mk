@@ -78,6 +78,19 @@ system-test: deps-system ## the Debian package in a booted system: install, upgr
 deps-system:
 	$(call install_missing,$(DEPS_SYSTEM))
 
+# Envoy is not in Debian, and so not in the tests: its file is held against its definitions, which the
+# npm package of gRPC's xDS client carries. What that has of protoc-gen-validate lacks a field.
+ENVOY_API   := @grpc/grpc-js-xds@1.14.1
+DEPS_ENVOY  := protobuf-compiler libprotobuf-dev python3-protobuf python3-yaml
+.PHONY: envoy-check
+envoy-check: ## deploy/envoy.yaml against Envoy's own definitions, which npm brings
+	$(call install_missing,$(DEPS_ENVOY))
+	[ -d $(BUILD)/envoy/package ] || { mkdir -p $(BUILD)/envoy && cd $(BUILD)/envoy && \
+	    npm pack --silent $(ENVOY_API) && tar -xzf *.tgz package/deps && rm *.tgz && \
+	    sed -i '/^message StringRules {/a optional bool ignore_empty = 26;' \
+	        package/deps/protoc-gen-validate/validate/validate.proto; }
+	$(PYTHON) tests/envoy_schema.py deploy/envoy.yaml $(BUILD)/envoy/package/deps/*
+
 # No registry is asked: the base is Debian by debootstrap, less what its slim image leaves out.
 DEPS_IMAGE := debootstrap buildah curl
 BUILDAH    := buildah --root $(abspath $(BUILD))/buildah --runroot $(abspath $(BUILD))/buildah.run

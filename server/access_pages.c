@@ -2,11 +2,11 @@
  *
  * Such a page may send requests to this machine, though it cannot read the answers, and may open a
  * WebSocket, in whose way no CORS stands: the Origin that the browser adds must be of the host that
- * was called (whatever the port: the page that the daemon serves has another than its WebSocket), or
- * on the list of cors_origins. And a page may have its own name resolve to this machine once it is
- * loaded (DNS rebinding): then the Origin is of the host that was called, and reads are open to it
- * as well. Where there are no keys that keep it out, the name that was called must be one of this
- * machine itself. */
+ * was called (whatever the port: the page that the daemon serves has another than its WebSocket),
+ * or on the list of cors_origins. And a page may have its own name resolve to this machine once it
+ * is loaded (DNS rebinding): then the Origin is of the host that was called, and reads are open to
+ * it as well. Where there are no keys that keep it out, the name that was called must be one of
+ * this machine itself. */
 #include "server/access_parts.h"
 
 #include "server/config.h"
