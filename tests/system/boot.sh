@@ -13,7 +13,7 @@ cp "$here/inside.sh" "$root/root/inside.sh"
 depends=$(dpkg-deb -f "$2" Depends | sed 's/([^)]*)//g; s/,/ /g')
 # shellcheck disable=SC2086
 chroot "$root" sh -c 'apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy \
-    --no-install-recommends systemd systemd-sysv dbus curl "$@"' sh $depends > "$root.log" 2>&1 ||
+    --no-install-recommends systemd systemd-sysv dbus curl openssl "$@"' sh $depends > "$root.log" 2>&1 ||
     { tail -n 20 "$root.log"; exit 1; }
 rm -f "$root.log"
 cat > "$root/etc/systemd/system/inside.service" <<'UNIT'

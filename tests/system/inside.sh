@@ -63,6 +63,52 @@ is "two restarts, and nobody was refused" "$(grep -v "status 5[26]" seen || true
 kill -9 "$(pid)"
 is "killed, it comes back" "$(status --max-time 60 localhost:8080/readyz)" 200
 
+# An engine thread that hangs, all others well: a tracer stops that one alone.
+sandbox=/etc/systemd/system/tv3sd.service.d
+mkdir -p $sandbox
+printf '[Service]\nWatchdogSec=4\n' > $sandbox/watchdog.conf
+systemctl daemon-reload
+systemctl restart tv3sd
+before=$(pid)
+engine=$(grep -lx engine "/proc/$before"/task/*/comm | cut -d / -f 5)
+perl -e 'syscall(101, 16, $ARGV[0] + 0, 0, 0) == 0 or die "ptrace: $!\n";
+    while (waitpid(-1, 0x40000000) > 0) { }' "$engine" &     # PTRACE_ATTACH; __WALL
+is "a stopped engine is noticed" "$(timeout 60 journalctl -u tv3sd -o cat -n 0 -f |
+    grep -m 1 -o 'Watchdog timeout')" "Watchdog timeout"
+is "and replaced" "$(status --max-time 60 localhost:8080/readyz)" 200
+is "by another process" "$([ "$(pid)" != "$before" ] && echo another)" another
+wait $!
+
+# Keys and certificates that only root reads, as credentials. The sockets are systemd's all the while.
+key() { tv3s key "$1" --roles submit,stream,read --file /etc/tv3sd/credentials/keys.json; }
+secret=$(key first)
+certificate() {
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+        -addext subjectAltName=DNS:localhost -keyout /etc/tv3sd/credentials/tls.key \
+        -out /etc/tv3sd/credentials/tls.pem 2> /dev/null
+}
+tls() { status --max-time 60 --cacert /etc/tv3sd/credentials/tls.pem "$@"; }
+certificate
+cat > $sandbox/credentials.conf <<'UNIT'
+[Service]
+Environment=TV3SD_KEYS_FILE=%d/tv3sd_keys.json
+Environment=TV3SD_TLS_CERTIFICATE=%d/tv3sd_tls.pem TV3SD_TLS_KEY=%d/tv3sd_tls.key
+UNIT
+systemctl daemon-reload
+systemctl restart tv3sd
+is "TLS and keys: who has none" "$(tls https://localhost:8080/v1/streams)" 401
+is "and who has one" "$(tls -H "Authorization: Bearer $secret" https://localhost:8080/v1/streams)" 200
+is "only root may read them" "$(stat -c %a /etc/tv3sd/credentials)" 700
+is "a stream through both ports, by the client that came with it" "$(TV3S_KEY=$secret tv3s-client \
+    --url https://localhost:8080 --ca /etc/tv3sd/credentials/tls.pem --quiet --format raw -o - stream \
+    /usr/share/tv3sd/models/street.mp4 | cmp - expected.raw && echo same)" same
+second=$(key second)
+certificate
+systemctl restart tv3sd
+is "a new key after a restart" "$(tls -H "Authorization: Bearer $second" https://localhost:8080/v1/streams)" 200
+rm $sandbox/credentials.conf $sandbox/watchdog.conf
+rmdir $sandbox
+
 dpkg -r tv3sd
 is "removed, it stops" "$(systemctl is-active tv3sd || true)" inactive
 is "and leaves uploads" "$(ls /var/lib/private/tv3sd/kept)" /var/lib/private/tv3sd/kept
