@@ -5,14 +5,42 @@
 #include <stdlib.h>
 #include <string.h>
 
+static enum err open_backend(const struct engine_config *c, struct backend **out)
+{
+    if (c->device == DEVICE_CUDA)
+        return cuda_backend_open(c->device_index, c->dtype, c->tf32, out);
+    if (c->tf32)
+        return err_set(ERR_UNSUPPORTED, "tf32 is a GPU's: a CPU computes in f32 or bf16");
+    return cpu_backend_open(c->dtype, c->threads, c->isa, out);
+}
+
 bool engine_dtype_supported(enum device_kind device, enum dtype dtype)
 {
+    const struct engine_config c = {.device = device, .dtype = dtype};
     struct backend *be = NULL;
-    enum err e = device == DEVICE_CUDA ? cuda_backend_open(0, dtype, &be)
-                                       : cpu_backend_open(dtype, 0, NULL, &be);
+    enum err e = open_backend(&c, &be);
     if (e == ERR_OK)
         be->ops->close(be);
     return e == ERR_OK;
+}
+
+static enum err load_weights(struct engine *e)
+{
+    TRY(encoder_open(&e->loader, &e->encoder));
+    return head_open(&e->loader, &e->head);
+}
+
+static enum err open_parts(struct engine *e, const struct engine_config *c)
+{
+    TRY(open_backend(c, &e->be));
+    arena_open(&e->arena, e->be);
+    e->loader = (struct loader){e->model, e->be};
+    enum err r = load_weights(e);
+    if (r == ERR_NOMEM)
+        return err_context(r, "the model's weights, %zu MB, do not fit%s",
+                           model_parameters(e->model) * backend_elem(e->be) >> 20,
+                           c->dtype == DT_F32 ? " (in bf16 they take half of that)" : "");
+    return r == ERR_OK ? engine_make_room(e, c) : r;
 }
 
 enum err engine_open(const struct model *m, const struct engine_config *c, struct engine **out)
@@ -22,15 +50,7 @@ enum err engine_open(const struct model *m, const struct engine_config *c, struc
     if (!e)
         return err_set(ERR_NOMEM, "out of memory");
     e->model = m;
-    enum err r = c->device == DEVICE_CUDA ? cuda_backend_open(c->device_index, c->dtype, &e->be)
-                                          : cpu_backend_open(c->dtype, c->threads, c->isa, &e->be);
-    if (r == ERR_OK) {
-        arena_open(&e->arena, e->be);
-        e->loader = (struct loader){m, e->be};
-        r = encoder_open(&e->loader, &e->encoder);
-    }
-    if (r == ERR_OK)
-        r = head_open(&e->loader, &e->head);
+    enum err r = open_parts(e, c);
     if (r != ERR_OK) {
         engine_close(e);
         return r;
@@ -44,10 +64,9 @@ void engine_close(struct engine *e)
     if (!e)
         return;
     if (e->be) {
+        engine_drain(e);
         for (int i = 0; i < e->plans; i++)
             plan_close(e->plan[i], e->be);
-        for (int i = 0; i < e->spares; i++)
-            e->be->ops->free(e->be, e->spare[i].data);
         encoder_close(&e->loader, e->encoder);
         head_close(&e->loader, e->head);
         arena_close(&e->arena);
@@ -75,15 +94,7 @@ enum err engine_measure_peak(struct engine *e, double *gflops)
 
 enum err engine_take(struct engine *e, size_t bytes, void **out)
 {
-    for (int i = 0; i < e->spares; i++) {
-        if (e->spare[i].bytes != bytes)
-            continue;
-        *out = e->spare[i].data;
-        e->spare[i] = e->spare[--e->spares];
-        e->spare_bytes -= bytes;
-        return ERR_OK;
-    }
-    return e->be->ops->alloc(e->be, bytes, out);
+    return e->be->ops->take(e->be, bytes, out);
 }
 
 enum err engine_take_copy(struct engine *e, const void *host, size_t bytes, void **out)
@@ -101,12 +112,7 @@ enum err engine_take_copy(struct engine *e, const void *host, size_t bytes, void
 
 void engine_give(struct engine *e, void *data, size_t bytes)
 {
-    if (!data || e->spares == ENGINE_SPARES || e->spare_bytes + bytes > ENGINE_SPARE_BYTES) {
-        e->be->ops->free(e->be, data);
-        return;
-    }
-    e->spare[e->spares++] = (struct spare){data, bytes};
-    e->spare_bytes += bytes;
+    e->be->ops->give(e->be, data, bytes);
 }
 
 size_t engine_feature_bytes_of(const struct engine *e, const struct geometry *g)
@@ -121,8 +127,7 @@ size_t engine_feature_bytes(const struct engine *e, const struct plan *p)
     return engine_feature_bytes_of(e, &p->geo);
 }
 
-/* Frees the least recently used plan that no stream holds, with the spare buffers (they were made
- * for sizes that may be gone). False when all plans are held. */
+/* Frees the least recently used plan that no stream holds. False when all plans are held. */
 static bool evict(struct engine *e)
 {
     int oldest = -1;
@@ -133,9 +138,6 @@ static bool evict(struct engine *e)
         return false;
     plan_close(e->plan[oldest], e->be);
     e->plan[oldest] = e->plan[--e->plans];
-    while (e->spares > 0)
-        e->be->ops->free(e->be, e->spare[--e->spares].data);
-    e->spare_bytes = 0;
     return true;
 }
 

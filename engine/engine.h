@@ -22,8 +22,14 @@ struct engine_config {
     enum device_kind device;
     int device_index;
     enum dtype dtype; /* DT_F32 or DT_BF16 */
+    bool tf32;        /* CUDA, DT_F32: products in TF32 */
     int threads;      /* CPU: 0 = all cores this process may use */
     const char *isa;  /* CPU: "avx512_bf16", "avx512", "avx2", "baseline"; NULL = best */
+    /* CUDA: room that is made at open, so that nothing is allocated later: for batches of so many
+     * frames of this size (the model's preset), and for states besides. 0: room is made as it is
+     * needed, as it always is on a CPU. */
+    int room_frames, room_width, room_height;
+    size_t room_states;
 };
 
 enum stream_mode { MODE_STREAM, MODE_CLIP, MODE_FRAME };
@@ -46,10 +52,10 @@ struct image {
     ptrdiff_t stride;
 };
 
-/* One stream and its next `count` frames, all of one size. Everything is borrowed until
- * engine_step returns. For frame i, labels[i] (width * height bytes, tightly packed, of the
- * original size) and logits[i] (classes * h * w floats, grid logits) may each be NULL; a frame
- * with neither still advances the stream. `labels` or `logits` itself may be NULL. */
+/* One stream and its next `count` frames, all of one size, borrowed for the call. For frame i,
+ * labels[i] (width * height bytes, tightly packed, of the original size) and logits[i] (classes * h
+ * * w floats, grid logits) may each be NULL; a frame with neither still advances the stream.
+ * `labels` or `logits` itself may be NULL. */
 struct engine_run {
     struct stream *stream;
     int count;
@@ -72,8 +78,8 @@ struct geometry {
 /* "cpu avx512 bf16, 2 threads": for humans and logs. Valid while the engine lives. */
 const char *engine_description(const struct engine *e);
 
-/* Packs the weights on the device. ERR_UNSUPPORTED where the device or dtype is not there.
- * The model stays borrowed until engine_close. */
+/* Packs the weights on the device. ERR_UNSUPPORTED where the device or dtype is not there;
+ * ERR_NOMEM says what does not fit, and what would. The model stays borrowed until engine_close. */
 enum err engine_open(const struct model *m, const struct engine_config *c, struct engine **out);
 void engine_close(struct engine *e); /* all its streams are closed already */
 
@@ -90,9 +96,23 @@ enum err engine_geometry(const struct arch *a, int width, int height,
  * itself later would inherit its core.) */
 void engine_own_cores(struct engine *e);
 
-/* Labels one batch. Errors leave every stream as it was: ERR_ARG for runs that are none, two of one
- * stream, or frames of two sizes; what engine_geometry says of the size; ERR_NOMEM; ERR_DEVICE. */
+/* Labels one batch; no other is under way. Errors leave every stream as it was: ERR_ARG for runs
+ * that are none, two of one stream, or frames of two sizes; what engine_geometry says of the size;
+ * ERR_NOMEM; ERR_DEVICE. */
 enum err engine_step(struct engine *e, const struct engine_run *runs, int count);
+
+/* The same in two halves, so that a device copies one batch's pixels and labels while it computes
+ * another. Up to engine_depth batches are under way at once (1 on a CPU, which computes in submit);
+ * a stream may be in several, and goes on as if those before had succeeded. Of what the runs point
+ * to, the labels are borrowed until their batch was waited for, the rest until submit returns.
+ *   submit: errors leave every stream as it was, and no batch to wait for. ERR_BUSY: too many.
+ *   wait:   the oldest batch. ERR_DEVICE: this one and all that are under way failed, and their
+ *           streams are as they were before. */
+enum err engine_submit(struct engine *e, const struct engine_run *runs, int count);
+enum err engine_wait(struct engine *e);
+int engine_depth(const struct engine *e);
+/* The device failed for good: every call says ERR_DEVICE from now on. */
+bool engine_dead(const struct engine *e);
 
 /* Large-matrix-product rate of the device in this engine's dtype, GFLOP/s, measured now (~0.5 s).
  */

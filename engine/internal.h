@@ -1,4 +1,4 @@
-/* Inside of engine and stream, shared by engine.c, step.c, stream.c and spill.c. */
+/* Inside of engine and stream, shared by engine.c, batch.c, step.c, stream.c and spill.c. */
 #ifndef TV3S_ENGINE_INTERNAL_H
 #define TV3S_ENGINE_INTERNAL_H
 
@@ -9,16 +9,32 @@
 #include "engine/plan.h"
 
 enum {
-    ENGINE_PLANS = 32,              /* cached; more only while streams hold them */
-    ENGINE_SPARES = 64,             /* device buffers kept for reuse, */
-    ENGINE_SPARE_BYTES = 256 << 20, /* and their bytes */
-    CLIP_HISTORY = 64,              /* largest clip offset + 1 */
+    ENGINE_PLANS = 32, /* cached; more only while streams hold them */
+    ENGINE_DEPTH = 2,  /* batches under way, at most */
+    CLIP_HISTORY = 64, /* largest clip offset + 1 */
 };
 
-/* A device buffer that came back; hidden states and clip features are the only users. */
-struct spare {
-    void *data;
-    size_t bytes;
+/* What frames so far left of a stream. `state` is NULL at the zero state. In clip
+ * mode `history` holds the features of the last frames instead: frame f's at [f %
+ * stream_history]. */
+struct held {
+    struct plan *plan; /* of the last frame; NULL before the first */
+    float *state;
+    void *history[CLIP_HISTORY];
+    uint64_t frames;
+    /* What state and history held, in host memory (spill.c); then they are NULL. */
+    void *spilled;
+    size_t spilled_bytes;
+    uint64_t spilled_history; /* bit i: history[i] was there */
+};
+
+struct step;
+
+/* A batch that was submitted (batch.c): until it is waited for, and perhaps done before that. */
+struct flight {
+    struct step *step; /* NULL: done, with this result */
+    enum err result;
+    char why[256];
 };
 
 struct engine {
@@ -31,25 +47,18 @@ struct engine {
     struct plan **plan;
     int plans;
     uint64_t clock;
-    struct spare spare[ENGINE_SPARES];
-    int spares;
-    size_t spare_bytes;
+    struct flight flight[ENGINE_DEPTH]; /* the oldest first */
+    int flights;
+    bool dead; /* the device failed for good */
 };
 
-/* What a stream owns. `state` is NULL at the zero state. In clip mode `history` holds the features
- * of the last frames instead: frame f's at [f % stream_history]. */
+/* What a stream owns. */
 struct stream {
     struct engine *engine;
     struct stream_config config;
-    struct plan *plan; /* of the last frame; NULL before the first */
-    float *state;
-    uint64_t frames;
-    void *history[CLIP_HISTORY];
-    bool in_batch; /* while engine_step runs */
-    /* What state and history held, in host memory (spill.c); then they are NULL. */
-    void *spilled;
-    size_t spilled_bytes;
-    uint64_t spilled_history; /* bit i: history[i] was there */
+    struct held held; /* as if all batches submitted had succeeded */
+    int flights;      /* batches under way that have a run of it */
+    bool in_batch;    /* while engine_submit runs */
 };
 
 /* Frames whose features a clip stream keeps: as many as its largest offset. */
@@ -58,7 +67,7 @@ static inline uint64_t stream_history(const struct stream *s)
     return s->config.clip_offsets[0] > 0 ? (uint64_t)s->config.clip_offsets[0] : 1;
 }
 
-/* A device buffer, from the spares when one of that size is there. ERR_NOMEM. */
+/* Device memory of states and features. ERR_NOMEM. */
 enum err engine_take(struct engine *e, size_t bytes, void **out);
 /* The same with a copy of host memory in it; *out is NULL after an error. */
 enum err engine_take_copy(struct engine *e, const void *host, size_t bytes, void **out);
@@ -72,6 +81,12 @@ enum err engine_plan(struct engine *e, const struct stream_config *c, int width,
 /* Bytes of one frame's features (head_fuse's output). */
 size_t engine_feature_bytes(const struct engine *e, const struct plan *p);
 size_t engine_feature_bytes_of(const struct engine *e, const struct geometry *g);
+
+/* room.c: what the configuration wants room for; nothing on a CPU. */
+enum err engine_make_room(struct engine *e, const struct engine_config *c);
+
+/* Waits for the batches under way; what became of each is kept for engine_wait. */
+void engine_drain(struct engine *e);
 
 /* The device buffers of state and history go back to the engine; a plan is there. */
 void stream_give_state(struct stream *s);

@@ -14,22 +14,20 @@
 
 #include "base/try.h"
 
-#include <stdlib.h>
-#include <string.h>
-
 static size_t hidden_bytes(const struct stream *s)
 {
-    return s->plan->state_floats * sizeof(float);
+    return s->held.plan->state_floats * sizeof(float);
 }
 
 size_t stream_spilled_bytes(const struct stream *s)
 {
-    return s->spilled_bytes;
+    return s->held.spilled_bytes;
 }
 
 bool stream_continues(const struct stream *s, const struct geometry *g)
 {
-    return s->plan && s->plan->geo.width == g->width && s->plan->geo.height == g->height;
+    return s->held.plan && s->held.plan->geo.width == g->width &&
+           s->held.plan->geo.height == g->height;
 }
 
 size_t stream_state_bytes_after(const struct stream *s, const struct geometry *g, int frames)
@@ -39,17 +37,18 @@ size_t stream_state_bytes_after(const struct stream *s, const struct geometry *g
         return g->state_bytes;
     if (s->config.mode != MODE_CLIP)
         return 0;
-    uint64_t kept = (stream_continues(s, g) ? s->frames : 0) + (uint64_t)frames,
+    uint64_t kept = (stream_continues(s, g) ? s->held.frames : 0) + (uint64_t)frames,
              most = stream_history(s);
     return (size_t)(kept < most ? kept : most) * engine_feature_bytes_of(s->engine, g);
 }
 
 void stream_drop_spilled(struct stream *s)
 {
-    free(s->spilled);
-    s->spilled = NULL;
-    s->spilled_bytes = 0;
-    s->spilled_history = 0;
+    if (s->held.spilled)
+        s->engine->be->ops->host_give(s->engine->be, s->held.spilled, s->held.spilled_bytes);
+    s->held.spilled = NULL;
+    s->held.spilled_bytes = 0;
+    s->held.spilled_history = 0;
 }
 
 /* ---- out ----------------------------------------------------------------------------------------
@@ -58,15 +57,15 @@ void stream_drop_spilled(struct stream *s)
 static enum err download_all(struct stream *s, uint8_t *to)
 {
     struct backend *be = s->engine->be;
-    size_t feature = engine_feature_bytes(s->engine, s->plan);
-    if (s->state) {
-        TRY(be->ops->download(be, to, s->state, hidden_bytes(s)));
+    size_t feature = engine_feature_bytes(s->engine, s->held.plan);
+    if (s->held.state) {
+        TRY(be->ops->download(be, to, s->held.state, hidden_bytes(s)));
         to += hidden_bytes(s);
     }
     for (int i = 0; i < CLIP_HISTORY; i++) {
-        if (!s->history[i])
+        if (!s->held.history[i])
             continue;
-        TRY(be->ops->download(be, to, s->history[i], feature));
+        TRY(be->ops->download(be, to, s->held.history[i], feature));
         to += feature;
     }
     return ERR_OK;
@@ -74,21 +73,23 @@ static enum err download_all(struct stream *s, uint8_t *to)
 
 enum err stream_spill(struct stream *s)
 {
+    struct backend *be = s->engine->be;
+    void *host;
+    if (s->flights > 0)
+        engine_drain(s->engine);
     size_t bytes = stream_state_bytes(s);
     if (bytes == 0)
         return ERR_OK;
-    uint8_t *host = malloc(bytes);
-    if (!host)
-        return err_set(ERR_NOMEM, "no host memory for a state");
+    TRY(be->ops->host_take(be, bytes, &host));
     enum err e = download_all(s, host);
     if (e) {
-        free(host);
+        be->ops->host_give(be, host, bytes);
         return e;
     }
-    s->spilled = host;
-    s->spilled_bytes = bytes;
+    s->held.spilled = host;
+    s->held.spilled_bytes = bytes;
     for (int i = 0; i < CLIP_HISTORY; i++)
-        s->spilled_history |= (uint64_t)(s->history[i] != NULL) << i;
+        s->held.spilled_history |= (uint64_t)(s->held.history[i] != NULL) << i;
     stream_give_state(s);
     return ERR_OK;
 }
@@ -105,21 +106,21 @@ static enum err upload(struct stream *s, const uint8_t **from, size_t bytes, voi
 
 static enum err upload_all(struct stream *s)
 {
-    size_t feature = engine_feature_bytes(s->engine, s->plan), hidden = hidden_bytes(s);
-    const uint8_t *from = s->spilled;
+    size_t feature = engine_feature_bytes(s->engine, s->held.plan);
+    const uint8_t *from = s->held.spilled;
     void *state = NULL;
     if (s->config.mode == MODE_STREAM)
-        TRY(upload(s, &from, hidden, &state));
-    s->state = state;
+        TRY(upload(s, &from, hidden_bytes(s), &state));
+    s->held.state = state;
     for (int i = 0; i < CLIP_HISTORY; i++)
-        if (s->spilled_history >> i & 1)
-            TRY(upload(s, &from, feature, &s->history[i]));
+        if (s->held.spilled_history >> i & 1)
+            TRY(upload(s, &from, feature, &s->held.history[i]));
     return ERR_OK;
 }
 
 enum err stream_fetch(struct stream *s)
 {
-    if (!s->spilled)
+    if (!s->held.spilled)
         return ERR_OK;
     enum err e = upload_all(s);
     if (e)

@@ -1,14 +1,13 @@
-/* One batch: engine_step.
+/* One batch's way through the model: step_walk.
  *
- * The frames of all runs are laid out wave by wave (every run's first frame, every run's second,
- * ...) and cut into passes that bound the memory. A pass encodes its frames, grouped by plan, then
- * runs the head:
+ * The frames of all runs are cut into passes that bound the memory. A pass encodes its frames,
+ * grouped by plan, then runs the head:
  *   stream mode: one unit a frame on the run's working state, so later frames come in later waves;
  *   frame mode:  one unit a frame on a zero state of its own, all in one wave;
  *   clip mode:   a unit for each frame of the clip on a zero state of its own, output at the last.
- * The working state is a copy that replaces the stream's own at the very end: until `commit`,
- * nothing of any stream has changed. */
-#include "engine/internal.h"
+ * The working states start as copies, in one launch from a table: where a state lies is data, so
+ * that a device may take another batch of the same shape for this one. */
+#include "engine/step.h"
 
 #include "base/try.h"
 
@@ -19,107 +18,35 @@ enum {
     PASS_FRAMES = 64, /* of a pass, at most; pass_rows and encoder_rows of the backend say more */
 };
 
-/* A run while the batch is under way. */
-struct work {
-    const struct engine_run *run;
-    struct stream *stream;
-    struct plan *plan;
-    bool fresh;     /* starts from zero: no state yet, or another size */
-    float *state;   /* stream mode: the working state */
-    void **feature; /* clip mode: [count] the run's own features */
-};
-
-struct frame_ref {
-    struct work *work;
-    int index; /* in its run */
-};
-
-struct step {
-    struct engine *e;
-    struct work *work;
-    int runs;
-    struct frame_ref *frame; /* wave by wave */
-    int frames;
-};
-
 static bool wants_output(const struct frame_ref *f)
 {
     const struct engine_run *r = f->work->run;
     return (r->labels && r->labels[f->index]) || (r->logits && r->logits[f->index]);
 }
 
-static size_t state_bytes(const struct plan *p)
+/* Copies of all streams' states to where the batch works, or zeros. */
+static enum err begin_states(const struct step *s)
 {
-    return p->state_floats * sizeof(float);
-}
-
-static enum err check_run(const struct engine *e, const struct engine_run *r)
-{
-    if (!r->stream || r->stream->engine != e || r->count < 1 || r->count > ENGINE_RUN_MAX)
-        return err_set(ERR_ARG, "a run needs a stream of this engine and 1 to %d frames",
-                       ENGINE_RUN_MAX);
-    if (r->stream->in_batch)
-        return err_set(ERR_ARG, "a batch has two runs of one stream");
-    for (int i = 0; i < r->count; i++) {
-        const struct image *f = &r->frames[i];
-        if (!f->rgb || f->width != r->frames[0].width || f->height != r->frames[0].height ||
-            f->stride < 3 * (ptrdiff_t)f->width)
-            return err_set(ERR_ARG, "the frames of a run must have one size, and whole rows");
+    struct backend *be = s->e->be;
+    const void *table;
+    void *host;
+    size_t most = 0;
+    int count = 0;
+    TRY(be->ops->stage(be, (size_t)s->runs * sizeof(struct state_move), &host));
+    struct state_move *moves = host;
+    for (int i = 0; i < s->runs; i++) {
+        const struct work *w = &s->work[i];
+        size_t bytes = step_state_bytes(w->plan);
+        if (!w->state)
+            continue;
+        moves[count++] =
+            (struct state_move){w->state, w->fresh ? NULL : w->stream->held.state, bytes};
+        most = bytes > most ? bytes : most;
     }
-    return ERR_OK;
-}
-
-/* Working state of a run: a copy, or zeros. */
-static enum err work_state(struct engine *e, struct work *w)
-{
-    void *p;
-    if (w->stream->config.mode != MODE_STREAM || e->model->arch.head != HEAD_TV3S)
+    if (count == 0)
         return ERR_OK;
-    TRY(engine_take(e, state_bytes(w->plan), &p));
-    w->state = p;
-    if (w->fresh)
-        e->be->ops->zero(e->be, p, state_bytes(w->plan));
-    else
-        e->be->ops->copy(e->be, p, w->stream->state, state_bytes(w->plan));
-    return ERR_OK;
-}
-
-static enum err step_open(struct step *s, const struct engine_run *runs, int count)
-{
-    int most = 0;
-    s->work = calloc((size_t)count, sizeof *s->work);
-    if (!s->work)
-        return err_set(ERR_NOMEM, "out of memory for a batch");
-    for (int i = 0; i < count; i++) {
-        struct work *w = &s->work[i];
-        TRY(check_run(s->e, &runs[i]));
-        w->run = &runs[i];
-        w->stream = runs[i].stream;
-        w->stream->in_batch = true;
-        s->runs++;
-        s->frames += runs[i].count;
-        most = runs[i].count > most ? runs[i].count : most;
-        TRY(engine_plan(s->e, &w->stream->config, runs[i].frames[0].width, runs[i].frames[0].height,
-                        &w->plan));
-        w->plan->users++;
-        w->fresh = w->stream->plan != w->plan;
-        if (!w->fresh)
-            TRY(stream_fetch(w->stream));
-        TRY(work_state(s->e, w));
-        if (w->stream->config.mode == MODE_CLIP) {
-            w->feature = calloc((size_t)runs[i].count, sizeof *w->feature);
-            if (!w->feature)
-                return err_set(ERR_NOMEM, "out of memory for a batch");
-        }
-    }
-    s->frame = malloc((size_t)s->frames * sizeof *s->frame);
-    if (!s->frame)
-        return err_set(ERR_NOMEM, "out of memory for a batch");
-    s->frames = 0;
-    for (int j = 0; j < most; j++)
-        for (int i = 0; i < count; i++)
-            if (j < runs[i].count)
-                s->frame[s->frames++] = (struct frame_ref){&s->work[i], j};
+    TRY(be->ops->staged(be, host, (size_t)count * sizeof *moves, &table));
+    be->ops->move_states(be, table, count, most);
     return ERR_OK;
 }
 
@@ -182,7 +109,6 @@ static enum err place_features(struct engine *e, const struct frame_ref *f, void
     bool carried = s->config.mode == MODE_STREAM && e->model->arch.head == HEAD_TV3S;
     *out = NULL;
     if (s->config.mode == MODE_CLIP) {
-        TRY(engine_take(e, bytes, &f->work->feature[f->index]));
         *out = f->work->feature[f->index];
         return ERR_OK;
     }
@@ -202,8 +128,8 @@ static enum err zero_state(struct engine *e, const struct plan *p, float **out)
     *out = NULL;
     if (e->model->arch.head != HEAD_TV3S)
         return ERR_OK;
-    TRY(arena_get(&e->arena, state_bytes(p), &state));
-    e->be->ops->zero(e->be, state, state_bytes(p));
+    TRY(arena_get(&e->arena, step_state_bytes(p), &state));
+    e->be->ops->zero(e->be, state, step_state_bytes(p));
     *out = state;
     return ERR_OK;
 }
@@ -212,10 +138,10 @@ static enum err zero_state(struct engine *e, const struct plan *p, float **out)
 static void *clip_feature(const struct frame_ref *f, int back)
 {
     const struct work *w = f->work;
-    uint64_t first = w->fresh ? 0 : w->stream->frames, at = first + (uint64_t)f->index;
+    uint64_t first = w->fresh ? 0 : w->stream->held.frames, at = first + (uint64_t)f->index;
     at = at < (uint64_t)back ? 0 : at - (uint64_t)back;
     return at >= first ? w->feature[at - first]
-                       : w->stream->history[at % stream_history(w->stream)];
+                       : w->stream->held.history[at % stream_history(w->stream)];
 }
 
 /* Units of one frame. Waves: stream mode, its index in the run; the others start at 0. */
@@ -271,7 +197,7 @@ static enum err run_pass(struct engine *e, const struct frame_ref *frames, int c
     return head_run(e->head, &e->arena, units, unit_count);
 }
 
-static enum err run_passes(struct step *s)
+static enum err run_passes(const struct step *s)
 {
     struct engine *e = s->e;
     for (int first = 0, n; first < s->frames; first += n) {
@@ -292,66 +218,9 @@ static enum err run_passes(struct step *s)
     return ERR_OK;
 }
 
-/* The run's new features become the stream's history; older ones go back. */
-static void commit_history(struct engine *e, struct work *w)
+enum err step_walk(void *step)
 {
-    struct stream *s = w->stream;
-    size_t bytes = engine_feature_bytes(e, w->plan);
-    for (int i = 0; i < w->run->count; i++) {
-        void **slot = &s->history[(s->frames + (uint64_t)i) % stream_history(s)];
-        engine_give(e, *slot, bytes);
-        *slot = w->feature[i];
-        w->feature[i] = NULL;
-    }
-}
-
-static void commit(struct engine *e, struct work *w)
-{
-    struct stream *s = w->stream;
-    if (w->fresh) {
-        stream_reset(s);
-        s->plan = w->plan;
-        s->plan->users++;
-    }
-    if (w->state) {
-        engine_give(e, s->state, state_bytes(w->plan));
-        s->state = w->state;
-        w->state = NULL;
-    }
-    if (w->feature)
-        commit_history(e, w);
-    s->frames += (uint64_t)w->run->count;
-}
-
-static void work_close(struct engine *e, struct work *w)
-{
-    if (w->plan) {
-        if (w->state)
-            engine_give(e, w->state, state_bytes(w->plan));
-        for (int i = 0; w->feature && i < w->run->count; i++)
-            engine_give(e, w->feature[i], engine_feature_bytes(e, w->plan));
-        w->plan->users--;
-    }
-    free(w->feature);
-    w->stream->in_batch = false;
-}
-
-enum err engine_step(struct engine *e, const struct engine_run *runs, int count)
-{
-    struct step s = {.e = e};
-    if (count < 1)
-        return ERR_OK;
-    e->be->ops->enter(e->be);
-    enum err r = step_open(&s, runs, count);
-    if (r == ERR_OK)
-        r = run_passes(&s);
-    enum err synced = e->be->ops->sync(e->be); /* after an error too: nothing is under way then */
-    r = r == ERR_OK ? synced : r;
-    for (int i = 0; r == ERR_OK && i < s.runs; i++)
-        commit(e, &s.work[i]);
-    for (int i = 0; i < s.runs; i++)
-        work_close(e, &s.work[i]);
-    free(s.work);
-    free(s.frame);
-    return r;
+    const struct step *s = step;
+    TRY(begin_states(s));
+    return run_passes(s);
 }

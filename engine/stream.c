@@ -48,23 +48,31 @@ enum err stream_open(struct engine *e, const struct stream_config *c, struct str
 void stream_give_state(struct stream *s)
 {
     struct engine *e = s->engine;
-    engine_give(e, s->state, s->plan->state_floats * sizeof(float));
-    s->state = NULL;
+    engine_give(e, s->held.state, s->held.plan->state_floats * sizeof(float));
+    s->held.state = NULL;
     for (int i = 0; i < CLIP_HISTORY; i++) {
-        engine_give(e, s->history[i], engine_feature_bytes(e, s->plan));
-        s->history[i] = NULL;
+        engine_give(e, s->held.history[i], engine_feature_bytes(e, s->held.plan));
+        s->held.history[i] = NULL;
     }
+}
+
+/* A stream is looked at from outside when no batch has a run of it. */
+static void settle(const struct stream *s)
+{
+    if (s->flights > 0)
+        engine_drain(s->engine);
 }
 
 void stream_reset(struct stream *s)
 {
-    if (!s->plan)
+    settle(s);
+    if (!s->held.plan)
         return;
     stream_give_state(s);
     stream_drop_spilled(s);
-    s->plan->users--;
-    s->plan = NULL;
-    s->frames = 0;
+    s->held.plan->users--;
+    s->held.plan = NULL;
+    s->held.frames = 0;
 }
 
 void stream_close(struct stream *s)
@@ -77,14 +85,14 @@ void stream_close(struct stream *s)
 
 uint64_t stream_frames(const struct stream *s)
 {
-    return s->frames;
+    return s->held.frames;
 }
 
 size_t stream_state_bytes(const struct stream *s)
 {
-    size_t bytes = s->state ? s->plan->state_floats * sizeof(float) : 0;
+    size_t bytes = s->held.state ? s->held.plan->state_floats * sizeof(float) : 0;
     for (int i = 0; i < CLIP_HISTORY; i++)
-        bytes += s->history[i] ? engine_feature_bytes(s->engine, s->plan) : 0;
+        bytes += s->held.history[i] ? engine_feature_bytes(s->engine, s->held.plan) : 0;
     return bytes;
 }
 
@@ -144,29 +152,30 @@ enum err stream_export(const struct stream *s, void **buf, size_t *len)
     char text[256];
     *buf = NULL;
     *len = 0;
+    settle(s);
     if (s->config.mode != MODE_STREAM || a->head != HEAD_TV3S)
         return err_set(ERR_UNSUPPORTED, "only streams with carried state have one to export");
-    if (!s->plan)
+    if (!s->held.plan)
         return err_set(ERR_NOT_FOUND, "the stream has no state yet: it had no frame");
-    size_t bytes = s->plan->state_floats * sizeof(float);
+    size_t bytes = s->held.plan->state_floats * sizeof(float);
     float *state = malloc(bytes), *values = malloc(bytes);
     enum err e = state && values ? ERR_OK : err_set(ERR_NOMEM, "out of memory for the state");
-    if (e == ERR_OK && s->spilled)
-        memcpy(state, s->spilled, bytes);
+    if (e == ERR_OK && s->held.spilled)
+        memcpy(state, s->held.spilled, bytes);
     else if (e == ERR_OK)
-        e = be->ops->download(be, state, s->state, bytes);
+        e = be->ops->download(be, state, s->held.state, bytes);
     if (e == ERR_OK)
         e = st_writer_open(&w);
     if (e == ERR_OK)
         e = st_writer_metadata(w, "tv3s.state", "1");
-    signature(a, &s->plan->geo, text, sizeof text);
+    signature(a, &s->held.plan->geo, text, sizeof text);
     if (e == ERR_OK)
         e = st_writer_metadata(w, "shape", text);
-    snprintf(text, sizeof text, "%llu", (unsigned long long)s->frames);
+    snprintf(text, sizeof text, "%llu", (unsigned long long)s->held.frames);
     if (e == ERR_OK)
         e = st_writer_metadata(w, "frames", text);
     if (e == ERR_OK)
-        e = export_layers(a, s->plan, state, values, w);
+        e = export_layers(a, s->held.plan, state, values, w);
     if (e == ERR_OK)
         e = st_write_memory(w, buf, len);
     st_writer_close(w);
@@ -271,9 +280,11 @@ enum err stream_import(struct stream *s, const void *buf, size_t len,
     if (r == ERR_OK) {
         p->users++; /* before the reset, which may give up the same plan */
         stream_reset(s);
-        s->plan = p;
-        s->state = loaded;
-        s->frames = frames;
+        s->held.plan = p;
+        s->held.state = loaded;
+        s->held.frames = frames;
+    } else if (loaded) {
+        engine_give(e, loaded, p->state_floats * sizeof *state);
     }
     st_close(f);
     free(values);

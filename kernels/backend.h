@@ -4,10 +4,11 @@
  * "act" buffers hold activations in the backend's dtype (fp32 or bfloat16), `float *` buffers are
  * always fp32; the residual stream and the hidden state are fp32 in either dtype. Buffers are the
  * backend's own memory (alloc). Handles (linear, attention) hold packed weights and everything
- * that can be prepared early; after a plan's first frame no operation allocates.
+ * that can be prepared early; after a shape's first batch no operation allocates.
  *
  * One thread, the engine thread, calls a backend. Operations return nothing where they cannot
- * fail; a device that fails asynchronously reports through `sync`. */
+ * fail; a device that fails asynchronously reports through `finish`, ERR_DEVICE, and is then of no
+ * further use. */
 #ifndef TV3S_KERNELS_BACKEND_H
 #define TV3S_KERNELS_BACKEND_H
 
@@ -34,6 +35,13 @@ struct scan_window {
     int row0, h, w, row_stride;
     float *state; /* [n][D] hidden state S, n outermost; read, then overwritten */
     float *tail;  /* [k - 1][D] the last k - 1 values of a, oldest first; read, overwritten */
+};
+
+/* A hidden state's way into a batch: a copy of the stream's, or zeros where src is NULL. */
+struct state_move {
+    void *dst;
+    const void *src;
+    size_t bytes; /* a multiple of 4 */
 };
 
 struct scan_weights {
@@ -97,6 +105,15 @@ struct backend_ops {
     /* 64-byte aligned memory of the backend, contents undefined. ERR_NOMEM. */
     enum err (*alloc)(struct backend *be, size_t bytes, void **out);
     void (*free)(struct backend *be, void *p);
+    /* The memory of states and features, which change hands at every batch: taken and given back
+     * without a call of the device. 64-byte aligned. `give` gets the bytes of `take`; NULL is
+     * allowed. `reserve` makes room for `bytes` of it now; beyond that it grows. ERR_NOMEM. */
+    enum err (*reserve)(struct backend *be, size_t bytes);
+    enum err (*take)(struct backend *be, size_t bytes, void **out);
+    void (*give)(struct backend *be, void *p, size_t bytes);
+    /* Host memory that the device copies from and to at its full speed, for spilled states. */
+    enum err (*host_take)(struct backend *be, size_t bytes, void **out);
+    void (*host_give)(struct backend *be, void *p, size_t bytes);
     /* Host memory to backend memory, and back; complete on return. */
     enum err (*upload)(struct backend *be, void *dst, const void *src, size_t bytes);
     enum err (*download)(struct backend *be, void *dst, const void *src, size_t bytes);
@@ -104,14 +121,24 @@ struct backend_ops {
      * does not change until table_drop, so a device may keep a copy. NULL is allowed. ERR_NOMEM. */
     enum err (*table_add)(struct backend *be, const void *host, size_t bytes);
     void (*table_drop)(struct backend *be, const void *host);
+
+    /* A batch: `walk(arg)` calls the operations, from the table's `stage` on, in the same order and
+     * with the same arguments however often it is called. A device calls it first without any
+     * arithmetic, to see what it needs and whether it knows the batch already (kernels/cuda/
+     * batch.c), and again only where it does not. When `start` returns, what the batch read of the
+     * host's is the caller's again; labels are there after `finish`. Up to `depth` batches are
+     * under way at once; `finish` ends the oldest. Where `start` fails nothing is under way. */
+    enum err (*start)(struct backend *be, enum err (*walk)(void *arg), void *arg);
+    enum err (*finish)(struct backend *be);
+
     /* Host memory to fill, then its backend address with what it held when `staged` was called.
-     * Both are valid until the next `stage` or `sync`. ERR_NOMEM. */
+     * Both are valid until the next `stage` or the batch's end. ERR_NOMEM. */
     enum err (*stage)(struct backend *be, size_t bytes, void **host);
     enum err (*staged)(struct backend *be, const void *host, size_t bytes, const void **out);
+    /* moves: staged; `most`: the largest of their bytes. */
+    void (*move_states)(struct backend *be, const struct state_move *moves, int count, size_t most);
     void (*copy)(struct backend *be, void *dst, const void *src, size_t bytes);
     void (*zero)(struct backend *be, void *dst, size_t bytes);
-    /* Waits for all work; returns the first asynchronous error. */
-    enum err (*sync)(struct backend *be);
     /* Measured rate of a large matrix product in the backend's dtype, GFLOP/s. */
     enum err (*peak)(struct backend *be, double *gflops);
 
@@ -176,7 +203,7 @@ struct backend_ops {
                            const struct scan_window *windows, int count, const void *b,
                            const float *dbc, const void *xz, void *y);
     /* logits fp32 [rows->src, cols->src, classes] -> host bytes [rows->dst, cols->dst], which are
-     * there after the next `sync`. */
+     * there after `finish`. */
     enum err (*labels)(struct backend *be, const float *logits, int classes,
                        const struct resize_axis *rows, const struct resize_axis *cols,
                        uint8_t *out);
@@ -188,6 +215,7 @@ struct backend {
     /* How much work at a time suits the device: stride-4 tokens encoded together, grid tokens of a
      * pass through the head, tokens of a scan. One frame, or band of windows, may be more. */
     size_t encoder_rows, pass_rows, scan_rows;
+    int depth; /* batches that may be under way at once */
 };
 
 static inline size_t backend_elem(const struct backend *be)
@@ -199,8 +227,9 @@ static inline size_t backend_elem(const struct backend *be)
  * for a dtype or isa that this CPU has not. */
 enum err cpu_backend_open(enum dtype dtype, int threads, const char *isa, struct backend **out);
 
-/* The CUDA backend on device number `device`. ERR_UNSUPPORTED where the build has none, or the
- * machine no such device. */
-enum err cuda_backend_open(int device, enum dtype dtype, struct backend **out);
+/* The CUDA backend on device number `device`. tf32: of DT_F32, linear's products take their factors
+ * in TF32 (10 bits of mantissa), on tensor cores, and sum in fp32. ERR_UNSUPPORTED where the build
+ * has none, or the machine no such device. */
+enum err cuda_backend_open(int device, enum dtype dtype, bool tf32, struct backend **out);
 
 #endif

@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The frame size that a GPU's memory is made ready for; others make their room when they come. */
+enum { ROOM_WIDTH = 864, ROOM_HEIGHT = 480 };
+
 struct models {
     int count;
     struct served_model of[];
@@ -34,9 +37,10 @@ static enum err parse_device(const char *text, struct engine_config *c)
 static enum err parse_dtype(const char *text, struct engine_config *c)
 {
     c->dtype = strcmp(text, "bf16") == 0 ? DT_BF16 : DT_F32;
-    if (c->dtype == DT_BF16 || strcmp(text, "f32") == 0)
+    c->tf32 = strcmp(text, "tf32") == 0;
+    if (c->dtype == DT_BF16 || c->tf32 || strcmp(text, "f32") == 0)
         return ERR_OK;
-    return err_set(ERR_ARG, "dtype '%.40s': f32 or bf16 is wanted", text);
+    return err_set(ERR_ARG, "dtype '%.40s': f32, tf32 or bf16 is wanted", text);
 }
 
 /* Splits NAME=PATH; a PATH alone is named by its file's stem. */
@@ -120,6 +124,10 @@ enum err models_open(const struct config *c, struct models **out)
     TRY(parse_dtype(c->dtype, &engine));
     if (c->models.count < 1)
         return err_set(ERR_ARG, "no model is configured");
+    engine.room_frames = c->batch_max;
+    engine.room_width = ROOM_WIDTH;
+    engine.room_height = ROOM_HEIGHT;
+    engine.room_states = c->max_state_bytes / (size_t)c->models.count;
     struct models *m = calloc(1, sizeof *m + (size_t)c->models.count * sizeof m->of[0]);
     if (!m)
         return err_set(ERR_NOMEM, "no memory for the models");

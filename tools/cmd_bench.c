@@ -33,7 +33,7 @@ static const char help[] =
     "  --frames N        steps to time (20)\n"
     "  --warmup N        steps before (3)\n"
     "  --device DEVICE   cpu or cuda[:N] (cpu)\n"
-    "  --dtype DTYPE     f32 or bf16 (f32)\n"
+    "  --dtype DTYPE     f32, bf16, or on a GPU tf32 (f32)\n"
     "  --threads N       CPU threads (all)\n"
     "  --isa NAME        avx512_bf16, avx512, avx2 or baseline (the best there is)\n";
 
@@ -135,11 +135,11 @@ static enum err report(const struct engine *e, const struct bench *b, const stru
         "s:f, "
         "s:f, s:I, s:f}",
         "model", stem, length, "device", engine_description(e), "dtype",
-        b->engine.dtype == DT_BF16 ? "bf16" : "f32", "size", g.width, g.height, "network_input",
-        g.net_width, g.net_height, "streams", b->streams, "frames", b->frames * b->streams,
-        "frames_per_second", fps, "ms_per_frame", "p50", 1e3 * times[b->frames / 2] / b->streams,
-        "p99", 1e3 * times[last] / b->streams, "ms_per_step", "p50", 1e3 * times[b->frames / 2],
-        "p99", 1e3 * times[last], "gflop_per_frame", g.gflop, "gflops", rate, "matmul_gflops", peak,
+        option_dtype_name(&b->engine), "size", g.width, g.height, "network_input", g.net_width,
+        g.net_height, "streams", b->streams, "frames", b->frames * b->streams, "frames_per_second",
+        fps, "ms_per_frame", "p50", 1e3 * times[b->frames / 2] / b->streams, "p99",
+        1e3 * times[last] / b->streams, "ms_per_step", "p50", 1e3 * times[b->frames / 2], "p99",
+        1e3 * times[last], "gflop_per_frame", g.gflop, "gflops", rate, "matmul_gflops", peak,
         "ratio", peak > 0 ? rate / peak : 0.0, "state_bytes_per_stream", (json_int_t)g.state_bytes,
         "peak_rss_mb", (double)usage.ru_maxrss / 1024);
     if (!j)
@@ -202,7 +202,7 @@ int cmd_bench(int argc, char **argv)
             ok = option_device(optarg, &b.engine.device, &b.engine.device_index);
             break;
         case 't':
-            ok = option_dtype(optarg, &b.engine.dtype);
+            ok = option_dtype(optarg, &b.engine);
             break;
         case 'j':
             ok = option_int(optarg, 1, 1024, &b.engine.threads);

@@ -61,6 +61,13 @@ static json_t *cpu_object(void)
     return json_pack("{s:s, s:o}", "isa", ops ? ops->name : "none", "native_dtypes", dtypes);
 }
 
+static json_t *cuda_object(void)
+{
+    return engine_dtype_supported(DEVICE_CUDA, DT_F32)
+               ? json_pack("{s:[sss]}", "native_dtypes", "f32", "tf32", "bf16")
+               : json_null();
+}
+
 /* What frames of this size mean; adds the two headline figures to `o` itself. */
 static enum err add_geometry(json_t *o, const struct arch *a, struct size s)
 {
@@ -97,6 +104,7 @@ static enum err describe(const char *path, const struct model *m, struct size si
     if (err)
         return err;
     json_object_set_new(o, "cpu", cpu_object());
+    json_object_set_new(o, "cuda", cuda_object());
     json_object_set_new(o, "classes", json_integer(a->classes));
     json_object_set_new(o, "class_names", arch_json(a, "classes"));
     json_object_set_new(o, "palette", arch_json(a, "palette"));

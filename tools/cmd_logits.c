@@ -25,7 +25,7 @@ static const char usage_text[] =
     "  --mode stream|clip|frame   stream; clip: each 4 frames are one clip with one output\n"
     "  --batch N                  frames per step of the engine (1)\n"
     "  --device cpu|cuda[:N]      (cpu)\n"
-    "  --dtype f32|bf16           (f32)\n"
+    "  --dtype f32|bf16|tf32      (f32; tf32 on a GPU)\n"
     "  --isa NAME                 cpu: baseline, avx2, avx512, avx512_bf16 (the best)\n"
     "  --threads N                cpu: (all)\n";
 
@@ -228,7 +228,7 @@ static bool take(struct job *j, int o, const char *value)
     case DEVICE:
         return option_device(value, &j->config.device, &j->config.device_index);
     case DTYPE:
-        return option_dtype(value, &j->config.dtype);
+        return option_dtype(value, &j->config);
     default:
         return option_int(value, 0, MAX_THREADS, &j->config.threads);
     }

@@ -22,7 +22,8 @@ static const char help[] =
     "  --mode MODE          stream (default): the hidden state goes from frame to frame;\n"
     "                       clip: frames t-9, t-6, t-3 and t afresh; frame: each by itself\n"
     "  --device DEVICE      cpu (default), cuda or cuda:N\n"
-    "  --dtype TYPE         f32 (default, exact) or bf16 (faster where the device has it)\n"
+    "  --dtype TYPE         f32 (default, exact), bf16 (faster where the device has it) or, on\n"
+    "                       a GPU, tf32\n"
     "  --resize PRESET      vspw, cityscapes, native or WxH instead of the model's own\n"
     "  --threads N          of the CPU device; 0 (default): all cores\n"
     "  --batch N            frames of one step, 1 to 64; default 1\n"
@@ -70,7 +71,7 @@ static bool take(struct request *r, int option, const char *value)
     case OPT_DEVICE:
         return option_device(value, &j->engine.device, &j->engine.device_index);
     case OPT_DTYPE:
-        return option_dtype(value, &j->engine.dtype);
+        return option_dtype(value, &j->engine);
     case OPT_RESIZE:
         j->stream.resize_override = true;
         return resize_parse(value, &j->stream.resize) == ERR_OK;

@@ -53,13 +53,21 @@ bool option_device(const char *text, enum device_kind *kind, int *index)
     return true;
 }
 
-bool option_dtype(const char *text, enum dtype *out)
+bool option_dtype(const char *text, struct engine_config *out)
 {
-    bool f32 = strcmp(text, "f32") == 0;
-    if (!f32 && strcmp(text, "bf16") != 0)
+    bool bf16 = strcmp(text, "bf16") == 0, tf32 = strcmp(text, "tf32") == 0;
+    if (!bf16 && !tf32 && strcmp(text, "f32") != 0)
         return false;
-    *out = f32 ? DT_F32 : DT_BF16;
+    out->dtype = bf16 ? DT_BF16 : DT_F32;
+    out->tf32 = tf32;
     return true;
+}
+
+const char *option_dtype_name(const struct engine_config *c)
+{
+    if (c->dtype == DT_BF16)
+        return "bf16";
+    return c->tf32 ? "tf32" : "f32";
 }
 
 bool option_mode(const char *text, enum stream_mode *out)

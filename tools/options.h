@@ -17,8 +17,9 @@ bool option_size(const char *text, int *width, int *height);
 /* "cpu", "cuda" or "cuda:N". */
 bool option_device(const char *text, enum device_kind *kind, int *index);
 
-/* "f32" or "bf16". */
-bool option_dtype(const char *text, enum dtype *out);
+/* "f32", "bf16" or "tf32", which is CUDA's: sets dtype and tf32. And back. */
+bool option_dtype(const char *text, struct engine_config *out);
+const char *option_dtype_name(const struct engine_config *c);
 
 /* "stream", "clip" or "frame". */
 bool option_mode(const char *text, enum stream_mode *out);

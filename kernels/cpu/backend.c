@@ -4,11 +4,9 @@
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <time.h>
 
 enum {
-    HUGE_PAGE = 2 << 20,
     /* Small enough that what an operation writes is still in the caches when the next reads it. */
     ENCODER_ROWS = 26000,
     PASS_ROWS = 16384,
@@ -27,99 +25,6 @@ enum err cpu_scratch(struct cpu_backend *c, size_t bytes, void **out)
         c->scratch_bytes = bytes;
     }
     *out = c->scratch;
-    return ERR_OK;
-}
-
-/* Large buffers ask for huge pages: activations of tens of megabytes are streamed through by every
- * operation, and a 4 KiB page is one row of in_proj's output. */
-static enum err cpu_alloc(struct backend *be, size_t bytes, void **out)
-{
-    size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
-    (void)be;
-    bytes = (bytes + !bytes + align - 1) / align * align;
-    *out = aligned_alloc(align, bytes);
-    if (!*out)
-        return err_set(ERR_NOMEM, "out of memory for %zu bytes", bytes);
-#ifdef MADV_HUGEPAGE
-    if (align == HUGE_PAGE)
-        madvise(*out, bytes, MADV_HUGEPAGE); /* a hint: may fail */
-#endif
-    return ERR_OK;
-}
-
-static void cpu_free(struct backend *be, void *p)
-{
-    (void)be;
-    free(p);
-}
-
-static enum err cpu_upload(struct backend *be, void *dst, const void *src, size_t bytes)
-{
-    (void)be;
-    memcpy(dst, src, bytes);
-    return ERR_OK;
-}
-
-static enum err cpu_download(struct backend *be, void *dst, const void *src, size_t bytes)
-{
-    (void)be;
-    memcpy(dst, src, bytes);
-    return ERR_OK;
-}
-
-/* The host's memory is the device's. */
-static enum err cpu_table_add(struct backend *be, const void *host, size_t bytes)
-{
-    (void)be;
-    (void)host;
-    (void)bytes;
-    return ERR_OK;
-}
-
-static void cpu_table_drop(struct backend *be, const void *host)
-{
-    (void)be;
-    (void)host;
-}
-
-static enum err cpu_stage(struct backend *be, size_t bytes, void **host)
-{
-    struct cpu_backend *c = cpu_of(be);
-    if (bytes > c->stage_bytes) {
-        void *p = malloc(bytes);
-        if (!p)
-            return err_set(ERR_NOMEM, "out of memory for %zu bytes of tables", bytes);
-        free(c->stage);
-        c->stage = p;
-        c->stage_bytes = bytes;
-    }
-    *host = c->stage;
-    return ERR_OK;
-}
-
-static enum err cpu_staged(struct backend *be, const void *host, size_t bytes, const void **out)
-{
-    (void)be;
-    (void)bytes;
-    *out = host;
-    return ERR_OK;
-}
-
-static void cpu_copy(struct backend *be, void *dst, const void *src, size_t bytes)
-{
-    (void)be;
-    memcpy(dst, src, bytes);
-}
-
-static void cpu_zero(struct backend *be, void *dst, size_t bytes)
-{
-    (void)be;
-    memset(dst, 0, bytes);
-}
-
-static enum err cpu_sync(struct backend *be)
-{
-    (void)be;
     return ERR_OK;
 }
 
@@ -326,6 +231,7 @@ static void cpu_enter(struct backend *be)
 static void cpu_close(struct backend *be)
 {
     struct cpu_backend *c = cpu_of(be);
+    cpu_spares_close(c);
     gemm_context_close(&c->gemm);
     free(c->scratch);
     free(c->stage);
@@ -338,15 +244,22 @@ static const struct backend_ops table = {
     .own_cores = cpu_own_cores,
     .alloc = cpu_alloc,
     .free = cpu_free,
+    .reserve = cpu_reserve,
+    .take = cpu_take,
+    .give = cpu_give,
+    .host_take = cpu_host_take,
+    .host_give = cpu_host_give,
     .upload = cpu_upload,
     .download = cpu_download,
     .table_add = cpu_table_add,
     .table_drop = cpu_table_drop,
+    .start = cpu_start,
+    .finish = cpu_finish,
     .stage = cpu_stage,
     .staged = cpu_staged,
+    .move_states = cpu_move_states,
     .copy = cpu_copy,
     .zero = cpu_zero,
-    .sync = cpu_sync,
     .peak = cpu_peak,
     .linear_open = cpu_linear_open,
     .linear_close = cpu_linear_close,
@@ -388,6 +301,7 @@ enum err cpu_backend_open(enum dtype dtype, int threads, const char *isa, struct
     c->table.name = c->name;
     c->base.ops = &c->table;
     c->base.dtype = dtype;
+    c->base.depth = 1;
     c->base.encoder_rows = ENCODER_ROWS;
     c->base.pass_rows = PASS_ROWS;
     c->base.scan_rows = SCAN_ROWS;

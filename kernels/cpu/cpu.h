@@ -5,6 +5,14 @@
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/ops.h"
 
+enum { CPU_SPARES = 64, CPU_SPARE_BYTES = 256 << 20 };
+
+/* A buffer that was given back, kept for the next to take as many bytes. */
+struct cpu_spare {
+    void *data;
+    size_t bytes;
+};
+
 struct cpu_backend {
     struct backend base; /* first: a struct backend * is a struct cpu_backend * */
     struct backend_ops table;
@@ -18,6 +26,10 @@ struct cpu_backend {
 
     void *stage; /* cpu_stage's memory */
     size_t stage_bytes;
+
+    struct cpu_spare spare[CPU_SPARES]; /* the one that was given first is first */
+    int spares;
+    size_t spare_bytes;
 };
 
 static inline struct cpu_backend *cpu_of(struct backend *be)
@@ -40,6 +52,27 @@ enum err cpu_scratch(struct cpu_backend *c, size_t bytes, void **out);
 
 /* cores.c */
 void cpu_own_cores(struct backend *be);
+
+/* memory.c */
+enum err cpu_alloc(struct backend *be, size_t bytes, void **out);
+void cpu_free(struct backend *be, void *p);
+enum err cpu_upload(struct backend *be, void *dst, const void *src, size_t bytes);
+enum err cpu_reserve(struct backend *be, size_t bytes);
+enum err cpu_take(struct backend *be, size_t bytes, void **out);
+void cpu_give(struct backend *be, void *p, size_t bytes);
+void cpu_spares_close(struct cpu_backend *c);
+enum err cpu_host_take(struct backend *be, size_t bytes, void **out);
+void cpu_host_give(struct backend *be, void *p, size_t bytes);
+enum err cpu_download(struct backend *be, void *dst, const void *src, size_t bytes);
+enum err cpu_table_add(struct backend *be, const void *host, size_t bytes);
+void cpu_table_drop(struct backend *be, const void *host);
+enum err cpu_stage(struct backend *be, size_t bytes, void **host);
+enum err cpu_staged(struct backend *be, const void *host, size_t bytes, const void **out);
+enum err cpu_start(struct backend *be, enum err (*walk)(void *arg), void *arg);
+enum err cpu_finish(struct backend *be);
+void cpu_move_states(struct backend *be, const struct state_move *moves, int count, size_t most);
+void cpu_copy(struct backend *be, void *dst, const void *src, size_t bytes);
+void cpu_zero(struct backend *be, void *dst, size_t bytes);
 
 /* linear.c */
 enum err cpu_linear_open(struct backend *be, const struct linear_desc *d, struct linear **out);

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* A device wants much at a time: the more rows a launch has, the fuller its last wave of blocks,
  * and the memory is there. Sixteen frames of 864x480 are encoded together, and 64 go through the
@@ -39,6 +40,19 @@ static void enter(struct backend *be)
     cuda_check(c, cudaSetDevice(c->device), "cudaSetDevice");
 }
 
+/* Arguments of OP. */
+static inline uint64_t U(int v)
+{
+    return (unsigned)v;
+}
+
+static inline uint64_t bits(float v)
+{
+    uint32_t u;
+    memcpy(&u, &v, sizeof u);
+    return u;
+}
+
 static enum err attention_open(struct backend *be, const struct attention_desc *d,
                                struct attention **out)
 {
@@ -60,10 +74,13 @@ static enum err attention(struct backend *be, struct attention *a, const void *q
                           void *out, int images)
 {
     struct cuda_backend *c = cuda_of(be);
-    cuda_check(c,
-               cuda_attention(q, kv, images, a->d.queries, a->d.keys, a->d.channels, a->d.heads,
-                              out, cuda_is_bf16(be), c->stream),
-               "attention");
+    const struct attention_desc *d = &a->d;
+    if (OP(c, "attention", U(d->channels), U(d->heads), U(d->queries), U(d->keys), AT(q), AT(kv),
+           AT(out), U(images)))
+        cuda_check(c,
+                   cuda_attention(q, kv, images, d->queries, d->keys, d->channels, d->heads, out,
+                                  cuda_is_bf16(be), c->stream),
+                   "attention");
     return cuda_result(c);
 }
 
@@ -71,65 +88,79 @@ static enum err window_attention(struct backend *be, const struct window_attenti
                                  const void *qkv, void *out, int images)
 {
     struct cuda_backend *c = cuda_of(be);
-    cuda_check(c,
-               cuda_window_attention(qkv, images, a->windows, a->window, a->channels, a->heads,
-                                     a->bias, a->mask, a->mask ? cuda_table(c, a->mask_of) : NULL,
-                                     out, cuda_is_bf16(be), c->stream),
-               "window attention");
+    const int *mask_of = a->mask ? cuda_table(c, a->mask_of) : NULL;
+    if (OP(c, "window_attention", U(a->channels), U(a->heads), U(a->window), U(a->windows),
+           AT(a->bias), AT(a->mask), AT(mask_of), AT(qkv), AT(out), U(images)))
+        cuda_check(c,
+                   cuda_window_attention(qkv, images, a->windows, a->window, a->channels, a->heads,
+                                         a->bias, a->mask, mask_of, out, cuda_is_bf16(be),
+                                         c->stream),
+                   "window attention");
     return cuda_result(c);
 }
 
-static void im2col(struct backend *be, const void *in, int images, int h, int w, int c, int k,
+static void im2col(struct backend *be, const void *in, int images, int h, int w, int ch, int k,
                    int stride, int pad, int oh, int ow, int ld, int elem, void *out)
 {
-    cuda_check(cuda_of(be),
-               cuda_im2col(in, images, h, w, c, k, stride, pad, oh, ow, ld, elem, out,
-                           cuda_of(be)->stream),
-               "im2col");
+    struct cuda_backend *c = cuda_of(be);
+    if (OP(c, "im2col", AT(in), U(images), U(h), U(w), U(ch), U(k), U(stride), U(pad), U(oh), U(ow),
+           U(ld), U(elem), AT(out)))
+        cuda_check(
+            c, cuda_im2col(in, images, h, w, ch, k, stride, pad, oh, ow, ld, elem, out, c->stream),
+            "im2col");
 }
 
 static void gather(struct backend *be, const void *in, const int *index, int images, size_t in_rows,
-                   size_t rows, int c, int elem, void *out)
+                   size_t rows, int ch, int elem, void *out)
 {
-    struct cuda_backend *b = cuda_of(be);
-    cuda_check(
-        b, cuda_gather(in, cuda_table(b, index), images, in_rows, rows, c, elem, out, b->stream),
-        "gather");
+    struct cuda_backend *c = cuda_of(be);
+    const int *at = cuda_table(c, index);
+    if (OP(c, "gather", AT(in), AT(at), U(images), in_rows, rows, U(ch), U(elem), AT(out)))
+        cuda_check(c, cuda_gather(in, at, images, in_rows, rows, ch, elem, out, c->stream),
+                   "gather");
 }
 
 static void scatter_add(struct backend *be, const float *in, const int *index, int images,
-                        size_t y_rows, size_t rows, int c, float *y)
+                        size_t y_rows, size_t rows, int ch, float *y)
 {
-    struct cuda_backend *b = cuda_of(be);
-    cuda_check(b, cuda_scatter_add(in, cuda_table(b, index), images, y_rows, rows, c, y, b->stream),
-               "scatter_add");
+    struct cuda_backend *c = cuda_of(be);
+    const int *at = cuda_table(c, index);
+    if (OP(c, "scatter_add", AT(in), AT(at), U(images), y_rows, rows, U(ch), AT(y)))
+        cuda_check(c, cuda_scatter_add(in, at, images, y_rows, rows, ch, y, c->stream),
+                   "scatter_add");
 }
 
-static void layernorm(struct backend *be, const void *x, bool x_f32, size_t rows, int c,
+static void layernorm(struct backend *be, const void *x, bool x_f32, size_t rows, int ch,
                       const float *gamma, const float *beta, float eps, void *out, bool out_f32)
 {
+    struct cuda_backend *c = cuda_of(be);
     bool bf16 = cuda_is_bf16(be);
-    cuda_check(cuda_of(be),
-               cuda_layernorm(x, bf16 && !x_f32, rows, c, gamma, beta, eps, out, bf16 && !out_f32,
-                              cuda_of(be)->stream),
-               "layernorm");
+    if (OP(c, "layernorm", AT(x), x_f32, rows, U(ch), AT(gamma), AT(beta), bits(eps), AT(out),
+           out_f32))
+        cuda_check(c,
+                   cuda_layernorm(x, bf16 && !x_f32, rows, ch, gamma, beta, eps, out,
+                                  bf16 && !out_f32, c->stream),
+                   "layernorm");
 }
 
-static void rmsnorm(struct backend *be, const float *x, size_t rows, int c, const float *weight,
+static void rmsnorm(struct backend *be, const float *x, size_t rows, int ch, const float *weight,
                     float eps, void *out)
 {
-    cuda_check(cuda_of(be),
-               cuda_rmsnorm(x, rows, c, weight, eps, out, cuda_is_bf16(be), cuda_of(be)->stream),
-               "rmsnorm");
+    struct cuda_backend *c = cuda_of(be);
+    if (OP(c, "rmsnorm", AT(x), rows, U(ch), AT(weight), bits(eps), AT(out)))
+        cuda_check(c, cuda_rmsnorm(x, rows, ch, weight, eps, out, cuda_is_bf16(be), c->stream),
+                   "rmsnorm");
 }
 
-static void dwconv_gelu(struct backend *be, const void *x, int images, int h, int w, int c,
+static void dwconv_gelu(struct backend *be, const void *x, int images, int h, int w, int ch,
                         const float *weight, const float *bias, void *out)
 {
-    cuda_check(cuda_of(be),
-               cuda_dwconv_gelu(x, images, h, w, c, weight, bias, out, cuda_is_bf16(be),
-                                cuda_of(be)->stream),
-               "dwconv_gelu");
+    struct cuda_backend *c = cuda_of(be);
+    if (OP(c, "dwconv_gelu", AT(x), U(images), U(h), U(w), U(ch), AT(weight), AT(bias), AT(out)))
+        cuda_check(
+            c,
+            cuda_dwconv_gelu(x, images, h, w, ch, weight, bias, out, cuda_is_bf16(be), c->stream),
+            "dwconv_gelu");
 }
 
 static void fuse(struct backend *be, const void *const g[4],
@@ -138,53 +169,74 @@ static void fuse(struct backend *be, const void *const g[4],
                  const struct resize_axis *grid_cols, void *out)
 {
     struct cuda_backend *c = cuda_of(be);
-    cuda_axis on_rows[4], on_cols[4], to_rows, to_cols;
+    cuda_axis r[4], x[4], to_rows = {0}, to_cols = {0};
     for (int i = 0; i < 4; i++) {
-        on_rows[i] = cuda_axis_of(c, rows[i]);
-        on_cols[i] = cuda_axis_of(c, cols[i]);
+        r[i] = cuda_axis_of(c, rows[i]);
+        x[i] = cuda_axis_of(c, cols[i]);
     }
     if (grid_rows) {
         to_rows = cuda_axis_of(c, grid_rows);
         to_cols = cuda_axis_of(c, grid_cols);
     }
-    cuda_check(c,
-               cuda_fuse(g, on_rows, on_cols, e, bias, grid_rows ? &to_rows : NULL,
-                         grid_rows ? &to_cols : NULL, out, cuda_is_bf16(be), c->stream),
-               "fuse");
+    if (OP(c, "fuse", AT(g[0]), AT(g[1]), AT(g[2]), AT(g[3]), AXIS(r[0]), AXIS(r[1]), AXIS(r[2]),
+           AXIS(r[3]), AXIS(x[0]), AXIS(x[1]), AXIS(x[2]), AXIS(x[3]), U(e), AT(bias),
+           AXIS(to_rows), AXIS(to_cols), AT(out)))
+        cuda_check(c,
+                   cuda_fuse(g, r, x, e, bias, grid_rows ? &to_rows : NULL,
+                             grid_rows ? &to_cols : NULL, out, cuda_is_bf16(be), c->stream),
+                   "fuse");
 }
 
 static void to_act(struct backend *be, const float *in, size_t count, void *out)
 {
-    cuda_check(cuda_of(be), cuda_to_act(in, count, out, cuda_is_bf16(be), cuda_of(be)->stream),
-               "to_act");
+    struct cuda_backend *c = cuda_of(be);
+    if (OP(c, "to_act", AT(in), count, AT(out)))
+        cuda_check(c, cuda_to_act(in, count, out, cuda_is_bf16(be), c->stream), "to_act");
 }
 
+static void move_states(struct backend *be, const struct state_move *moves, int count, size_t most)
+{
+    struct cuda_backend *c = cuda_of(be);
+    if (OP(c, "move_states", AT(moves), U(count), most))
+        cuda_check(c, cuda_move_states(moves, count, most, c->stream), "move_states");
+}
+
+/* The weights' own pointers stay as they are while the backend lives: w stands for them. */
 static void scan_conv(struct backend *be, const struct scan_weights *w,
                       const struct scan_window *windows, int count, const void *xz, void *b)
 {
-    cuda_check(cuda_of(be),
-               cuda_scan_conv(w, windows, count, xz, b, cuda_is_bf16(be), cuda_of(be)->stream),
-               "scan_conv");
+    struct cuda_backend *c = cuda_of(be);
+    if (OP(c, "scan_conv", AT(w), AT(windows), U(count), AT(xz), AT(b)))
+        cuda_check(c, cuda_scan_conv(w, windows, count, xz, b, cuda_is_bf16(be), c->stream),
+                   "scan_conv");
 }
 
 static void selective_scan(struct backend *be, const struct scan_weights *w,
                            const struct scan_window *windows, int count, const void *b,
                            const float *dbc, const void *xz, void *y)
 {
-    cuda_check(cuda_of(be),
-               cuda_selective_scan(w, windows, count, b, dbc, xz, y, cuda_is_bf16(be),
-                                   cuda_of(be)->stream),
-               "selective_scan");
+    struct cuda_backend *c = cuda_of(be);
+    if (OP(c, "selective_scan", AT(w), AT(windows), U(count), AT(b), AT(dbc), AT(xz), AT(y)))
+        cuda_check(
+            c, cuda_selective_scan(w, windows, count, b, dbc, xz, y, cuda_is_bf16(be), c->stream),
+            "selective_scan");
 }
 
 static void close_backend(struct backend *be)
 {
     struct cuda_backend *c = cuda_of(be);
     enter(be);
+    cuda_graphs_close(c);
     cuda_tables_close(c);
-    cuda_stage_close(&c->in);
-    cuda_stage_close(&c->out);
-    free(c->answers);
+    cuda_pool_close(&c->states);
+    cuda_pool_close(&c->spilled);
+    for (int i = 0; i < CUDA_DEPTH; i++) {
+        cuda_stage_close(&c->flight[i].in);
+        cuda_stage_close(&c->flight[i].out);
+        free(c->flight[i].answers);
+        if (c->flight[i].done)
+            cudaEventDestroy(c->flight[i].done);
+    }
     cuda_free(be, c->workspace);
     if (c->preference)
         cublasLtMatmulPreferenceDestroy(c->preference);
@@ -196,8 +248,8 @@ static void close_backend(struct backend *be)
             cudaStreamDestroy(streams[i]);
     if (c->uploaded)
         cudaEventDestroy(c->uploaded);
-    if (c->labelled)
-        cudaEventDestroy(c->labelled);
+    if (c->computed)
+        cudaEventDestroy(c->computed);
     free(c);
 }
 
@@ -206,15 +258,22 @@ static const struct backend_ops table = {
     .enter = enter,
     .alloc = cuda_alloc,
     .free = cuda_free,
+    .reserve = cuda_reserve,
+    .take = cuda_take,
+    .give = cuda_give,
+    .host_take = cuda_host_take,
+    .host_give = cuda_host_give,
     .upload = cuda_upload,
     .download = cuda_download,
     .table_add = cuda_table_add,
     .table_drop = cuda_table_drop,
+    .start = cuda_start,
+    .finish = cuda_finish,
     .stage = cuda_stage_op,
     .staged = cuda_staged_op,
+    .move_states = move_states,
     .copy = cuda_copy,
     .zero = cuda_zero,
-    .sync = cuda_sync,
     .peak = cuda_peak,
     .linear_open = cuda_linear_open,
     .linear_close = cuda_linear_close,
@@ -268,8 +327,11 @@ static enum err open_streams(struct cuda_backend *c)
     cuda_check(c, cudaStreamCreateWithFlags(&c->down, cudaStreamNonBlocking), "cudaStreamCreate");
     cuda_check(c, cudaEventCreateWithFlags(&c->uploaded, cudaEventDisableTiming),
                "cudaEventCreate");
-    cuda_check(c, cudaEventCreateWithFlags(&c->labelled, cudaEventDisableTiming),
+    cuda_check(c, cudaEventCreateWithFlags(&c->computed, cudaEventDisableTiming),
                "cudaEventCreate");
+    for (int i = 0; i < CUDA_DEPTH; i++)
+        cuda_check(c, cudaEventCreateWithFlags(&c->flight[i].done, cudaEventDisableTiming),
+                   "cudaEventCreate");
     if (c->failed != cudaSuccess)
         return cuda_result(c);
     if (cublasLtCreate(&c->lt) != CUBLAS_STATUS_SUCCESS ||
@@ -284,12 +346,12 @@ static enum err open_streams(struct cuda_backend *c)
     return cuda_alloc(&c->base, CUDA_LT_WORKSPACE, &c->workspace);
 }
 
-enum err cuda_backend_open(int device, enum dtype dtype, struct backend **out)
+enum err cuda_backend_open(int device, enum dtype dtype, bool tf32, struct backend **out)
 {
     struct cudaDeviceProp prop;
     *out = NULL;
-    if (dtype != DT_F32 && dtype != DT_BF16)
-        return err_set(ERR_UNSUPPORTED, "a GPU computes in f32 and bf16 only");
+    if (dtype != DT_F32 && (dtype != DT_BF16 || tf32))
+        return err_set(ERR_UNSUPPORTED, "a GPU computes in f32, tf32 and bf16 only");
     enum err e = find_device(device, &prop);
     if (e != ERR_OK)
         return e;
@@ -302,10 +364,15 @@ enum err cuda_backend_open(int device, enum dtype dtype, struct backend **out)
                                .dtype = dtype,
                                .encoder_rows = ENCODER_ROWS,
                                .pass_rows = PASS_ROWS,
-                               .scan_rows = PASS_ROWS};
+                               .scan_rows = PASS_ROWS,
+                               .depth = CUDA_DEPTH};
+    cuda_pools_open(c);
     c->device = device;
+    c->tf32 = tf32;
     snprintf(c->name, sizeof c->name, "cuda:%d %s %s", device, prop.name,
-             dtype == DT_BF16 ? "bf16" : "f32");
+             dtype == DT_BF16 ? "bf16"
+             : tf32           ? "tf32"
+                              : "f32");
     e = open_streams(c);
     if (e != ERR_OK) {
         close_backend(&c->base);

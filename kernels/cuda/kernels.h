@@ -3,9 +3,10 @@
  * How kernels/cuda fits together:
  *   kernels.h    this file: what backend.c calls. Plain C.
  *   device.h     what kernel sources share (C++): activation types, warp sums, the tensor-core
- * tile. OP.cu        one operation each: essay, kernel, launcher. C++, written as C. backend.c,
- * memory.c, linear.c, graph.c ...   the backend behind kernels/backend.h: plain C on the CUDA
- * runtime and cuBLASLt; no kernel code, so any C compiler takes them.
+ *                tile.
+ *   OP.cu        one operation each: essay, kernel, launcher. C++, written as C.
+ *   *.c          the backend behind kernels/backend.h (cuda.h): plain C on the CUDA runtime and
+ *                cuBLASLt; no kernel code, so any C compiler takes them.
  *
  * Two builds of the same sources: nvcc's, and a host build in which tests/cuda_host comes first on
  * the include path. There <cuda_runtime.h>, <cuda_bf16.h> and <cublasLt.h> are stand-ins that run a
@@ -103,6 +104,10 @@ cudaError_t cuda_attention(const void *q, const void *kv, int images, int querie
 cudaError_t cuda_window_attention(const void *qkv, int images, int windows, int window,
                                   int channels, int heads, const float *bias, const float *mask,
                                   const int *mask_of, void *out, bool bf16, cudaStream_t stream);
+
+/* dst = src, or zeros; moves: device memory, `most` the largest of their bytes; count <= 65535. */
+cudaError_t cuda_move_states(const struct state_move *moves, int count, size_t most,
+                             cudaStream_t stream);
 
 /* out = in, to act. */
 cudaError_t cuda_to_act(const float *in, size_t count, void *out, bool bf16, cudaStream_t stream);

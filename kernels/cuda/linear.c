@@ -1,8 +1,9 @@
 /* Matrix products by cuBLASLt: y = W x + b, with what struct linear_desc asks for as epilogue.
  *
  * Rows are tokens, row-major; cuBLASLt counts columns first, so it sees y^T [out][rows] = W
- * [out][in] x^T [in][rows], W transposed, and its bias is along out. fp32 is true fp32 (no TF32);
- * bf16 sums in fp32. An exact GELU is not among cuBLASLt's epilogues: a kernel of ours follows.
+ * [out][in] x^T [in][rows], W transposed, and its bias is along out. fp32 is true fp32 unless the
+ * backend was opened for TF32; bf16 and TF32 sum in fp32. An exact GELU is not among cuBLASLt's
+ * epilogues: a kernel of ours follows.
  *
  * The algorithm is chosen once, at open, for a typical number of rows, without split sums, and then
  * taken for every number of rows that it can do: a row's result is then a sum in one order wherever
@@ -88,16 +89,16 @@ static bool make_desc(struct cuda_backend *c, struct linear *l)
     cublasOperation_t transposed = CUBLAS_OP_T;
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
     uint64_t in = (uint64_t)l->d.in, out = (uint64_t)l->d.out;
+    cublasComputeType_t compute = c->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     const char *what = "a cuBLASLt description";
-    bool ok =
-        lt_check(c, cublasLtMatmulDescCreate(&l->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), what) &&
-        lt_check(c,
-                 cublasLtMatmulDescSetAttribute(l->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                                sizeof transposed),
-                 what) &&
-        lt_check(c, cublasLtMatrixLayoutCreate(&l->a, from, in, out, (int64_t)in), what) &&
-        lt_check(c, cublasLtMatrixLayoutCreate(&l->b, from, in, 1, (int64_t)in), what) &&
-        lt_check(c, cublasLtMatrixLayoutCreate(&l->y, to, out, 1, (int64_t)out), what);
+    bool ok = lt_check(c, cublasLtMatmulDescCreate(&l->desc, compute, CUDA_R_32F), what) &&
+              lt_check(c,
+                       cublasLtMatmulDescSetAttribute(l->desc, CUBLASLT_MATMUL_DESC_TRANSA,
+                                                      &transposed, sizeof transposed),
+                       what) &&
+              lt_check(c, cublasLtMatrixLayoutCreate(&l->a, from, in, out, (int64_t)in), what) &&
+              lt_check(c, cublasLtMatrixLayoutCreate(&l->b, from, in, 1, (int64_t)in), what) &&
+              lt_check(c, cublasLtMatrixLayoutCreate(&l->y, to, out, 1, (int64_t)out), what);
     if (ok && l->bias)
         ok = lt_check(c,
                       cublasLtMatmulDescSetAttribute(l->desc, CUBLASLT_MATMUL_DESC_EPILOGUE,
@@ -228,6 +229,8 @@ enum err cuda_linear(struct backend *be, struct linear *l, const void *x, void *
     enum err e = algorithm(c, l, &algo);
     if (e != ERR_OK)
         return e;
+    if (!OP(c, "linear", AT(l), AT(x), AT(y), rows))
+        return ERR_OK;
     lt_check(c,
              cublasLtMatmul(c->lt, l->desc, &one, l->weight, l->a, x, l->b, &keep, y, l->y, y, l->y,
                             algo, c->workspace, CUDA_LT_WORKSPACE, c->stream),
@@ -244,11 +247,18 @@ static double seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+static enum err wait(struct cuda_backend *c)
+{
+    cuda_check(c, cudaStreamSynchronize(c->stream), "products");
+    return cuda_result(c);
+}
+
 /* A product of 8192 rows, 4096 -> 4096, of numbers that are not all alike: best of some runs of
  * some products each, so that the launch does not count. */
 enum err cuda_peak(struct backend *be, double *gflops)
 {
     enum { N = 4096, ROWS = 8192, RUNS = 8, PRODUCTS = 8 };
+    struct cuda_backend *c = cuda_of(be);
     struct linear *l = NULL;
     void *x = NULL, *y = NULL;
     double best = 0;
@@ -271,7 +281,7 @@ enum err cuda_peak(struct backend *be, double *gflops)
         for (int j = 0; e == ERR_OK && j < PRODUCTS; j++)
             e = cuda_linear(be, l, x, y, ROWS);
         if (e == ERR_OK)
-            e = cuda_sync(be);
+            e = wait(c);
         double rate = 2.0 * PRODUCTS * ROWS * N * N / (seconds() - t) / 1e9;
         best = rate > best ? rate : best;
     }

@@ -1,4 +1,4 @@
-/* The device's memory: buffers, and the device copies of a plan's tables. */
+/* The device's memory: buffers, the pools of states, and the device copies of a plan's tables. */
 #include "kernels/cuda/cuda.h"
 
 #include <stdlib.h>
@@ -22,6 +22,7 @@ enum err cuda_alloc(struct backend *be, size_t bytes, void **out)
     *out = NULL;
     if (c->failed != cudaSuccess)
         return cuda_result(c);
+    c->allocations++;
     cudaError_t e = cudaMalloc(out, bytes ? bytes : 1);
     if (e != cudaSuccess)
         *out = NULL;
@@ -37,6 +38,75 @@ void cuda_free(struct backend *be, void *p)
         cuda_check(cuda_of(be), cudaFree(p), "cudaFree");
 }
 
+enum err cuda_pinned(struct cuda_backend *c, size_t bytes, void **out)
+{
+    *out = NULL;
+    c->allocations++;
+    cudaError_t e = cudaHostAlloc(out, bytes, cudaHostAllocDefault);
+    if (e == cudaSuccess)
+        return ERR_OK;
+    *out = NULL;
+    cudaGetLastError();
+    if (e != cudaErrorMemoryAllocation && !cuda_check(c, e, "cudaHostAlloc"))
+        return cuda_result(c);
+    return err_set(ERR_NOMEM, "out of memory for %zu MB of pinned memory", (bytes >> 20) + 1);
+}
+
+/* ---- pools ---- */
+
+static enum err get_slab(void *owner, size_t bytes, void **out)
+{
+    return cuda_alloc(owner, bytes, out);
+}
+
+static void put_slab(void *owner, void *p)
+{
+    cuda_free(owner, p);
+}
+
+static enum err get_pinned(void *owner, size_t bytes, void **out)
+{
+    return cuda_pinned(owner, bytes, out);
+}
+
+static void put_pinned(void *owner, void *p)
+{
+    cuda_check(owner, cudaFreeHost(p), "cudaFreeHost");
+}
+
+void cuda_pools_open(struct cuda_backend *c)
+{
+    c->states = (struct cuda_pool){.get = get_slab, .put = put_slab, .owner = c};
+    c->spilled = (struct cuda_pool){.get = get_pinned, .put = put_pinned, .owner = c};
+}
+
+enum err cuda_reserve(struct backend *be, size_t bytes)
+{
+    return cuda_pool_reserve(&cuda_of(be)->states, bytes);
+}
+
+enum err cuda_take(struct backend *be, size_t bytes, void **out)
+{
+    return cuda_pool_take(&cuda_of(be)->states, bytes, out);
+}
+
+void cuda_give(struct backend *be, void *p, size_t bytes)
+{
+    cuda_pool_give(&cuda_of(be)->states, p, bytes);
+}
+
+enum err cuda_host_take(struct backend *be, size_t bytes, void **out)
+{
+    return cuda_pool_take(&cuda_of(be)->spilled, bytes, out);
+}
+
+void cuda_host_give(struct backend *be, void *p, size_t bytes)
+{
+    cuda_pool_give(&cuda_of(be)->spilled, p, bytes);
+}
+
+/* ---- copies ---- */
+
 enum err cuda_upload_bytes(struct cuda_backend *c, const void *src, size_t bytes, void **out)
 {
     enum err e = cuda_alloc(&c->base, bytes, out);
@@ -49,34 +119,44 @@ enum err cuda_upload_bytes(struct cuda_backend *c, const void *src, size_t bytes
     return e;
 }
 
+/* Both ways behind what is under way, and waiting for it. */
+static enum err copy_and_wait(struct cuda_backend *c, void *dst, const void *src, size_t bytes,
+                              enum cudaMemcpyKind kind)
+{
+    cuda_check(c, cudaMemcpyAsync(dst, src, bytes, kind, c->stream), "cudaMemcpyAsync");
+    cuda_check(c, cudaStreamSynchronize(c->stream), "a copy");
+    return cuda_result(c);
+}
+
 enum err cuda_upload(struct backend *be, void *dst, const void *src, size_t bytes)
 {
-    struct cuda_backend *c = cuda_of(be);
-    cuda_check(c, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, c->stream),
-               "cudaMemcpyAsync");
-    cuda_check(c, cudaStreamSynchronize(c->stream), "upload");
-    return cuda_result(c);
+    return copy_and_wait(cuda_of(be), dst, src, bytes, cudaMemcpyHostToDevice);
 }
 
 enum err cuda_download(struct backend *be, void *dst, const void *src, size_t bytes)
 {
     struct cuda_backend *c = cuda_of(be);
-    cuda_check(c, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, c->stream),
-               "cudaMemcpyAsync");
-    cuda_check(c, cudaStreamSynchronize(c->stream), "download");
-    return cuda_result(c);
+    if (c->walk == CUDA_DRY) { /* there is nothing yet */
+        c->trace.waits = true;
+        memset(dst, 0, bytes);
+        return ERR_OK;
+    }
+    return copy_and_wait(c, dst, src, bytes, cudaMemcpyDeviceToHost);
 }
 
 void cuda_copy(struct backend *be, void *dst, const void *src, size_t bytes)
 {
     struct cuda_backend *c = cuda_of(be);
-    cuda_check(c, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, c->stream), "copy");
+    if (OP(c, "copy", AT(dst), AT(src), bytes))
+        cuda_check(c, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, c->stream),
+                   "copy");
 }
 
 void cuda_zero(struct backend *be, void *dst, size_t bytes)
 {
     struct cuda_backend *c = cuda_of(be);
-    cuda_check(c, cudaMemsetAsync(dst, 0, bytes, c->stream), "zero");
+    if (OP(c, "zero", AT(dst), bytes))
+        cuda_check(c, cudaMemsetAsync(dst, 0, bytes, c->stream), "zero");
 }
 
 /* ---- tables: host pointer -> device copy ---- */

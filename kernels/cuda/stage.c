@@ -1,9 +1,10 @@
-/* What goes between host and device while frames run: pixels and window tables up, labels down.
+/* What goes between host and device while frames run: pixels and tables up, labels down.
  *
- * Copies that do not wait need pinned memory, so everything goes through `struct cuda_stage`.
- * Pixels are copied into it row by row, sent on their own stream, and the arithmetic waits for
- * their event; labels leave on a third stream after the event of their kernel, and are given to the
- * caller by `sync`, which is the batch's one wait. */
+ * Copies that do not wait need pinned memory, so everything goes through `struct cuda_stage`, of
+ * which each batch under way has a pair. The dry walk fills it, one copy sends all of it up
+ * (batch.c); a later walk of the same batch finds the same places, since it asks in the same order.
+ * Labels are collected in the other one, come down in one copy, and are given to the caller by
+ * `finish`. */
 #include "kernels/cuda/cuda.h"
 
 #include <stdlib.h>
@@ -19,10 +20,10 @@ static enum err add_block(struct cuda_backend *c, struct cuda_stage *s, size_t b
     enum err e = cuda_alloc(&c->base, bytes, &device);
     if (e != ERR_OK)
         return e;
-    if (cudaHostAlloc(&host, bytes, cudaHostAllocDefault) != cudaSuccess) {
-        cudaGetLastError();
+    e = cuda_pinned(c, bytes, &host);
+    if (e != ERR_OK) {
         cuda_free(&c->base, device);
-        return err_set(ERR_NOMEM, "out of memory for %zu MB of pinned memory", bytes >> 20);
+        return e;
     }
     s->host[s->blocks] = host;
     s->device[s->blocks] = device;
@@ -59,34 +60,38 @@ void cuda_stage_close(struct cuda_stage *s)
     s->used = 0;
 }
 
-/* The device is idle: all is free, and blocks become one. */
-static void settle(struct cuda_backend *c, struct cuda_stage *s)
+enum err cuda_stage_settle(struct cuda_backend *c, struct cuda_stage *s)
 {
     size_t bytes = 0;
-    s->used = 0;
     if (s->blocks <= 1)
-        return;
+        return ERR_OK;
     for (int i = 0; i < s->blocks; i++)
         bytes += s->size[i];
     cuda_stage_close(s);
-    (void)add_block(c, s, bytes); /* cuda_stage_get tries again, and reports */
+    return add_block(c, s, bytes);
+}
+
+static enum err not_in_a_batch(void)
+{
+    return err_set(ERR_INTERNAL, "staging memory is a batch's");
 }
 
 enum err cuda_stage_op(struct backend *be, size_t bytes, void **host)
 {
     struct cuda_backend *c = cuda_of(be);
     void *device;
-    return cuda_stage_get(c, &c->in, bytes, host, &device);
+    if (!c->current)
+        return not_in_a_batch();
+    return cuda_stage_get(c, &c->current->in, bytes, host, &device);
 }
 
 enum err cuda_staged_op(struct backend *be, const void *host, size_t bytes, const void **out)
 {
-    struct cuda_backend *c = cuda_of(be);
-    int last = c->in.blocks - 1;
-    char *device = c->in.device[last] + ((const char *)host - c->in.host[last]);
-    cuda_check(c, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, c->stream), "stage");
-    *out = device;
-    return cuda_result(c);
+    const struct cuda_stage *in = &cuda_of(be)->current->in;
+    int last = in->blocks - 1;
+    (void)bytes;
+    *out = in->device[last] + ((const char *)host - in->host[last]);
+    return ERR_OK;
 }
 
 enum err cuda_preprocess_op(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
@@ -96,33 +101,30 @@ enum err cuda_preprocess_op(struct backend *be, const uint8_t *rgb, ptrdiff_t st
     struct cuda_backend *c = cuda_of(be);
     size_t line = 3 * (size_t)cols->src, height = (size_t)rows->src;
     void *host, *device;
-    enum err e = cuda_stage_get(c, &c->in, line * height, &host, &device);
+    if (!c->current)
+        return not_in_a_batch();
+    enum err e = cuda_stage_get(c, &c->current->in, line * height, &host, &device);
     if (e != ERR_OK)
         return e;
-    for (size_t y = 0; y < height; y++)
+    for (size_t y = 0; c->walk == CUDA_DRY && y < height; y++)
         memcpy((char *)host + y * line, rgb + (ptrdiff_t)y * stride, line);
-    cuda_check(c, cudaMemcpyAsync(device, host, line * height, cudaMemcpyHostToDevice, c->up),
-               "pixels");
-    cuda_check(c, cudaEventRecord(c->uploaded, c->up), "pixels");
-    cuda_check(c, cudaStreamWaitEvent(c->stream, c->uploaded, 0), "pixels");
-    cuda_check(
-        c,
-        cuda_preprocess(device, line, cuda_axis_of(c, rows), cuda_axis_of(c, cols), out, c->stream),
-        "preprocess");
+    cuda_axis r = cuda_axis_of(c, rows), x = cuda_axis_of(c, cols);
+    if (OP(c, "preprocess", AT(device), line, AXIS(r), AXIS(x), AT(out)))
+        cuda_check(c, cuda_preprocess(device, line, r, x, out, c->stream), "preprocess");
     return cuda_result(c);
 }
 
-static enum err add_answer(struct cuda_backend *c, struct cuda_answer a)
+static enum err add_answer(struct cuda_flight *f, struct cuda_answer a)
 {
-    if (c->answer_count == c->answer_places) {
-        size_t places = c->answer_places ? 2 * c->answer_places : 64;
-        struct cuda_answer *grown = realloc(c->answers, places * sizeof *grown);
+    if (f->answer_count == f->answer_places) {
+        size_t places = f->answer_places ? 2 * f->answer_places : 64;
+        struct cuda_answer *grown = realloc(f->answers, places * sizeof *grown);
         if (!grown)
             return err_set(ERR_NOMEM, "out of memory for a batch");
-        c->answers = grown;
-        c->answer_places = places;
+        f->answers = grown;
+        f->answer_places = places;
     }
-    c->answers[c->answer_count++] = a;
+    f->answers[f->answer_count++] = a;
     return ERR_OK;
 }
 
@@ -133,33 +135,15 @@ enum err cuda_labels_op(struct backend *be, const float *logits, int classes,
     struct cuda_backend *c = cuda_of(be);
     size_t bytes = (size_t)rows->dst * (size_t)cols->dst;
     void *host, *device;
-    enum err e = cuda_stage_get(c, &c->out, bytes, &host, &device);
-    if (e == ERR_OK)
-        e = add_answer(c, (struct cuda_answer){host, out, bytes});
+    if (!c->current)
+        return not_in_a_batch();
+    enum err e = cuda_stage_get(c, &c->current->out, bytes, &host, &device);
+    if (e == ERR_OK && c->walk == CUDA_DRY)
+        e = add_answer(c->current, (struct cuda_answer){host, out, bytes});
     if (e != ERR_OK)
         return e;
-    cuda_check(c,
-               cuda_labels(logits, classes, cuda_axis_of(c, rows), cuda_axis_of(c, cols), device,
-                           c->stream),
-               "labels");
-    cuda_check(c, cudaEventRecord(c->labelled, c->stream), "labels");
-    cuda_check(c, cudaStreamWaitEvent(c->down, c->labelled, 0), "labels");
-    cuda_check(c, cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, c->down), "labels");
-    return cuda_result(c);
-}
-
-enum err cuda_sync(struct backend *be)
-{
-    struct cuda_backend *c = cuda_of(be);
-    cuda_check(c, cudaEventRecord(c->labelled, c->stream), "the batch's end");
-    cuda_check(c, cudaStreamWaitEvent(c->down, c->labelled, 0), "the batch's end");
-    cuda_check(c, cudaStreamSynchronize(c->down), "the batch's kernels"); /* it waits for all */
-    for (size_t i = 0; c->failed == cudaSuccess && i < c->answer_count; i++)
-        memcpy(c->answers[i].to, c->answers[i].from, c->answers[i].bytes);
-    c->answer_count = 0;
-    if (c->failed == cudaSuccess) {
-        settle(c, &c->in);
-        settle(c, &c->out);
-    }
+    cuda_axis r = cuda_axis_of(c, rows), x = cuda_axis_of(c, cols);
+    if (OP(c, "labels", AT(logits), (unsigned)classes, AXIS(r), AXIS(x), AT(device)))
+        cuda_check(c, cuda_labels(logits, classes, r, x, device, c->stream), "labels");
     return cuda_result(c);
 }

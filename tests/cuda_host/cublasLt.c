@@ -14,6 +14,7 @@ struct cuda_host_lt_desc {
     cublasOperation_t trans_a;
     cublasLtEpilogue_t epilogue;
     const void *bias;
+    bool tf32;
 };
 
 struct cuda_host_lt_layout {
@@ -64,9 +65,11 @@ cublasStatus_t cublasLtDestroy(cublasLtHandle_t lt)
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *out, cublasComputeType_t compute,
                                         cudaDataType scale)
 {
-    CREATE(out, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL);
-    return compute == CUBLAS_COMPUTE_32F && scale == CUDA_R_32F ? CUBLAS_STATUS_SUCCESS
-                                                                : CUBLAS_STATUS_NOT_SUPPORTED;
+    bool tf32 = compute == CUBLAS_COMPUTE_32F_FAST_TF32;
+    CREATE(out, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL, tf32);
+    return (tf32 || compute == CUBLAS_COMPUTE_32F) && scale == CUDA_R_32F
+               ? CUBLAS_STATUS_SUCCESS
+               : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t d)
@@ -183,6 +186,23 @@ static float get(const void *p, cudaDataType type, size_t i)
     return type == CUDA_R_32F ? ((const float *)p)[i] : bf16_to_f32(((const uint16_t *)p)[i]);
 }
 
+/* To TF32: the nearest of 10 bits of mantissa, ties to even. */
+static float rounded(float v)
+{
+    uint32_t u;
+    memcpy(&u, &v, sizeof u);
+    u += 0xfff + (u >> 13 & 1);
+    u &= ~0x1fffu;
+    memcpy(&v, &u, sizeof v);
+    return v;
+}
+
+static float factor(const struct product *m, const void *p, cudaDataType type, size_t i)
+{
+    float v = get(p, type, i);
+    return m->d.tf32 ? rounded(v) : v;
+}
+
 static void run_product(void *args)
 {
     const struct product *m = args;
@@ -192,10 +212,10 @@ static void run_product(void *args)
         abort();
     for (size_t o = 0; o < out; o++)
         for (size_t i = 0; i < in; i++)
-            w[o * in + i] = get(m->pa, m->a.type, o * (size_t)m->a.ld + i);
+            w[o * in + i] = factor(m, m->pa, m->a.type, o * (size_t)m->a.ld + i);
     for (size_t r = 0; r < rows; r++) {
         for (size_t i = 0; i < in; i++)
-            x[i] = get(m->pb, m->b.type, r * (size_t)m->b.ld + i);
+            x[i] = factor(m, m->pb, m->b.type, r * (size_t)m->b.ld + i);
         for (size_t o = 0; o < out; o++) {
             size_t at = r * (size_t)m->y.ld + o;
             float sum = 0;
@@ -225,6 +245,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t lt, cublasLtMatmulDesc_t d, const
     struct product m = {.d = *d, .a = *al, .b = *bl, .y = *yl, .pa = a, .pb = b, .py = y};
     float one;
     (void)lt;
+    if (cuda_host_call() != cudaSuccess)
+        return CUBLAS_STATUS_EXECUTION_FAILED;
     memcpy(&one, alpha, sizeof one);
     memcpy(&m.beta, beta, sizeof m.beta);
     if (!supported(d, al, bl, cl, yl) || one != 1 || c != y || bl->cols > algo->most_rows ||

@@ -1,6 +1,7 @@
 /* Of the stand-in (cuda_runtime_api.h): the part of cuBLASLt that kernels/cuda/linear.c uses, by
  * plain loops. D = A^T B * alpha + C * beta + bias, column-major, A transposed, C = D. It refuses
- * what the backend must not ask for. */
+ * what the backend must not ask for. With CUBLAS_COMPUTE_32F_FAST_TF32 factors are rounded to 10
+ * bits of mantissa first. */
 #ifndef TV3S_TESTS_CUDA_HOST_CUBLASLT_H
 #define TV3S_TESTS_CUDA_HOST_CUBLASLT_H
 
@@ -10,10 +11,11 @@ typedef enum {
     CUBLAS_STATUS_SUCCESS,
     CUBLAS_STATUS_ALLOC_FAILED = 3,
     CUBLAS_STATUS_INVALID_VALUE = 7,
+    CUBLAS_STATUS_EXECUTION_FAILED = 13,
     CUBLAS_STATUS_NOT_SUPPORTED = 15
 } cublasStatus_t;
 typedef enum { CUDA_R_32F = 0, CUDA_R_16BF = 14 } cudaDataType;
-typedef enum { CUBLAS_COMPUTE_32F = 68 } cublasComputeType_t;
+typedef enum { CUBLAS_COMPUTE_32F = 68, CUBLAS_COMPUTE_32F_FAST_TF32 = 77 } cublasComputeType_t;
 typedef enum { CUBLAS_OP_N, CUBLAS_OP_T } cublasOperation_t;
 typedef enum { CUBLASLT_EPILOGUE_DEFAULT = 1, CUBLASLT_EPILOGUE_BIAS = 4 } cublasLtEpilogue_t;
 enum { CUBLASLT_REDUCTION_SCHEME_NONE = 0 };

@@ -503,6 +503,14 @@ void cuda_host_run(const dim3 *grid, const dim3 *block, size_t shared, const voi
     pthread_mutex_unlock(&lock);
 }
 
+bool cuda_host_refused(void)
+{
+    cudaError_t e = cuda_host_call();
+    if (e != cudaSuccess)
+        last_error = e;
+    return e != cudaSuccess;
+}
+
 /* ---- the runtime ---- */
 
 const char *cudaGetErrorName(cudaError_t e)
@@ -542,6 +550,9 @@ cudaError_t cudaGetLastError(void)
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
+    cudaError_t e = cuda_host_call();
+    if (e != cudaSuccess)
+        return last_error = e;
     if (posix_memalign(p, 256, bytes))
         return last_error = cudaErrorMemoryAllocation;
     if (!cuda_host_counted(*p, bytes)) {
@@ -563,6 +574,9 @@ cudaError_t cudaFree(void *p)
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind)
 {
     (void)kind;
+    cudaError_t e = cuda_host_call();
+    if (e != cudaSuccess)
+        return last_error = e;
     memmove(dst, src, bytes);
     return cudaSuccess;
 }

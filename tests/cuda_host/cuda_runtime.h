@@ -19,6 +19,8 @@ void cuda_host_warp(unsigned mask, const void *value, size_t bytes, int source, 
                     const char *file, int line);
 /* Waits for the lanes of `mask`: in which of them `predicate` was true. */
 unsigned cuda_host_vote(unsigned mask, int predicate, const char *file, int line);
+/* Whether this launch is the call that is to fail (streams.h). */
+bool cuda_host_refused(void);
 /* cuda_pipeline.h's */
 void cuda_host_copy(void *to, const void *from, size_t bytes, size_t zeros);
 void cuda_host_copy_commit(void);
@@ -43,6 +45,8 @@ template <typename... Params, typename... Args>
 static void cuda_host_launch(dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                              const char *name, void (*kernel)(Params...), Args... args)
 {
+    if (cuda_host_refused())
+        return;
     auto call = [=] { kernel(args...); };
     auto launch = [=] {
         cuda_host_run(

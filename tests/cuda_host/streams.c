@@ -37,6 +37,21 @@ size_t cuda_host_enqueued, cuda_host_waits, cuda_host_allocations, cuda_host_mem
 size_t cuda_host_memory_limit = SIZE_MAX;
 cudaError_t cuda_host_fault;
 int cuda_host_devices = 1;
+size_t cuda_host_calls, cuda_host_fail_at;
+cudaError_t cuda_host_fail_with = cudaErrorUnknown;
+
+cudaError_t cuda_host_call(void)
+{
+    return ++cuda_host_calls == cuda_host_fail_at ? cuda_host_fail_with : cudaSuccess;
+}
+
+/* Returns from the call that is to fail. */
+#define MAY_FAIL                                                                                   \
+    do {                                                                                           \
+        cudaError_t injected = cuda_host_call();                                                   \
+        if (injected != cudaSuccess)                                                               \
+            return injected;                                                                       \
+    } while (0)
 
 static struct cuda_host_stream *streams;
 static struct {
@@ -116,6 +131,7 @@ void cuda_host_enqueue(cudaStream_t s, void (*run)(void *), void (*destroy)(void
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
 {
+    MAY_FAIL;
     *out = checked(calloc(1, sizeof **out));
     (*out)->next = streams;
     streams = *out;
@@ -136,6 +152,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
+    MAY_FAIL;
     cuda_host_waits++;
     if (s->to)
         return cudaErrorInvalidValue; /* a stream that captures cannot be waited for */
@@ -145,6 +162,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
 {
+    MAY_FAIL;
     *out = checked(calloc(1, sizeof **out));
     return flags <= cudaEventDisableTiming ? cudaSuccess : cudaErrorInvalidValue;
 }
@@ -164,10 +182,20 @@ cudaError_t cudaEventDestroy(cudaEvent_t e)
 
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
+    MAY_FAIL;
     if (s->to)
         return cudaErrorInvalidValue; /* the stand-in has no branches inside of a graph */
     *e = (struct cuda_host_event){s, end_of(s)};
     return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t e)
+{
+    MAY_FAIL;
+    cuda_host_waits++;
+    if (e->stream)
+        run_until(e->stream, e->position);
+    return cuda_host_fault;
 }
 
 static void wait_for(void *args)
@@ -178,6 +206,7 @@ static void wait_for(void *args)
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
 {
+    MAY_FAIL;
     if (flags || s->to)
         return cudaErrorInvalidValue;
     if (!e->stream)
@@ -207,6 +236,7 @@ static void run_copy(void *args)
 
 static cudaError_t enqueue_copy(struct copy c, cudaStream_t s)
 {
+    MAY_FAIL;
     struct copy *args = checked(malloc(sizeof *args));
     *args = c;
     cuda_host_enqueue(s, run_copy, free, args);
@@ -229,6 +259,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode)
 {
+    MAY_FAIL;
     (void)mode;
     if (s->to)
         return cudaErrorInvalidValue;
@@ -241,11 +272,17 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out)
 {
     *out = s->to;
     s->to = NULL;
-    return *out ? cudaSuccess : cudaErrorInvalidValue;
+    cudaError_t e = cuda_host_call();
+    if (e != cudaSuccess && *out) {
+        cudaGraphDestroy(*out);
+        *out = NULL;
+    }
+    return e != cudaSuccess ? e : *out ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags)
 {
+    MAY_FAIL;
     *out = graph;
     graph->owners++;
     return flags ? cudaErrorInvalidValue : cudaSuccess;
@@ -266,6 +303,7 @@ static void no_destroy(void *args)
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t s)
 {
+    MAY_FAIL;
     graph->queued++;
     cuda_host_enqueue(s, run_graph, no_destroy, graph);
     return cudaSuccess;
@@ -348,6 +386,7 @@ void cuda_host_uncounted(const void *p)
 
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags)
 {
+    MAY_FAIL;
     cuda_host_allocations++;
     *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (!*p || flags)

@@ -37,6 +37,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags);
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 cudaError_t cudaEventDestroy(cudaEvent_t e);
+cudaError_t cudaEventSynchronize(cudaEvent_t e);
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind,
@@ -61,6 +62,13 @@ extern size_t cuda_host_memory, cuda_host_memory_limit;
 extern cudaError_t cuda_host_fault;
 /* Devices that cudaGetDeviceCount finds: 1 at first. */
 extern int cuda_host_devices;
+
+/* Calls that could fail so far: copies, launches, waits, allocations, captures, products. The one
+ * after which this is cuda_host_fail_at (0: none) does nothing and fails, with this error. */
+extern size_t cuda_host_calls, cuda_host_fail_at;
+extern cudaError_t cuda_host_fail_with;
+/* What the call that asks is to return: counts it. */
+cudaError_t cuda_host_call(void);
 
 /* Runs `run(args)`, then `destroy(args)`, in the stream's order. */
 void cuda_host_enqueue(cudaStream_t s, void (*run)(void *), void (*destroy)(void *), void *args);

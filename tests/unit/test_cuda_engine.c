@@ -293,6 +293,33 @@ static void products_of_any_number_of_rows_are_found(void **state)
     cuda_host_lt_rows_more = SIZE_MAX;
 }
 
+/* TF32 rounds the factors of every product to 10 bits of mantissa: near fp32, and not the same. */
+static void tf32_is_near_f32(void **state)
+{
+    struct fixture *f = *state;
+    struct engine_config c = {.device = DEVICE_CUDA, .dtype = DT_F32, .tf32 = true};
+    struct fixture tf32 = {.model = f->model};
+    assert_int_equal(engine_open(f->model, &c, &tf32.engine), ERR_OK);
+    assert_non_null(strstr(engine_description(tf32.engine), " tf32"));
+    struct trace *want = alone(f, MODE_STREAM, 9, WIDTH, HEIGHT, 2);
+    struct trace *got = alone(&tf32, MODE_STREAM, 9, WIDTH, HEIGHT, 2);
+    double square = 0, error = 0, mean = 0, count = 2 * (double)want->floats;
+    for (size_t i = 0; i < 2 * want->floats; i++) {
+        mean += want->logits[i] / count;
+        square += (double)want->logits[i] * want->logits[i] / count;
+        error += pow((double)want->logits[i] - got->logits[i], 2) / count;
+    }
+    double relative = sqrt(error / (square - mean * mean));
+    if (!(relative > 1e-5 && relative < 0.13 / 8)) /* bf16's bar, by three bits of mantissa */
+        fail_msg("logits differ by %g of their deviation", relative);
+    trace_close(want);
+    trace_close(got);
+    engine_close(tf32.engine);
+    c.device = DEVICE_CPU;
+    assert_int_equal(engine_open(f->model, &c, &tf32.engine), ERR_UNSUPPORTED);
+    assert_non_null(strstr(err_text(), "tf32 is a GPU's"));
+}
+
 /* What depends on the model, and, with the first variant alone, what does not. */
 static int group(const char *name)
 {
@@ -310,6 +337,7 @@ static int group(const char *name)
         cmocka_unit_test(memory_that_runs_out_in_a_step_leaves_the_streams),
         cmocka_unit_test(after_a_fault_every_step_says_so),
         cmocka_unit_test(devices_that_are_not_there_are_refused),
+        cmocka_unit_test(tf32_is_near_f32),
         cmocka_unit_test(products_of_any_number_of_rows_are_found),
     };
     int failures = variant->dtype == DT_BF16

@@ -64,11 +64,15 @@ static void devices(void **state)
 static void dtypes_and_modes(void **state)
 {
     (void)state;
-    enum dtype dtype;
+    struct engine_config c = {.tf32 = true};
     enum stream_mode mode;
-    assert_true(option_dtype("bf16", &dtype) && dtype == DT_BF16);
-    assert_true(option_dtype("f32", &dtype) && dtype == DT_F32);
-    assert_false(option_dtype("f16", &dtype));
+    assert_true(option_dtype("bf16", &c) && c.dtype == DT_BF16 && !c.tf32);
+    assert_string_equal(option_dtype_name(&c), "bf16");
+    assert_true(option_dtype("tf32", &c) && c.dtype == DT_F32 && c.tf32);
+    assert_string_equal(option_dtype_name(&c), "tf32");
+    assert_true(option_dtype("f32", &c) && c.dtype == DT_F32 && !c.tf32);
+    assert_string_equal(option_dtype_name(&c), "f32");
+    assert_false(option_dtype("f16", &c));
     assert_true(option_mode("clip", &mode) && mode == MODE_CLIP);
     assert_true(option_mode("frame", &mode) && mode == MODE_FRAME);
     assert_true(option_mode("stream", &mode) && mode == MODE_STREAM);
