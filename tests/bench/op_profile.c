@@ -213,7 +213,7 @@ static bool options(struct profile *p, int argc, char **argv)
         else if (o == 'd')
             ok = option_device(optarg, &p->config.device, &p->config.device_index);
         else if (o == 't')
-            ok = option_dtype(optarg, &p->config.dtype);
+            ok = option_dtype(optarg, &p->config);
         else if (o == 'c')
             p->check = true;
         else if (o == 'j')
