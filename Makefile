@@ -33,7 +33,8 @@ DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-de
 DEPS_TEST  := $(DEPS_BUILD) g++ libcurl4-gnutls-dev libcmocka-dev python3 python3-pytest \
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
 	python3-prometheus-client chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
-	prometheus docker-compose python3-yaml lua5.1
+	prometheus docker-compose python3-yaml lua5.1 \
+	python3-kubernetes golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
 DEPS_LINT  := $(DEPS_BUILD) libcurl4-gnutls-dev clang clang-format clang-tidy cppcheck libomp-dev \

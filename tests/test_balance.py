@@ -104,6 +104,19 @@ def test_an_upload_is_found_again(balanced, picture):
     assert c.segment(picture, format="raw").data in masks and c.ready()
 
 
+def test_an_upload_that_came_another_way_is_found(balanced, picture):
+    """As after a restart of the balancer, or where there are two."""
+    balancer, daemons = balanced
+    c = through(balancer)
+    for d in daemons * 3:
+        job = Client(f"http://127.0.0.1:{d.http_port}").upload(picture, format="raw")
+        assert c.wait(job).state == "succeeded" and c.download(job)
+        c.delete(job)
+    with pytest.raises(Tv3sError) as e:
+        c.job("nobodysnobodysnobodyss")
+    assert e.value.status == 404 and e.value.type == "not-found"
+
+
 def test_when_a_replica_dies_its_streams_move_and_no_others(balanced):
     balancer, daemons = balanced
     before = owners(balancer, daemons)

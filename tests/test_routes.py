@@ -76,6 +76,11 @@ class Replica:
             threading.Thread(target=server.serve_forever, daemon=True).start()
         self.http_port, self.ws_port = (self.servers[kind].server_port for kind in ("http", "ws"))
 
+    def stop(self) -> None:
+        for server in self.servers.values():
+            server.shutdown()
+            server.server_close()
+
 
 @pytest.fixture(scope="module", params=[Nginx, Haproxy], ids=["nginx", "haproxy"])
 def balancer(request, tmp_path_factory):
@@ -83,9 +88,7 @@ def balancer(request, tmp_path_factory):
     with request.param(tmp_path_factory.mktemp("balancer") / "b", replicas) as b:
         yield b
     for r in replicas:
-        for server in r.servers.values():
-            server.shutdown()
-            server.server_close()
+        r.stop()
 
 
 def through(balancer, method, target, headers) -> tuple[int, dict | None]:

@@ -129,7 +129,7 @@ static enum tv3s_result begin(struct socket *s, const char *url)
         .pwsi = &s->wsi,
     };
     if (!lws_client_connect_via_info(&info))
-        return client_fail(s->c, TV3S_LOST, "%s: %s", url, s->close_reason);
+        return client_fail(s->c, TV3S_LOST, "%s: no connection", url); /* such as no such host */
     return TV3S_OK;
 }
 

@@ -9,6 +9,7 @@ tar -xf "$1" -C "$root"
 cp "$2" "$root/root/old.deb"
 cp "$3" "$root/root/new.deb"
 cp "$here/inside.sh" "$root/root/inside.sh"
+echo '127.0.0.1 localhost' > "$root/etc/hosts"
 # Everything but the package itself; resolv.conf came with BASE.
 depends=$(dpkg-deb -f "$2" Depends | sed 's/([^)]*)//g; s/,/ /g')
 # shellcheck disable=SC2086
