@@ -9,7 +9,7 @@
 #   libtv3s_engine.a  base engine kernels   needs no FFmpeg and no network library
 #   libtv3s_proto.a   proto                 mask formats, keys: + libspng, libcrypto
 #   libtv3s_media.a   media                 + FFmpeg
-#   libtv3s_server.a  server but main.c     + libmicrohttpd, libwebsockets
+#   libtv3s_server.a  server, sandbox       + libmicrohttpd, libwebsockets, libseccomp; no main.c
 # Kernels compiled once per instruction set come from kernels/cpu/kernels.mk, which names their
 # sources in KERNEL_SIMD_SRCS and gives objects and rules in KERNEL_SIMD_OBJS.
 
@@ -29,7 +29,7 @@ NPROC   := $(shell nproc)
 
 DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-dev libspng-dev \
 	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
-	libwebsockets-dev zlib1g-dev libsqlite3-dev libgnutls28-dev libssl-dev
+	libwebsockets-dev zlib1g-dev libsqlite3-dev libgnutls28-dev libssl-dev libseccomp-dev
 DEPS_TEST  := $(DEPS_BUILD) g++ libcurl4-gnutls-dev libcmocka-dev python3 python3-pytest \
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
 	python3-prometheus-client chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
@@ -60,7 +60,7 @@ ENGINE_LIBS := -ldnnl -ljansson -lzip -lm -lpthread
 PROTO_LIBS   = $(shell pkg-config --libs spng libcrypto) -ljansson
 MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
 CLIENT_LIBS  = $(shell pkg-config --libs libcurl libwebsockets jansson) -lm
-SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite3 gnutls openssl)
+SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite3 gnutls openssl libseccomp)
 
 .PHONY: all client libs-client engine demo deps deps-demo deps-fuzz deps-lint test unit pytest \
 	asan tsan chaos fuzz fuzz-build bench bench-kernels lint format clean help libs-engine libs-media \
@@ -88,7 +88,7 @@ MEDIA_SRCS  := $(call c_files,media)
 CLIENT_SRCS := $(call c_files,clients/c) base/buf.c base/err.c base/outfile.c proto/message.c \
 	proto/mask_format.c
 TOOL_SRCS   := $(call c_files,tools)
-SERVER_SRCS := $(filter-out server/main.c,$(call c_files,server))
+SERVER_SRCS := $(filter-out server/main.c,$(call c_files,server sandbox))
 TEST_SRCS   := $(call c_files,tests/unit)
 FUZZ_SRCS   := $(call c_files,tests/fuzz)
 
@@ -126,6 +126,7 @@ libs-server: libs-media
 	$(call need_header,zlib.h,zlib1g-dev)
 	$(call need_header,sqlite3.h,libsqlite3-dev)
 	$(call need_header,gnutls/gnutls.h,libgnutls28-dev)
+	$(call need_header,seccomp.h,libseccomp-dev)
 
 # Objects depend on the flags they were compiled with.
 $(BUILD)/flags: force
@@ -262,7 +263,7 @@ $(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_PROTO) $(LIB_ENGINE)
 	$(Q)$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(PROTO_LIBS) $(ENGINE_LIBS)
 
 $(BUILD)/fuzz/fuzz_http_headers: $(BUILD)/obj/server/http_headers.o
-$(BUILD)/fuzz/fuzz_image_head: $(BUILD)/obj/server/image_head.o
+$(BUILD)/fuzz/fuzz_image_head: $(BUILD)/obj/media/image_head.o
 $(BUILD)/fuzz/fuzz_config: $(patsubst %,$(BUILD)/obj/server/%.o,config config_load config_dump)
 # This one needs the handlers that the table of endpoints names.
 $(BUILD)/fuzz/fuzz_target: tests/fuzz/fuzz_target.c $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) \

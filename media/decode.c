@@ -32,7 +32,8 @@ struct decoder {
 
 void frame_free(struct frame *f)
 {
-    free(f->rgb);
+    if (!f->lent)
+        free(f->rgb);
     *f = (struct frame){0};
 }
 
@@ -209,7 +210,7 @@ enum err decoder_open(const char *input, const struct decode_options *o, struct 
     d->inner.cancelled = on_cancelled;
     d->inner.growing = o->growing ? on_growing : NULL;
     d->inner.ctx = d;
-    bool folder = stat(input, &st) == 0 && S_ISDIR(st.st_mode);
+    bool folder = o->fd <= 0 && stat(input, &st) == 0 && S_ISDIR(st.st_mode);
     enum err e = folder ? open_folder(d, input) : open_video(d, input);
     if (e) {
         decoder_close(d);

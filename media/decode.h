@@ -26,6 +26,8 @@ struct decode_options {
     int64_t max_pixels;   /* of a frame; 0 = 64 Mi */
     int64_t max_frames;   /* ERR_LIMIT beyond; 0 = no limit */
     int threads;          /* of the codec; 0 = 1 */
+    int fd; /* over 0: the input, a file, read by pread alone and the caller's to close; `input` is
+               but its name in messages. 0: `input` is opened */
     /* Called with one line for each thing that went wrong and was survived; may be NULL. */
     void (*report)(void *ctx, const char *text);
     /* Polled while reading blocks: true gives ERR_CANCELLED. May be NULL. */
@@ -58,6 +60,7 @@ struct decode_info {
 struct frame {
     uint8_t *rgb; /* width * height * 3 bytes, owned */
     size_t capacity;
+    bool lent; /* rgb is another's memory: neither freed nor replaced, ERR_LIMIT when too small */
     int width, height;
     int64_t number;   /* from 0, counts delivered frames */
     int64_t pts;      /* in the decoder's time base, strictly ascending */

@@ -117,6 +117,11 @@ enum packet_codec packet_decoder_codec(const struct packet_decoder *d)
     return d->codec;
 }
 
+int packet_decoder_ready(const struct packet_decoder *d)
+{
+    return d->ready_count - d->ready_first;
+}
+
 int packet_decoder_held(const struct packet_decoder *d)
 {
     return d->held_count;
@@ -284,7 +289,6 @@ enum err packet_decoder_send(struct packet_decoder *d, const void *data, size_t 
 enum packet_result packet_decoder_next(struct packet_decoder *d, struct frame *f, void **tag,
                                        enum err *error)
 {
-    *f = (struct frame){0};
     *error = ERR_OK;
     if (d->ready_first == d->ready_count)
         return PACKET_MORE;

@@ -42,14 +42,19 @@ enum err packet_decoder_send(struct packet_decoder *d, const void *data, size_t 
 
 enum packet_result {
     PACKET_MORE,   /* nothing now: send the next packet */
-    PACKET_FRAME,  /* f and *tag: a picture; f->rgb is malloc'd and the caller's, to free() */
+    PACKET_FRAME,  /* f and *tag: a picture; f->rgb is the caller's, to free() where it is not lent
+                    */
     PACKET_EMPTY,  /* *tag: its packet gives no picture */
     PACKET_FAILED, /* *tag: its picture cannot be converted; *error and err_text() say why */
 };
 
-/* `f` need not be initialised; only rgb, width and height are set. */
+/* `f` is zeroed, or has lent memory; only rgb, width and height are set. After PACKET_FAILED it is
+ * zeroed. */
 enum packet_result packet_decoder_next(struct packet_decoder *d, struct frame *f, void **tag,
                                        enum err *error);
+
+/* How many results packet_decoder_next has now. */
+int packet_decoder_ready(const struct packet_decoder *d);
 
 /* Tags inside: packets whose picture has not come out. */
 int packet_decoder_held(const struct packet_decoder *d);

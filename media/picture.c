@@ -14,10 +14,12 @@
 
 enum { ROW_SLACK = 128 }; /* swscale's vector code may write past the last pixel */
 
-static enum err reserve(uint8_t **buf, size_t *capacity, size_t need)
+static enum err reserve(uint8_t **buf, size_t *capacity, bool lent, size_t need)
 {
     if (need <= *capacity)
         return ERR_OK;
+    if (lent)
+        return err_set(ERR_LIMIT, "a picture of %zu bytes, more than there is room for", need);
     free(*buf);
     *capacity = 0;
     *buf = malloc(need);
@@ -141,14 +143,14 @@ enum err picture_to_rgb(struct picture *p, const AVFrame *in, const int32_t *mat
         matrix = (const int32_t *)(const void *)own->data;
     struct turn t = turn_of(matrix);
     size_t need = (size_t)in->width * (size_t)in->height * 3 + ROW_SLACK;
-    enum err e = reserve(&f->rgb, &f->capacity, need);
+    enum err e = reserve(&f->rgb, &f->capacity, f->lent, need);
     if (e)
         return e;
     f->width = t.swap ? in->height : in->width;
     f->height = t.swap ? in->width : in->height;
     if (!t.swap && !t.flip_x && !t.flip_y)
         return convert(p, in, f->rgb);
-    e = reserve(&p->turned, &p->turned_capacity, need);
+    e = reserve(&p->turned, &p->turned_capacity, false, need);
     if (!e)
         e = convert(p, in, p->turned);
     if (!e)

@@ -11,7 +11,7 @@
  * are those of formats that cameras, phones and editors write, and no sound is decoded. */
 #include "media/source.h"
 
-#include "media/growing.h"
+#include "media/given.h"
 
 #include <errno.h>
 #include <libavutil/avstring.h>
@@ -43,7 +43,7 @@ struct source {
     AVPacket *packet;
     AVFrame *frame;
     AVStream *stream;
-    AVIOContext *growing; /* of a file that is still being written */
+    AVIOContext *given; /* of a file that is still being written, or that came as a descriptor */
     int64_t packets, pictures;
     bool draining;
 };
@@ -88,7 +88,12 @@ static int is_cancelled(void *source)
 /* A file that exists is a file, whatever FFmpeg could read into its name. */
 static enum err make_url(const char *input, const struct decode_options *o, char **url, bool *file)
 {
-    struct stat st;
+    struct stat st = {0};
+    if (o->fd > 0) {
+        *file = true;
+        return asprintf(url, "file:%s", input) < 0 ? err_set(ERR_NOMEM, "no memory for a file name")
+                                                   : ERR_OK;
+    }
     int found = stat(input, &st) == 0 ? 0 : errno;
     *file = found == 0;
     if (found == 0 && S_ISREG(st.st_mode) && st.st_size == 0)
@@ -151,9 +156,9 @@ static enum err open_format(struct source *s, const char *input)
         goto done;
     }
     s->format->interrupt_callback = (AVIOInterruptCB){is_cancelled, s};
-    if (s->o->growing && (e = growing_open(input, s->o, &s->growing)))
+    if ((s->o->growing || s->o->fd > 0) && (e = given_open(input, s->o, &s->given)))
         goto done;
-    s->format->pb = s->growing;
+    s->format->pb = s->given;
     int r = avformat_open_input(&s->format, url, NULL, &options); /* frees it on failure */
     if (r >= 0)
         r = find_stream_info(s);
@@ -228,7 +233,7 @@ void source_close(struct source *s)
     av_packet_free(&s->packet);
     avcodec_free_context(&s->codec);
     avformat_close_input(&s->format);
-    growing_close(s->growing);
+    given_close(s->given);
     free(s);
 }
 

@@ -2,25 +2,21 @@
 
 #include "server/session.h"
 
-#include "media/packet.h"
+#include "sandbox/packets.h"
 
+#include <stdio.h>
 #include <stdlib.h>
-
-struct way {
-    void (*pass_on)(void *ctx, struct item *item, enum err e);
-    void *ctx;
-};
 
 static char end_of_codec; /* the tag of a packet that is nobody's */
 
 /* Everything that the decoder has to give now. */
-static void take_all(struct packet_decoder *d, const struct way *way)
+static void take_all(struct packets *d, const struct packet_way *way)
 {
-    struct frame f;
     void *tag;
     enum err e;
     for (;;) {
-        enum packet_result r = packet_decoder_next(d, &f, &tag, &e);
+        struct frame f = {0};
+        enum packet_result r = packets_next(d, &f, &tag, &e);
         struct item *item = tag;
         if (r == PACKET_MORE)
             return;
@@ -44,48 +40,60 @@ static void give_back(void *tag)
 }
 
 /* Gives up the decoder: its pictures come out first. */
-static void close_decoder(struct session *s, const struct way *way)
+static void close_decoder(struct session *s, const struct packet_way *way)
 {
-    if (s->decoder && !packet_decoder_send(s->decoder, NULL, 0, &end_of_codec))
-        take_all(s->decoder, way);
-    packet_decoder_close(s->decoder, give_back); /* empty, but after ERR_NOMEM */
+    if (s->decoder) {
+        packets_wait(s->decoder, way->wait);
+        packets_send(s->decoder, NULL, 0, &end_of_codec);
+        take_all(s->decoder, way); /* after an error too: what is inside comes back with it */
+    }
+    packets_close(s->decoder, give_back); /* empty, but after ERR_NOMEM */
     s->decoder = NULL;
     atomic_store(&s->held, 0);
 }
 
 /* The decoder for this packet's codec. */
-static enum err get_decoder(struct item *item, uint64_t max_pixels, const struct way *way)
+static enum err get_decoder(struct item *item, const struct packet_way *way)
 {
     struct session *s = item->session;
     enum packet_codec codec = (enum packet_codec)item->codec;
-    if (s->decoder && packet_decoder_codec(s->decoder) == codec)
+    char who[16 + SESSION_ID];
+    if (s->decoder && packets_codec(s->decoder) == codec) {
+        packets_wait(s->decoder, way->wait);
         return ERR_OK;
+    }
     close_decoder(s, way);
-    return packet_decoder_open(codec, (int64_t)max_pixels, &s->decoder);
+    snprintf(who, sizeof who, "stream=%s", s->id);
+    return packets_open(way->sandbox, codec, (int64_t)way->max_pixels, who, way->wait, &s->decoder);
 }
 
-void decode_packet(struct item *item, uint64_t max_pixels,
-                   void (*pass_on)(void *ctx, struct item *item, enum err e), void *ctx)
+static void decode(struct item *item, const struct packet_way *way)
 {
-    const struct way way = {pass_on, ctx};
+    struct session *s = item->session;
+    enum err e = get_decoder(item, way);
+    if (!e)
+        e = packets_send(s->decoder, item->input.data, item->input.len, item);
+    if (e)
+        way->pass_on(way->ctx, item, e);
+    else
+        buf_free(&item->input);
+    if (!s->decoder)
+        return;
+    atomic_store(&s->held, packets_held(s->decoder));
+    take_all(s->decoder, way);
+    if (packets_dead(s->decoder)) /* the next packet gets another, and begins anew */
+        close_decoder(s, way);
+}
+
+void decode_packet(struct item *item, const struct packet_way *way)
+{
     struct session *s = session_ref(item->session); /* the items may be the last to hold it */
-    enum err e = ERR_OK;
     if (item->input.len == 0) { /* nothing stays for the connection that comes next */
-        close_decoder(s, &way);
+        close_decoder(s, way);
         item->empty = true;
-        pass_on(ctx, item, ERR_OK);
+        way->pass_on(way->ctx, item, ERR_OK);
     } else {
-        e = get_decoder(item, max_pixels, &way);
-        if (!e)
-            e = packet_decoder_send(s->decoder, item->input.data, item->input.len, item);
-        if (e)
-            pass_on(ctx, item, e);
-        else
-            buf_free(&item->input);
-        if (s->decoder) {
-            atomic_store(&s->held, packet_decoder_held(s->decoder));
-            take_all(s->decoder, &way);
-        }
+        decode(item, way);
     }
     session_unref(s);
 }

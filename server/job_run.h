@@ -12,6 +12,7 @@
 #include "server/job.h"
 
 #include "media/sink.h"
+#include "sandbox/video.h"
 #include "server/sched.h"
 
 enum { WINDOW_MAX = 64 };
@@ -32,8 +33,8 @@ struct checkpoint {
 struct run {
     struct job *job;
     struct session *session;
-    struct decoder *decoder;
-    bool front_to_back; /* the decoder reads a file that still grows */
+    struct video *video;
+    bool front_to_back; /* it reads a file that still grows */
     struct frame frame;
     struct frame stamp[WINDOW_MAX]; /* number, pts, duration, time of frames on their way */
     uint64_t submitted, back;       /* frames: in, and out or passed over */

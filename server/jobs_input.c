@@ -4,6 +4,8 @@
 #include "server/config.h"
 #include "server/log.h"
 
+#include <stdio.h>
+
 static void report(void *run, const char *text)
 {
     const struct run *r = run;
@@ -40,7 +42,7 @@ static int64_t wait_for_bytes(void *run, int64_t offset)
 
 static enum err open_decoder(struct run *r)
 {
-    char path[4096];
+    char path[4096], who[16 + SESSION_ID];
     const struct config *c = r->job->jobs->server->config;
     struct decode_options o = {
         .local_file_only = true,
@@ -52,8 +54,9 @@ static enum err open_decoder(struct run *r)
         .ctx = r,
     };
     spool_path(r->job, SPOOL_UPLOAD, path);
-    decoder_close(r->decoder);
-    return decoder_open(path, &o, &r->decoder);
+    snprintf(who, sizeof who, "job=%s", r->job->id);
+    video_close(r->video);
+    return video_open(r->job->jobs->server->sandbox, path, &o, who, &r->video);
 }
 
 /* What does not work front to back gets a second try with the whole file. */
@@ -75,7 +78,7 @@ enum err run_open_input(struct run *r)
     r->front_to_back = !job->whole;
     pthread_mutex_unlock(&job->jobs->lock);
     TRY(try_whole(r, open_decoder(r)));
-    const struct decode_info *info = decoder_info(r->decoder);
+    const struct decode_info *info = video_info(r->video);
     pthread_mutex_lock(&job->jobs->lock);
     job->total = info->frames;
     job->fps = info->rate;
@@ -102,10 +105,10 @@ static enum err check_limits(struct run *r)
 
 enum err run_next_frame(struct run *r, bool *end)
 {
-    enum err e = decoder_next(r->decoder, &r->frame, end);
+    enum err e = video_next(r->video, &r->frame, end);
     if (e && r->submitted == 0 && r->front_to_back) {
         TRY(try_whole(r, e));
-        e = decoder_next(r->decoder, &r->frame, end);
+        e = video_next(r->video, &r->frame, end);
     }
     if (r->broken)
         return r->broken;

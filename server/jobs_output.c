@@ -45,7 +45,7 @@ enum err run_open_output(struct run *r)
     struct sink_options o;
     job_result_name(job, name);
     spool_path(job, name, r->path);
-    TRY(sink_choose(r->path, &job->params.format, decoder_info(r->decoder), &o));
+    TRY(sink_choose(r->path, &job->params.format, video_info(r->video), &o));
     o.palette = arch->palette;
     o.colours = arch->classes;
     TRY(sink_open(&o, &r->sink));
@@ -82,7 +82,7 @@ enum err run_write_frame(struct run *r, const struct item *item)
     f.rgb = item->rgb;
     f.width = item->width;
     f.height = item->height;
-    if (job_is_video(job) || decoder_info(r->decoder)->still)
+    if (job_is_video(job) || video_info(r->video)->still)
         TRY(sink_put(r->sink, &f, item->labels));
     else
         TRY(sink_put_encoded(r->sink, &f, item->output.data, item->output.len));

@@ -104,7 +104,7 @@ void run_ask_checkpoint(struct run *r)
     pthread_mutex_lock(&job->jobs->lock);
     bool promised = job->stored;
     pthread_mutex_unlock(&job->jobs->lock);
-    if (p->asked || !promised || r->submitted <= r->kept || decoder_info(r->decoder)->still ||
+    if (p->asked || !promised || r->submitted <= r->kept || video_info(r->video)->still ||
         (double)(clock_ns() - p->taken) * 1e-9 < every)
         return;
     p->frames = r->submitted;

@@ -107,7 +107,7 @@ static enum err submit(struct run *r)
 static void note_damage(struct run *r)
 {
     pthread_mutex_lock(&r->job->jobs->lock);
-    r->job->corrupt = decoder_corrupt(r->decoder);
+    r->job->corrupt = video_corrupt(r->video);
     pthread_mutex_unlock(&r->job->jobs->lock);
 }
 
@@ -192,7 +192,7 @@ static enum err run_job(struct job *job, bool *unusable)
     run_end_checkpoint(&r);
     sink_abort(r.sink);
     frame_free(&r.frame);
-    decoder_close(r.decoder);
+    video_close(r.video);
     session_unref(r.session);
     close_files(&r);
     *unusable = r.unusable;

@@ -6,6 +6,7 @@
 
 #include "base/openmp.h"
 #include "base/version.h"
+#include "sandbox/zygote.h"
 
 #include <stdio.h>
 
@@ -63,6 +64,8 @@ int main(int argc, char **argv)
 {
     struct config config = {0};
     enum config_action action;
+    if (zygote_wanted(argc, argv))
+        return zygote_main();
     openmp_spin_less(argv);
     enum err e = config_load(&config, argc, argv, &action);
     int status = e ? EXIT_USAGE : EXIT_FAILED;

@@ -1,6 +1,7 @@
 #include "server/run.h"
 
 #include "server/access.h"
+#include "server/decoders.h"
 #include "server/front.h"
 #include "server/jobs.h"
 #include "server/log.h"
@@ -26,6 +27,7 @@
 enum {
     OTHER_FILES = 256,
     FILES_OF_A_REQUEST = 2, /* its connection, and the upload or result that it carries */
+    FILES_OF_A_STREAM = 2,  /* its connection, and its decoder */
     FILES_OF_A_JOB = 8,
     JOBS_RUNNING_MAX = 256, /* as the setting's range: a reload may ask for them */
 };
@@ -34,7 +36,8 @@ enum {
 static void allow_files(const struct config *c)
 {
     struct rlimit r;
-    rlim_t need = (rlim_t)c->http_connections * FILES_OF_A_REQUEST + (rlim_t)c->ws_connections +
+    rlim_t need = (rlim_t)c->http_connections * FILES_OF_A_REQUEST +
+                  (rlim_t)c->ws_connections * FILES_OF_A_STREAM +
                   JOBS_RUNNING_MAX * FILES_OF_A_JOB + OTHER_FILES;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0)
         return;
@@ -52,11 +55,12 @@ enum err server_open(struct server *s, struct config *c)
 {
     s->config = c;
     allow_files(c);
+    TRY(metrics_open(&s->metrics));
+    TRY(decoders_open(c, s->metrics, &s->sandbox));
     TRY(access_open(c, &s->access));
     TRY(tls_load(c));
-    TRY(metrics_open(&s->metrics));
     TRY(models_open(c, &s->models));
-    TRY(workers_open(c, s->metrics, &s->workers));
+    TRY(workers_open(c, s->metrics, s->sandbox, &s->workers));
     TRY(sched_open(c, s->metrics, s->models, s->workers, &s->sched));
     workers_connect(s->workers, s->sched);
     TRY(sessions_open(c, s->metrics, &s->sessions));
@@ -86,6 +90,7 @@ void server_close(struct server *s)
     sched_close(s->sched);
     workers_close(s->workers);
     models_close(s->models);
+    sandbox_close(s->sandbox);
     metrics_close(s->metrics);
     access_close(s->access);
     tls_close();

@@ -8,6 +8,7 @@ struct config;
 struct access;
 struct metrics;
 struct models;
+struct sandbox;
 struct workers;
 struct sched;
 struct sessions;
@@ -20,6 +21,7 @@ struct server {
     struct access *access;
     struct metrics *metrics;
     struct models *models;
+    struct sandbox *sandbox; /* NULL: decoding happens here */
     struct workers *workers;
     struct sched *sched;
     struct sessions *sessions;

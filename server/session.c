@@ -12,7 +12,7 @@
 #include "server/sched.h"
 
 #include "base/try.h"
-#include "media/packet.h"
+#include "sandbox/packets.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -158,7 +158,7 @@ enum err session_new(struct sessions *t, enum session_kind kind, const char *id,
 
 void session_free(struct session *s)
 {
-    packet_decoder_close(s->decoder, NULL); /* its packets held references: there are none */
+    packets_close(s->decoder, NULL); /* its packets held references: there are none */
     free(s);
 }
 

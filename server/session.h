@@ -49,7 +49,7 @@ struct session {
     struct session *resident_older, *resident_newer;
 
     /* decode worker */
-    struct packet_decoder *decoder; /* media/packet.h; NULL before the first packet */
+    struct packets *decoder; /* sandbox/packets.h; NULL before the first packet */
 
     /* any thread */
     atomic_int refs;

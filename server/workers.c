@@ -4,6 +4,11 @@
  * encoded, which goes first since it is nearly done. Both lists link the items themselves, so
  * nothing is allocated and encoding always has room; decoding is bounded by queue_max.
  *
+ * A frame may keep its decoder for as long as decode_timeout. Nobody else is to notice: after a
+ * tenth of a second the thread that waits for it steps aside with its session, and another takes
+ * its place. Frames of that session then go to the list of the one aside, which ends when it has
+ * done them: so a session's frames stay in order, each by one thread at a time.
+ *
  * A command travels in the decode list by its carrier, behind the frames that came before it. */
 #include "server/workers.h"
 
@@ -12,6 +17,8 @@
 #include "server/decode_packet.h"
 #include "server/metrics.h"
 #include "server/sched.h"
+
+#include "sandbox/sandbox.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -23,20 +30,35 @@ struct list {
     int count;
 };
 
+enum { ASIDE_MAX = 32 }; /* of a worker; then its queue waits */
+
+/* A thread of a worker. */
+struct hand {
+    struct worker *worker;
+    struct image_decoder *images;
+    struct session *session; /* of the frame that it decodes; NULL: none */
+    /* the worker's lock guards the next three */
+    bool aside;
+    struct list waiting; /* frames of the session, once aside */
+    struct hand *next;
+};
+
 struct worker {
     struct workers *all;
-    pthread_t thread;
-    pthread_mutex_t lock; /* guards the next four */
-    pthread_cond_t wake;
+    pthread_mutex_t lock; /* guards what follows */
+    pthread_cond_t wake, gone;
     struct list decode, encode;
     bool stopped;
-    struct image_decoder *images; /* the thread's */
+    struct hand *aside; /* threads that stepped aside */
+    int aside_count, aside_items;
+    int threads;
 };
 
 struct workers {
     const struct config *config;
     struct metrics *metrics;
     struct sched *sched;
+    struct sandbox *sandbox;
     unsigned count;
     struct worker of[];
 };
@@ -70,6 +92,8 @@ static struct worker *worker_of(struct workers *w, const struct item *item)
     return &w->of[item->session ? item->session->worker % w->count : 0];
 }
 
+static struct sandbox_wait wait_of(struct hand *h);
+
 /* ---- the work -----------------------------------------------------------------------------------
  */
 
@@ -95,20 +119,27 @@ static void pass_on(void *workers, struct item *item, enum err e)
         sched_submit(w->sched, item);
 }
 
-static void decode(struct worker *k, struct item *item)
+static struct packet_way packet_way(struct workers *w, const struct sandbox_wait *wait)
 {
-    struct workers *w = k->all;
+    return (struct packet_way){w->sandbox, wait, w->config->max_pixels, pass_on, w};
+}
+
+static void decode(struct hand *h, struct item *item)
+{
+    struct workers *w = h->worker->all;
+    const struct sandbox_wait wait = wait_of(h);
+    const struct packet_way way = packet_way(w, &wait);
     const struct session *s = item->session;
     if (item->kind == ITEM_COMMAND)
         sched_command(w->sched, command_of(item));
     else if (item->kind == ITEM_PACKET)
-        decode_packet(item, w->config->max_pixels, pass_on, w);
+        decode_packet(item, &way);
     else if (s && atomic_load(&s->dead))
         pass_on(w, item, err_set(ERR_NOT_FOUND, "stream '%s' was deleted", s->id));
     else if (item->kind == ITEM_DECODED)
         pass_on(w, item, ERR_OK);
     else
-        pass_on(w, item, image_decode(k->images, item, w->config->max_pixels));
+        pass_on(w, item, image_decode(h->images, item, w->config->max_pixels));
 }
 
 static enum err encode_mask(struct item *item)
@@ -146,46 +177,166 @@ static void encode(struct workers *w, struct item *item)
 /* ---- the threads --------------------------------------------------------------------------------
  */
 
-static void *worker_main(void *worker)
+/* With the lock held: the list of the thread that has this item's session, or NULL. */
+static struct list *aside_of(struct worker *k, const struct item *item)
 {
-    struct worker *k = worker;
-    struct workers *w = k->all;
-    pthread_setname_np(pthread_self(), "worker");
-    for (;;) {
-        pthread_mutex_lock(&k->lock);
-        while (!k->stopped && !k->encode.head && !k->decode.head)
+    for (struct hand *h = item->session ? k->aside : NULL; h; h = h->next)
+        if (h->session == item->session)
+            return &h->waiting;
+    return NULL;
+}
+
+/* With the lock held: the next item for the worker's thread, or NULL. *encodes: which kind. */
+static struct item *next_item(struct worker *k, bool *encodes)
+{
+    *encodes = k->encode.head != NULL;
+    if (*encodes)
+        return pop(&k->encode);
+    for (struct item *item; (item = pop(&k->decode));) {
+        struct list *elsewhere = aside_of(k, item);
+        if (!elsewhere)
+            return item;
+        push(elsewhere, item);
+        k->aside_items++;
+    }
+    return NULL;
+}
+
+/* With the lock held: what is left goes to the head of the queue, for workers_stop. */
+static void give_back(struct hand *h)
+{
+    struct worker *k = h->worker;
+    while (k->decode.head)
+        push(&h->waiting, pop(&k->decode));
+    k->decode = h->waiting;
+    h->waiting = (struct list){0};
+}
+
+/* With the lock held: the next item of the session, or NULL when that was all. */
+static struct item *next_aside(struct hand *h)
+{
+    struct worker *k = h->worker;
+    struct item *item = k->stopped ? NULL : pop(&h->waiting);
+    if (item) {
+        k->aside_items--;
+        return item;
+    }
+    k->aside_items -= h->waiting.count;
+    give_back(h);
+    struct hand **at = &k->aside;
+    while (*at != h)
+        at = &(*at)->next;
+    *at = h->next;
+    k->aside_count--;
+    return NULL;
+}
+
+/* Waits for something to do. NULL: the thread is to end. */
+static struct item *next_work(struct hand *h, bool *encodes)
+{
+    struct worker *k = h->worker;
+    struct item *item = NULL;
+    *encodes = false;
+    pthread_mutex_lock(&k->lock);
+    if (h->aside) {
+        item = next_aside(h);
+    } else {
+        while (!k->stopped && !(item = next_item(k, encodes)))
             pthread_cond_wait(&k->wake, &k->lock);
-        bool stopped = k->stopped;
-        bool done = !stopped && k->encode.head;
-        struct item *item = stopped ? NULL : pop(done ? &k->encode : &k->decode);
-        pthread_mutex_unlock(&k->lock);
-        if (stopped)
-            return NULL;
-        metric_add(w->metrics, done ? METRIC_QUEUE_ENCODE : METRIC_QUEUE_DECODE, -1);
-        if (done)
+        h->session = item && !*encodes ? item->session : NULL;
+    }
+    pthread_mutex_unlock(&k->lock);
+    return item;
+}
+
+static void *worker_main(void *hand)
+{
+    struct hand *h = hand;
+    struct worker *k = h->worker;
+    struct workers *w = k->all;
+    bool encodes;
+    pthread_setname_np(pthread_self(), "worker");
+    for (struct item *item; (item = next_work(h, &encodes));) {
+        metric_add(w->metrics, encodes ? METRIC_QUEUE_ENCODE : METRIC_QUEUE_DECODE, -1);
+        if (encodes)
             encode(w, item);
         else
-            decode(k, item);
+            decode(h, item);
     }
+    image_decoder_close(h->images);
+    free(h);
+    pthread_mutex_lock(&k->lock);
+    k->threads--;
+    pthread_cond_signal(&k->gone);
+    pthread_mutex_unlock(&k->lock);
+    return NULL;
+}
+
+/* With the lock held, or before there is another thread. */
+static enum err start_thread(struct worker *k)
+{
+    pthread_t thread;
+    struct hand *h = calloc(1, sizeof *h);
+    if (!h)
+        return err_set(ERR_NOMEM, "no memory for a worker");
+    h->worker = k;
+    const struct sandbox_wait wait = wait_of(h);
+    enum err e = image_decoder_open(k->all->sandbox, &wait, &h->images);
+    if (!e && pthread_create(&thread, NULL, worker_main, h) != 0)
+        e = err_set(ERR_NOMEM, "a worker thread does not start");
+    if (e) {
+        image_decoder_close(h->images);
+        free(h);
+        return e;
+    }
+    pthread_detach(thread);
+    k->threads++;
+    return ERR_OK;
+}
+
+/* ---- waiting for a decoder ----------------------------------------------------------------------
+ */
+
+static bool is_stopped(void *hand)
+{
+    struct worker *k = ((struct hand *)hand)->worker;
+    pthread_mutex_lock(&k->lock);
+    bool stopped = k->stopped;
+    pthread_mutex_unlock(&k->lock);
+    return stopped;
+}
+
+static void step_aside(void *hand)
+{
+    struct hand *h = hand;
+    struct worker *k = h->worker;
+    pthread_mutex_lock(&k->lock);
+    if (!h->aside && h->session && !k->stopped && k->aside_count < ASIDE_MAX &&
+        start_thread(k) == ERR_OK) {
+        h->aside = true;
+        h->next = k->aside;
+        k->aside = h;
+        k->aside_count++;
+    }
+    pthread_mutex_unlock(&k->lock);
+}
+
+static struct sandbox_wait wait_of(struct hand *h)
+{
+    return (struct sandbox_wait){is_stopped, step_aside, h};
 }
 
 static enum err start(struct workers *w, struct worker *k)
 {
     k->all = w;
-    enum err e = image_decoder_open(&k->images);
-    if (e)
-        return e;
     pthread_mutex_init(&k->lock, NULL);
     pthread_cond_init(&k->wake, NULL);
-    if (pthread_create(&k->thread, NULL, worker_main, k) == 0)
-        return ERR_OK;
-    pthread_cond_destroy(&k->wake);
-    pthread_mutex_destroy(&k->lock);
-    image_decoder_close(k->images);
-    return err_set(ERR_NOMEM, "a worker thread does not start");
+    pthread_cond_init(&k->gone, NULL);
+    return start_thread(k);
 }
 
-enum err workers_open(const struct config *c, struct metrics *m, struct workers **out)
+enum err workers_open(const struct config *c, struct metrics *m, struct sandbox *sandbox,
+                      struct workers **out)
 {
     unsigned count = (unsigned)c->workers;
     struct workers *w = calloc(1, sizeof *w + count * sizeof w->of[0]);
@@ -194,8 +345,9 @@ enum err workers_open(const struct config *c, struct metrics *m, struct workers 
         return err_set(ERR_NOMEM, "no memory for the workers");
     w->config = c;
     w->metrics = m;
-    for (; w->count < count; w->count++) {
-        enum err e = start(w, &w->of[w->count]);
+    w->sandbox = sandbox;
+    while (w->count < count) {
+        enum err e = start(w, &w->of[w->count++]);
         if (e) {
             workers_stop(w);
             workers_close(w);
@@ -219,14 +371,22 @@ unsigned workers_count(const struct workers *w)
 /* ---- ending -------------------------------------------------------------------------------------
  */
 
+static bool is_over(void *ctx)
+{
+    (void)ctx;
+    return true;
+}
+
 /* An item that no thread will take any more. Commands and the packet that empties a decoder still
  * go their way, since others wait for what they set free. */
 static void end_item(struct workers *w, struct item *item)
 {
+    const struct sandbox_wait hurry = {.cancelled = is_over};
+    const struct packet_way way = packet_way(w, &hurry);
     if (item->kind == ITEM_COMMAND)
         sched_command(w->sched, command_of(item));
     else if (item->kind == ITEM_PACKET && item->input.len == 0)
-        decode_packet(item, w->config->max_pixels, pass_on, w);
+        decode_packet(item, &way);
     else
         deliver_error(w, item, err_set(ERR_CANCELLED, "the server is stopping"));
 }
@@ -242,7 +402,10 @@ void workers_stop(struct workers *w)
     for (unsigned i = 0; i < w->count; i++) {
         struct worker *k = &w->of[i];
         struct item *item;
-        pthread_join(k->thread, NULL);
+        pthread_mutex_lock(&k->lock);
+        while (k->threads > 0)
+            pthread_cond_wait(&k->gone, &k->lock);
+        pthread_mutex_unlock(&k->lock);
         metric_add(w->metrics, METRIC_QUEUE_DECODE, -k->decode.count);
         metric_add(w->metrics, METRIC_QUEUE_ENCODE, -k->encode.count);
         while ((item = pop(&k->encode)) || (item = pop(&k->decode)))
@@ -253,9 +416,9 @@ void workers_stop(struct workers *w)
 void workers_close(struct workers *w)
 {
     for (unsigned i = 0; w && i < w->count; i++) {
+        pthread_cond_destroy(&w->of[i].gone);
         pthread_cond_destroy(&w->of[i].wake);
         pthread_mutex_destroy(&w->of[i].lock);
-        image_decoder_close(w->of[i].images);
     }
     free(w);
 }
@@ -270,7 +433,7 @@ static enum err put(struct worker *k, struct list *l, struct item *item, int mos
     pthread_mutex_lock(&k->lock);
     if (k->stopped) {
         e = ERR_CANCELLED;
-    } else if (most && l->count >= most) {
+    } else if (most && l->count + k->aside_items >= most) {
         e = ERR_BUSY;
     } else {
         push(l, item);

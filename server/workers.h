@@ -8,12 +8,15 @@
 #include "server/item.h"
 
 struct command;
+struct sandbox;
 struct workers;
 struct sched;
 struct config;
 struct metrics;
 
-enum err workers_open(const struct config *c, struct metrics *m, struct workers **out);
+/* `sandbox` NULL: images and packets are decoded in this process. */
+enum err workers_open(const struct config *c, struct metrics *m, struct sandbox *sandbox,
+                      struct workers **out);
 /* Before the first item: the two need each other. */
 void workers_connect(struct workers *w, struct sched *s);
 /* Ends the threads; items inside are delivered with ERR_CANCELLED, and what comes later too, in the

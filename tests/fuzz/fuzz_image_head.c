@@ -1,5 +1,5 @@
 /* The first bytes of an image file: read within bounds, and a size is one. */
-#include "server/image_head.h"
+#include "media/image_head.h"
 
 #include <stdlib.h>
 

@@ -61,7 +61,7 @@ static inline void rig_open(struct rig *r)
 
 static inline void rig_start(struct rig *r)
 {
-    assert_int_equal(workers_open(&r->config, r->metrics, &r->workers), ERR_OK);
+    assert_int_equal(workers_open(&r->config, r->metrics, NULL, &r->workers), ERR_OK);
     assert_int_equal(sched_open(&r->config, r->metrics, r->models, r->workers, &r->sched), ERR_OK);
     workers_connect(r->workers, r->sched);
     assert_int_equal(sessions_open(&r->config, r->metrics, &r->sessions), ERR_OK);

@@ -108,7 +108,7 @@ struct got {
 /* Takes out what is there. Pictures ascend. */
 static void take_pictures(struct packet_decoder *d, struct got *got)
 {
-    struct frame f;
+    struct frame f = {0};
     void *tag;
     enum err e;
     for (enum packet_result r; (r = packet_decoder_next(d, &f, &tag, &e)) != PACKET_MORE;) {
@@ -122,7 +122,7 @@ static void take_pictures(struct packet_decoder *d, struct got *got)
         assert_true(s->picture > got->last);
         got->last = s->picture;
         got->pictures++;
-        free(f.rgb);
+        frame_free(&f);
     }
 }
 
@@ -239,7 +239,7 @@ static void parameter_sets_alone_are_empty(void **state)
     (void)state;
     static const uint8_t delimiter[] = {0, 0, 0, 1, 9, 0xf0};
     struct packet_decoder *d;
-    struct frame f;
+    struct frame f = {0};
     void *tag;
     enum err e;
     int mark;

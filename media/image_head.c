@@ -1,4 +1,4 @@
-#include "server/image_head.h"
+#include "media/image_head.h"
 
 #include <string.h>
 

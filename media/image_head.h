@@ -1,6 +1,6 @@
 /* What an image file says of itself in its first bytes. */
-#ifndef TV3S_SERVER_IMAGE_HEAD_H
-#define TV3S_SERVER_IMAGE_HEAD_H
+#ifndef TV3S_MEDIA_IMAGE_HEAD_H
+#define TV3S_MEDIA_IMAGE_HEAD_H
 
 #include <stdbool.h>
 #include <stddef.h>

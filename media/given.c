@@ -1,10 +1,10 @@
-/* A file that is still being written.
+/* A file that FFmpeg does not open itself: its descriptor was given, or it is still being written.
  *
- * FFmpeg is told that it cannot seek: a demuxer that could would go to the end for an index first,
- * and wait there until the last byte has come. Containers that have what they need in front then
- * give their frames as they arrive, the same frames as from the whole file; decode_streamable says
- * which they are. */
-#include "media/growing.h"
+ * Of a growing file FFmpeg is told that it cannot seek: a demuxer that could would go to the end
+ * for an index first, and wait there until the last byte has come. Containers that have what they
+ * need in front then give their frames as they arrive, the same frames as from the whole file;
+ * decode_streamable says which they are. */
+#include "media/given.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,16 +16,17 @@
 
 enum { BUFFER = 32 << 10 };
 
-struct growing {
+struct given {
     const struct decode_options *o;
     int fd;
+    bool ours; /* to close */
     int64_t position;
 };
 
-static int read_some(void *growing, uint8_t *to, int size)
+static int read_some(void *given, uint8_t *to, int size)
 {
-    struct growing *g = growing;
-    int64_t end = g->o->growing(g->o->ctx, g->position);
+    struct given *g = given;
+    int64_t end = g->o->growing ? g->o->growing(g->o->ctx, g->position) : INT64_MAX;
     if (g->o->cancelled && g->o->cancelled(g->o->ctx))
         return AVERROR_EXIT;
     if (end <= g->position)
@@ -39,9 +40,27 @@ static int read_some(void *growing, uint8_t *to, int size)
     return (int)n;
 }
 
-enum err growing_open(const char *path, const struct decode_options *o, AVIOContext **out)
+/* Of a whole file. */
+static int64_t seek_to(void *given, int64_t offset, int whence)
 {
-    struct growing *g = av_mallocz(sizeof *g);
+    struct given *g = given;
+    whence &= ~AVSEEK_FORCE;
+    if (whence == AVSEEK_SIZE || whence == SEEK_END) {
+        int64_t size = lseek(g->fd, 0, SEEK_END); /* reading is by pread: nobody minds */
+        if (size < 0 || whence == AVSEEK_SIZE)
+            return size < 0 ? AVERROR(errno) : size;
+        offset += size;
+    } else if (whence == SEEK_CUR) {
+        offset += g->position;
+    } else if (whence != SEEK_SET) {
+        return AVERROR(EINVAL);
+    }
+    return offset < 0 ? AVERROR(EINVAL) : (g->position = offset);
+}
+
+enum err given_open(const char *path, const struct decode_options *o, AVIOContext **out)
+{
+    struct given *g = av_mallocz(sizeof *g);
     uint8_t *buffer = av_malloc(BUFFER);
     enum err e = ERR_OK;
     *out = NULL;
@@ -50,28 +69,31 @@ enum err growing_open(const char *path, const struct decode_options *o, AVIOCont
         goto done;
     }
     g->o = o;
-    g->fd = open(path, O_RDONLY | O_CLOEXEC);
+    g->ours = o->fd <= 0;
+    g->fd = g->ours ? open(path, O_RDONLY | O_CLOEXEC) : o->fd;
     if (g->fd < 0) {
         e = err_set(ERR_IO, "%s: %s", path, strerror(errno));
         goto done;
     }
-    *out = avio_alloc_context(buffer, BUFFER, 0, g, read_some, NULL, NULL);
+    *out = avio_alloc_context(buffer, BUFFER, 0, g, read_some, NULL, o->growing ? NULL : seek_to);
     if (*out)
         return ERR_OK;
     e = err_set(ERR_NOMEM, "no memory for a decoder");
-    close(g->fd);
+    if (g->ours)
+        close(g->fd);
 done:
     av_free(buffer);
     av_free(g);
     return e;
 }
 
-void growing_close(AVIOContext *c)
+void given_close(AVIOContext *c)
 {
     if (!c)
         return;
-    struct growing *g = c->opaque;
-    close(g->fd);
+    struct given *g = c->opaque;
+    if (g->ours)
+        close(g->fd);
     av_free(g);
     av_freep(&c->buffer);
     avio_context_free(&c);

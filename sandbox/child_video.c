@@ -1,0 +1,123 @@
+/* A video's decoder: works ahead while there are slots, and asks for bytes of a file that grows. */
+#include "sandbox/child.h"
+
+#include "media/decode.h"
+
+#include <string.h>
+#include <unistd.h>
+
+enum { REPORTS_MAX = 256 }; /* a file may be damaged everywhere */
+
+struct video_child {
+    const struct child *c;
+    int64_t known; /* bytes that the file has at least */
+    bool given_up;
+    int free;     /* slots */
+    int reported; /* lines */
+};
+
+/* One word of the daemon's. */
+static void hear(struct video_child *v)
+{
+    struct wire_request q;
+    child_hear(&q);
+    if (q.what == ASK_TAKEN)
+        v->free++;
+    else if (q.what == ASK_BYTES && q.bytes < 0)
+        v->given_up = true;
+    else if (q.what == ASK_BYTES)
+        v->known = q.bytes;
+}
+
+/* decode_options.growing. The daemon's answer is one of its words; slots may come back before. */
+static int64_t await_bytes(void *video, int64_t offset)
+{
+    struct video_child *v = video;
+    struct wire_reply need = {.what = TELL_NEED, .value = offset};
+    if (offset < v->known || v->given_up)
+        return v->known;
+    v->known = -1;
+    child_tell(&need);
+    while (v->known < 0 && !v->given_up)
+        hear(v);
+    return v->known;
+}
+
+static bool given_up(void *video)
+{
+    const struct video_child *v = video;
+    return v->given_up;
+}
+
+static void report(void *video, const char *text)
+{
+    struct video_child *v = video;
+    struct wire_reply r = {.what = TELL_REPORT};
+    if (v->reported++ >= REPORTS_MAX)
+        return;
+    child_set_text(&r, text);
+    child_tell(&r);
+}
+
+static struct decoder *open_video(struct video_child *v)
+{
+    const struct child_order *order = v->c->order;
+    struct decoder *d;
+    struct decode_options o = {
+        .local_file_only = true,
+        .max_pixels = order->max_pixels,
+        .fd = v->c->file,
+        .report = report,
+        .cancelled = given_up,
+        .growing = order->growing ? await_bytes : NULL,
+        .ctx = v,
+    };
+    enum err e = decoder_open("upload", &o, &d);
+    if (e) {
+        child_tell_error(e);
+        return NULL;
+    }
+    const struct decode_info *info = decoder_info(d);
+    struct wire_reply opened = {.what = TELL_OPENED,
+                                .frames = info->frames,
+                                .tb_num = info->tb_num,
+                                .tb_den = info->tb_den,
+                                .rate = info->rate,
+                                .still = info->still};
+    child_tell(&opened);
+    return d;
+}
+
+/* False after the last frame. */
+static bool next_frame(struct video_child *v, struct decoder *d, int slot)
+{
+    bool end;
+    while (v->free == 0)
+        hear(v);
+    struct frame f = child_slot(v->c, slot);
+    enum err e = decoder_next(d, &f, &end);
+    if (e) {
+        child_tell_error(e);
+        return false;
+    }
+    struct wire_reply r = {.what = end ? TELL_END : TELL_FRAME, .corrupt = decoder_corrupt(d)};
+    if (!end) {
+        r.width = f.width;
+        r.height = f.height;
+        r.pts = f.pts;
+        r.duration = f.duration;
+        v->free--;
+    }
+    child_tell(&r);
+    return !end;
+}
+
+_Noreturn void child_video(const struct child *c)
+{
+    struct video_child v = {.c = c, .free = c->order->slots};
+    struct decoder *d = open_video(&v);
+    for (int slot = 0; d && next_frame(&v, d, slot); slot = (slot + 1) % c->order->slots)
+        ;
+    for (;;) /* until the daemon has read it all and closes the socket */
+        hear(&v);
+}

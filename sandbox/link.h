@@ -1,0 +1,46 @@
+/* One child, as the daemon holds it: socket, memory, life. Inside sandbox/ only.
+ *
+ * A link belongs to one thread at a time. After the first error of link_send or link_receive the
+ * child is gone, its end was told, and all further calls give the same error. */
+#ifndef TV3S_SANDBOX_LINK_H
+#define TV3S_SANDBOX_LINK_H
+
+#include "sandbox/sandbox.h"
+#include "sandbox/wire.h"
+
+#include <stddef.h>
+
+struct link;
+
+/* `order` but for what every child has. `file` is -1, or the caller's to close afterwards. ERR_BUSY
+ * when no process is to be had, ERR_NOMEM, ERR_UNSUPPORTED, ERR_DECODER. */
+/* *confined (or NULL): enum confined. */
+enum err link_open(struct sandbox *s, const struct child_order *order, int file, const char *who,
+                   int *confined, struct link **out);
+/* Ends the child, and reaps it. NULL is allowed. */
+void link_close(struct link *l);
+
+enum err link_send(struct link *l, const struct wire_request *q);
+/* The next reply, checked; `left` is how long the child may take for what it is asked, in
+ * nanoseconds, and is reduced. ERR_DECODER, ERR_CANCELLED. */
+enum err link_receive(struct link *l, const struct sandbox_wait *wait, int64_t *left,
+                      struct wire_reply *out);
+int64_t link_patience(const struct link *l);
+
+/* The child said what it may not say now. */
+enum err link_lied(struct link *l);
+/* TELL_FAILED, or an OUTCOME_FAILED, as an error of the calling thread. */
+enum err link_error(const struct link *l, enum err e, const struct wire_reply *r);
+
+bool link_dead(const struct link *l);
+enum err link_gone(const struct link *l); /* of a dead one: why */
+const struct child_order *link_order(const struct link *l);
+uint8_t *link_input(const struct link *l);
+/* A copy of a picture that came in `slot`: width * height * 3 bytes at *to, which grows. */
+struct frame;
+enum err link_take(const struct link *l, int slot, const struct wire_reply *r, struct frame *f);
+
+/* For the fuzzer: a link to whoever is at the other end of `fd`, which it takes. */
+enum err link_to(const struct child_order *order, int fd, struct link **out);
+
+#endif

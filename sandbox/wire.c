@@ -1,0 +1,92 @@
+#include "sandbox/wire.h"
+
+#include <math.h>
+#include <string.h>
+
+static const int64_t time_max = INT64_C(1) << 61, step_max = INT64_C(1) << 40,
+                     count_max = INT64_C(1) << 60;
+enum { MORE_MAX = 1000 };
+
+/* ERR_FULL, for one, would have a job wait for room on the disk. */
+static bool error_of_decoder(enum err e)
+{
+    return e == ERR_ARG || e == ERR_FORMAT || e == ERR_UNSUPPORTED || e == ERR_LIMIT ||
+           e == ERR_NOT_FOUND || e == ERR_IO || e == ERR_NOMEM || e == ERR_CANCELLED ||
+           e == ERR_INTERNAL;
+}
+
+static bool said_by(enum child_kind kind, enum wire_what what)
+{
+    static const uint32_t video =
+        1u << TELL_OPENED | 1u << TELL_NEED | 1u << TELL_REPORT | 1u << TELL_FRAME | 1u << TELL_END;
+    uint32_t mine = 1u << TELL_READY | 1u << TELL_FAILED;
+    if (kind == CHILD_VIDEO)
+        mine |= video;
+    else if (kind == CHILD_IMAGES)
+        mine |= 1u << TELL_IMAGE;
+    else if (kind == CHILD_PACKETS)
+        mine |= 1u << TELL_RESULT;
+    return what >= TELL_READY && what < TELL_COUNT && mine >> what & 1;
+}
+
+static bool size_fits(const struct child_order *o, const struct wire_reply *r)
+{
+    return r->width >= 1 && r->height >= 1 &&
+           (uint64_t)r->width * (uint64_t)r->height <= (o->slot_bytes - WIRE_SLACK) / 3;
+}
+
+static bool time_fits(const struct wire_reply *r)
+{
+    return r->pts > -time_max && r->pts < time_max && r->duration >= 0 && r->duration <= step_max;
+}
+
+static bool info_fits(const struct wire_reply *r)
+{
+    return r->frames >= 0 && r->frames <= count_max && r->tb_num > 0 && r->tb_den > 0 &&
+           isfinite(r->rate) && r->rate >= 0 && r->rate <= 1e9 && (r->still == 0 || r->still == 1);
+}
+
+static bool result_fits(const struct child_order *o, const struct wire_reply *r)
+{
+    if (r->sent != ERR_OK && !error_of_decoder(r->sent))
+        return false;
+    if (r->more < 0 || r->more > MORE_MAX || r->held < 0 || r->held > MORE_MAX || r->value < 0)
+        return false;
+    switch (r->outcome) {
+    case OUTCOME_NONE:
+    case OUTCOME_EMPTY:
+        return true;
+    case OUTCOME_FRAME:
+        return size_fits(o, r);
+    case OUTCOME_FAILED:
+        return error_of_decoder(r->error);
+    }
+    return false;
+}
+
+bool wire_check(const struct child_order *order, const void *bytes, size_t len,
+                struct wire_reply *out)
+{
+    if (len != sizeof *out)
+        return false;
+    memcpy(out, bytes, sizeof *out);
+    out->text[WIRE_TEXT - 1] = 0;
+    if (!said_by(order->kind, out->what) || out->corrupt < 0 || out->corrupt > count_max)
+        return false;
+    switch (out->what) {
+    case TELL_FAILED:
+        return error_of_decoder(out->error);
+    case TELL_OPENED:
+        return info_fits(out);
+    case TELL_NEED:
+        return out->value >= 0;
+    case TELL_FRAME:
+        return size_fits(order, out) && time_fits(out);
+    case TELL_IMAGE:
+        return size_fits(order, out);
+    case TELL_RESULT:
+        return result_fits(order, out);
+    default:
+        return true;
+    }
+}
