@@ -63,7 +63,7 @@ CLIENT_LIBS  = $(shell pkg-config --libs libcurl libwebsockets jansson) -lm
 SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite3 gnutls openssl libseccomp)
 
 .PHONY: all client libs-client engine demo deps deps-demo deps-fuzz deps-lint test unit pytest \
-	asan tsan chaos fuzz fuzz-build bench bench-kernels lint format clean help libs-engine libs-media \
+	asan tsan chaos oom fuzz fuzz-build bench bench-kernels lint format clean help libs-engine libs-media \
 	libs-server cuda-check force load gpu-bundle
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -213,7 +213,7 @@ test: deps ## build and run every test
 
 # Many short parallel regions on a machine that may be busy: threads that spin while they wait cost
 # ten times the tests' own time there.
-unit pytest chaos: export OMP_WAIT_POLICY ?= passive
+unit pytest chaos oom: export OMP_WAIT_POLICY ?= passive
 
 unit: $(TESTS) ## the C tests alone
 	@failed=; for t in $(TESTS); do \
@@ -242,6 +242,14 @@ chaos: deps ## clients killed at random under load, for CHAOS_SECONDS, against t
 	    OPT='-O1 -g'
 	TV3S_BUILD=$(abspath $(BUILD))/asan $(PYTHON) tests/chaos.py --seconds $(CHAOS_SECONDS) \
 	    --seed $(CHAOS_SEED)
+
+oom: export ASAN_OPTIONS := detect_leaks=1
+oom: export UBSAN_OPTIONS := print_stacktrace=1
+oom: export LSAN_OPTIONS := suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0
+oom: deps ## every allocation of the sanitized daemon failed once in turn: an answer, no leak; an hour
+	+@$(MAKE) --no-print-directory -j$(NPROC) all BUILD=$(BUILD)/asan SANITIZE=address,undefined \
+	    OPT='-O1 -g'
+	TV3S_BUILD=$(abspath $(BUILD))/asan $(PYTHON) tests/oom.py $(OOM_ARGS)
 
 # libgomp and oneDNN are not instrumented, so ThreadSanitizer cannot see their barriers: the engine
 # runs on one thread there, and what OpenMP regions share is suppressed. The threads under test are

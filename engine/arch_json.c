@@ -7,6 +7,8 @@
  * passes arch_check before anything is computed from it. */
 #include "engine/arch_parts.h"
 
+#include "base/whole.h"
+
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -218,33 +220,33 @@ static json_t *arch_object(const struct arch *a)
 {
     char resize[32];
     json_t *o = json_object();
-    json_object_set_new(o, "name", json_string(a->name));
-    json_object_set_new(o, "encoder", json_string(encoder_name[a->encoder]));
-    json_object_set_new(o, "dims", stages(a->dims));
-    json_object_set_new(o, "depths", stages(a->depths));
-    json_object_set_new(o, "heads", stages(a->heads));
-    json_object_set_new(o, "mlp", stages(a->mlp));
+    whole_put(&o, "name", json_string(a->name));
+    whole_put(&o, "encoder", json_string(encoder_name[a->encoder]));
+    whole_put(&o, "dims", stages(a->dims));
+    whole_put(&o, "depths", stages(a->depths));
+    whole_put(&o, "heads", stages(a->heads));
+    whole_put(&o, "mlp", stages(a->mlp));
     if (a->encoder == ENCODER_MIT)
-        json_object_set_new(o, "sr", stages(a->sr));
+        whole_put(&o, "sr", stages(a->sr));
     else
-        json_object_set_new(o, "swin_window", json_integer(a->swin_window));
-    json_object_set_new(o, "eps_block", tidy_real(a->eps_block));
-    json_object_set_new(o, "eps_embed", tidy_real(a->eps_embed));
-    json_object_set_new(o, "head", json_string(head_name[a->head]));
-    json_object_set_new(o, "embed", json_integer(a->embed));
-    json_object_set_new(o, "classes", json_integer(a->classes));
+        whole_put(&o, "swin_window", json_integer(a->swin_window));
+    whole_put(&o, "eps_block", tidy_real(a->eps_block));
+    whole_put(&o, "eps_embed", tidy_real(a->eps_embed));
+    whole_put(&o, "head", json_string(head_name[a->head]));
+    whole_put(&o, "embed", json_integer(a->embed));
+    whole_put(&o, "classes", json_integer(a->classes));
     if (a->head == HEAD_TV3S) {
-        json_object_set_new(o, "layers", json_integer(a->layers));
-        json_object_set_new(o, "window", json_integer(a->window));
-        json_object_set_new(o, "shift", json_integer(a->shift));
-        json_object_set_new(o, "inner", json_integer(a->inner));
-        json_object_set_new(o, "state", json_integer(a->state));
-        json_object_set_new(o, "conv", json_integer(a->conv));
-        json_object_set_new(o, "dt_rank", json_integer(a->dt_rank));
-        json_object_set_new(o, "output", json_string(output_name[a->output]));
+        whole_put(&o, "layers", json_integer(a->layers));
+        whole_put(&o, "window", json_integer(a->window));
+        whole_put(&o, "shift", json_integer(a->shift));
+        whole_put(&o, "inner", json_integer(a->inner));
+        whole_put(&o, "state", json_integer(a->state));
+        whole_put(&o, "conv", json_integer(a->conv));
+        whole_put(&o, "dt_rank", json_integer(a->dt_rank));
+        whole_put(&o, "output", json_string(output_name[a->output]));
     }
     resize_format(&a->resize, resize, sizeof resize);
-    json_object_set_new(o, "resize", json_string(resize));
+    whole_put(&o, "resize", json_string(resize));
     return o;
 }
 
@@ -255,9 +257,9 @@ json_t *arch_json(const struct arch *a, const char *part)
     json_t *list = json_array();
     bool names = strcmp(part, "classes") == 0;
     for (int i = 0; i < a->classes; i++)
-        json_array_append_new(list, names ? json_string(a->class_names[i])
-                                          : json_pack("[i,i,i]", a->palette[i][0], a->palette[i][1],
-                                                      a->palette[i][2]));
+        whole_add(&list, names ? json_string(a->class_names[i])
+                               : json_pack("[i,i,i]", a->palette[i][0], a->palette[i][1],
+                                           a->palette[i][2]));
     return list;
 }
 

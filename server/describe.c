@@ -1,5 +1,7 @@
 #include "server/describe.h"
 
+#include "base/whole.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,10 +41,10 @@ json_t *describe_problem(enum err e, const char *detail, const char *request_id)
     snprintf(type, sizeof type, "/problems/%s", err_type(e));
     json_t *o =
         json_pack("{s:s, s:s, s:i}", "type", type, "title", err_title(e), "status", err_http(e));
-    if (o && detail && detail[0])
-        json_object_set_new(o, "detail", describe_text(detail));
-    if (o && request_id)
-        json_object_set_new(o, "request_id", json_string(request_id));
+    if (detail && detail[0])
+        whole_put(&o, "detail", describe_text(detail));
+    if (request_id)
+        whole_put(&o, "request_id", json_string(request_id));
     return o;
 }
 
@@ -59,8 +61,7 @@ json_t *describe_stream(struct session *s)
         (json_int_t)atomic_load(&s->frames), "last_seq", (json_int_t)atomic_load(&s->last_seq),
         "state_bytes", (json_int_t)(atomic_load(&s->state_bytes) + spilled), "spilled",
         (int)(spilled > 0), "created", describe_time(s->created), "idle", describe_time(idle));
-    if (o)
-        json_object_set_new(o, "size", width > 0 ? json_pack("[ii]", width, height) : json_null());
+    whole_put(&o, "size", width > 0 ? json_pack("[ii]", width, height) : json_null());
     return o;
 }
 
@@ -72,8 +73,8 @@ json_t *describe_classes(const struct served_model *m)
         char color[8];
         snprintf(color, sizeof color, "#%02x%02x%02x", a->palette[i][0], a->palette[i][1],
                  a->palette[i][2]);
-        json_array_append_new(list, json_pack("{s:i, s:o, s:s}", "id", i, "name",
-                                              describe_text(a->class_names[i]), "color", color));
+        whole_add(&list, json_pack("{s:i, s:o, s:s}", "id", i, "name",
+                                   describe_text(a->class_names[i]), "color", color));
     }
     return list;
 }

@@ -97,7 +97,7 @@ static void *on_target(void *http, const char *target, struct MHD_Connection *co
     r->server = h->server;
     r->connection = connection;
     r->started = clock_ns();
-    r->target = strndup(target, 512);
+    snprintf(r->target, sizeof r->target, "%s", target);
     r->bad_target = target_fault(target);
     snprintf(r->id, sizeof r->id, "%s-%llx", h->tag,
              (unsigned long long)atomic_fetch_add(&h->serial, 1));
@@ -118,8 +118,8 @@ static void log_request(const struct request *r, bool whole)
               stream   ? r->session->id
               : r->job ? job_id(r->job)
                        : "",
-              owner_label(r->owner), client, log_text(r->method ? r->method : "-"),
-              log_text(r->target ? r->target : "-"), r->status, ms, whole ? "" : " broken=1");
+              owner_label(r->owner), client, log_text(*r->method ? r->method : "-"),
+              log_text(r->target), r->status, ms, whole ? "" : " broken=1");
 }
 
 static void on_completed(void *http, struct MHD_Connection *connection, void **context,
@@ -149,8 +149,6 @@ static void on_completed(void *http, struct MHD_Connection *connection, void **c
     session_unref(r->session);
     buf_free(&r->input);
     free(r->data);
-    free(r->target);
-    free(r->method);
     free(r);
     atomic_fetch_sub(&h->requests, 1);
 }
@@ -200,6 +198,7 @@ static enum err check_query(struct request *r)
 struct joined {
     const char *name;
     struct buf text;
+    enum err error;
 };
 
 static enum MHD_Result join(void *joined, enum MHD_ValueKind kind, const char *key,
@@ -207,8 +206,8 @@ static enum MHD_Result join(void *joined, enum MHD_ValueKind kind, const char *k
 {
     struct joined *j = joined;
     (void)kind;
-    if (strcasecmp(key, j->name) == 0)
-        buf_printf(&j->text, "%s%s", j->text.len ? "," : "", value ? value : "");
+    if (!j->error && strcasecmp(key, j->name) == 0)
+        j->error = buf_printf(&j->text, "%s%s", j->text.len ? "," : "", value ? value : "");
     return MHD_YES;
 }
 
@@ -225,7 +224,7 @@ static enum err find_client(struct request *r)
     if (!address_trusted(a, &peer))
         return ERR_OK;
     MHD_get_connection_values(r->connection, MHD_HEADER_KIND, join, &j);
-    enum err e = buf_append(&j.text, "", 1);
+    enum err e = j.error ? j.error : buf_append(&j.text, "", 1);
     if (!e)
         e = address_client(a, &peer, (const char *)j.text.data, &r->client);
     buf_free(&j.text);
@@ -281,12 +280,10 @@ static enum MHD_Result on_headers(struct request *r, const char *method, const c
     const char *id = request_header(r, "X-Request-Id");
     if (id && request_id_valid(id))
         snprintf(r->id, sizeof r->id, "%s", id);
-    r->method = strdup(method);
+    snprintf(r->method, sizeof r->method, "%s", method);
     r->gzip = r->server->config->gzip && accepts_gzip(request_header(r, "Accept-Encoding"));
     r->endpoint = route(r, method, path);
     r->stage = REQUEST_BODY;
-    if (!r->method)
-        return MHD_NO;
     enum err e = prepare(r);
     if (e)
         request_fail(r, e);
@@ -329,9 +326,12 @@ static enum MHD_Result on_request(void *http, struct MHD_Connection *connection,
                                   size_t *len, void **context)
 {
     struct request *r = *context;
-    (void)http, (void)connection, (void)version;
-    if (!r)
-        return MHD_NO; /* no memory */
+    struct http *h = http;
+    (void)version;
+    if (!r) { /* no memory */
+        metric_add(h->server->metrics, METRIC_HTTP_ERRORS, 1);
+        return MHD_queue_response(connection, 503, h->no_memory[0]);
+    }
     if (r->stage == REQUEST_HEADERS)
         return on_headers(r, method, path);
     if (*len > 0) {
@@ -401,6 +401,8 @@ enum err http_open(struct server *s, struct http **out)
     if (!e)
         e = sse_open(h);
     if (!e)
+        e = reply_open(h);
+    if (!e)
         e = start_daemon(h);
     if (!e)
         e = loop_start(h);
@@ -449,6 +451,7 @@ void http_close(struct http *h)
         MHD_stop_daemon(h->daemon);
     sse_close(h);
     loop_close(h);
+    reply_close(h);
     addresses_close(h->addresses);
     free(h);
 }

@@ -55,13 +55,13 @@ struct request {
     enum request_stage stage;
     handler resumed; /* after request_wait */
 
-    char id[65];            /* X-Request-Id */
-    char *target, *method;  /* for the log */
-    const char *bad_target; /* what is wrong with the target, or NULL */
-    char name[SESSION_ID];  /* {} of the path */
-    uint64_t number;        /* # of the path */
-    const char *allow;      /* pattern of a path that knows other methods only */
-    bool gzip;              /* the client takes it */
+    char id[65];                  /* X-Request-Id */
+    char target[256], method[16]; /* for the log: as much as fits */
+    const char *bad_target;       /* what is wrong with the target, or NULL */
+    char name[SESSION_ID];        /* {} of the path */
+    uint64_t number;              /* # of the path */
+    const char *allow;            /* pattern of a path that knows other methods only */
+    bool gzip;                    /* the client takes it */
     uint64_t started;
     int status; /* of the answer */
 
@@ -95,7 +95,8 @@ struct http {
     int port, listener;
     char tag[9]; /* of our request IDs: other in every process */
     atomic_ullong serial;
-    atomic_int requests, waiting; /* alive; suspended by request_wait */
+    atomic_int requests, waiting;      /* alive; suspended by request_wait */
+    struct MHD_Response *no_memory[2]; /* http_reply.c */
     struct addresses *addresses;
     struct sse *sse;
     struct loop *loop;
@@ -151,9 +152,14 @@ uint64_t body_length(struct request *r);
 struct MHD_Response *reply_bytes(const char *mime, void *data,
                                  size_t len); /* takes malloc'd data */
 struct MHD_Response *reply_static(const char *mime, const void *data, size_t len);
-void reply_header(struct MHD_Response *answer, const char *name, const char *fmt, ...)
+/* An answer that has no memory for a header is none: *answer is NULL then. NULL is allowed. */
+void reply_header(struct MHD_Response **answer, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-/* Adds the common headers and queues; takes the answer. NULL (no memory) ends the connection. */
+/* What there is always memory for: 503, `out-of-memory`; one for each value of item->applied. */
+enum err reply_open(struct http *h);
+void reply_close(struct http *h);
+/* Adds the common headers and queues; takes the answer. Instead of NULL (no memory) it sends that
+ * which is always there. */
 void reply_send(struct request *r, int status, struct MHD_Response *answer);
 void reply_empty(struct request *r, int status);
 void reply_json(struct request *r, int status, json_t *o); /* takes o */
@@ -172,7 +178,7 @@ bool gzip_pays(enum mask_format format);
 /* gzips *data (malloc'd) in place when it gets smaller by a sixteenth. Any thread. */
 bool gzip_in_place(void **data, size_t *len);
 /* Content-Encoding and Vary, of an answer that is or might have been compressed. */
-void gzip_headers(struct MHD_Response *answer, bool zipped);
+void gzip_headers(struct MHD_Response **answer, bool zipped);
 /* Text, compressed if the client takes it. Takes malloc'd data. */
 struct MHD_Response *reply_text(struct request *r, const char *mime, void *data, size_t len);
 /* The same of data that stays. */

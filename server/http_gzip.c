@@ -21,7 +21,7 @@ bool gzip_pays(enum mask_format format)
     return format == MASK_RAW || format == MASK_RLE || format == MASK_COCO_RLE;
 }
 
-void gzip_headers(struct MHD_Response *answer, bool zipped)
+void gzip_headers(struct MHD_Response **answer, bool zipped)
 {
     if (zipped)
         reply_header(answer, "Content-Encoding", "gzip");
@@ -70,7 +70,7 @@ struct MHD_Response *reply_text(struct request *r, const char *mime, void *data,
 {
     bool zipped = r->gzip && gzip_in_place(&data, &len);
     struct MHD_Response *answer = reply_bytes(mime, data, len);
-    gzip_headers(answer, zipped);
+    gzip_headers(&answer, zipped);
     return answer;
 }
 
@@ -81,7 +81,7 @@ struct MHD_Response *reply_text_static(struct request *r, const char *mime, cons
     void *zipped = r->gzip ? compress_bytes(data, len, &zipped_len) : NULL;
     struct MHD_Response *answer =
         zipped ? reply_bytes(mime, zipped, zipped_len) : reply_static(mime, data, len);
-    gzip_headers(answer, zipped);
+    gzip_headers(&answer, zipped);
     return answer;
 }
 

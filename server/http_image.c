@@ -26,15 +26,15 @@ static enum err reply_mask(struct request *r)
         reply_bytes(mask_format_mime(item->format), item->output.data, item->output.len);
     item->output = (struct buf){0};
     if (gzip_pays(item->format))
-        gzip_headers(answer, r->zipped);
-    reply_header(answer, "X-Tv3s-Seq", "%lld", item->seq < 0 ? 0ll : (long long)item->seq);
-    reply_header(answer, "X-Tv3s-Size", "%dx%d", item->width, item->height);
-    reply_header(answer, "X-Tv3s-Queue-Us", "%llu",
+        gzip_headers(&answer, r->zipped);
+    reply_header(&answer, "X-Tv3s-Seq", "%lld", item->seq < 0 ? 0ll : (long long)item->seq);
+    reply_header(&answer, "X-Tv3s-Size", "%dx%d", item->width, item->height);
+    reply_header(&answer, "X-Tv3s-Queue-Us", "%llu",
                  (unsigned long long)microseconds(item->decoded, item->batched));
-    reply_header(answer, "X-Tv3s-Compute-Us", "%llu",
+    reply_header(&answer, "X-Tv3s-Compute-Us", "%llu",
                  (unsigned long long)microseconds(item->batched, item->labelled));
     if (item->restarted)
-        reply_header(answer, "X-Tv3s-Restarted", "1");
+        reply_header(&answer, "X-Tv3s-Restarted", "1");
     reply_send(r, 200, answer);
     return ERR_OK;
 }

@@ -1,6 +1,7 @@
 /* Models, health and metrics. */
 #include "server/http.h"
 
+#include "base/whole.h"
 #include "engine/arch_parts.h"
 #include "server/config.h"
 #include "server/describe.h"
@@ -17,7 +18,7 @@ static json_t *model_json(const struct server *s, const struct served_model *m)
 {
     const struct arch *a = &m->model->arch;
     json_t *arch = arch_json(a, "arch");
-    return json_pack("{s:s, s:s, s:O?, s:O?, s:s, s:I, s:o, s:o}", "name", m->name, "architecture",
+    return json_pack("{s:s, s:s, s:O, s:O, s:s, s:I, s:o, s:o}", "name", m->name, "architecture",
                      a->name, "resize", json_object_get(arch, "resize"), "output",
                      json_object_get(arch, "output"), "dtype", s->config->dtype, "parameters",
                      (json_int_t)model_parameters(m->model), "arch", arch, "classes",
@@ -28,7 +29,7 @@ enum err models_list(struct request *r)
 {
     json_t *list = json_array();
     for (int i = 0; i < models_count(r->server->models); i++)
-        json_array_append_new(list, model_json(r->server, models_at(r->server->models, i)));
+        whole_add(&list, model_json(r->server, models_at(r->server->models, i)));
     reply_json(r, 200, json_pack("{s:o}", "models", list));
     return ERR_OK;
 }

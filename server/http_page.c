@@ -62,17 +62,15 @@ enum err server_get(struct request *r)
 /* ---- files --------------------------------------------------------------------------------------
  */
 
-static void add_policy(struct request *r, struct MHD_Response *answer)
+static void add_policy(struct request *r, struct MHD_Response **answer)
 {
     char sources[SOURCES];
     ws_sources(r, sources);
-    char policy[SOURCES + 300];
-    snprintf(policy, sizeof policy,
-             "default-src 'self'; connect-src 'self' %s; img-src 'self' blob:; "
-             "media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-             "frame-ancestors 'none'",
-             sources);
-    MHD_add_response_header(answer, "Content-Security-Policy", policy);
+    reply_header(answer, "Content-Security-Policy",
+                 "default-src 'self'; connect-src 'self' %s; img-src 'self' blob:; "
+                 "media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
+                 "frame-ancestors 'none'",
+                 sources);
     reply_header(answer, "Referrer-Policy", "no-referrer");
     reply_header(answer, "Cross-Origin-Opener-Policy", "same-origin");
 }
@@ -106,9 +104,9 @@ enum err page_get(struct request *r)
               : reply_text_static(r, a->mime, a->data, (size_t)(a->end - a->data));
     if (!answer)
         return err_set(ERR_NOMEM, "no memory for an answer");
-    reply_header(answer, "ETag", "%s", etag);
-    reply_header(answer, "Cache-Control", "no-cache"); /* may be kept, is asked for by its ETag */
-    add_policy(r, answer);
+    reply_header(&answer, "ETag", "%s", etag);
+    reply_header(&answer, "Cache-Control", "no-cache"); /* may be kept, is asked for by its ETag */
+    add_policy(r, &answer);
     reply_send(r, known ? 304 : 200, answer);
     return ERR_OK;
 }

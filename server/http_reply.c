@@ -1,5 +1,6 @@
 #include "server/http.h"
 
+#include "base/whole.h"
 #include "server/config.h"
 #include "server/describe.h"
 
@@ -17,16 +18,19 @@ static const char problem_type[] = "application/problem+json";
 /* ---- answers ------------------------------------------------------------------------------------
  */
 
-void reply_header(struct MHD_Response *answer, const char *name, const char *fmt, ...)
+void reply_header(struct MHD_Response **answer, const char *name, const char *fmt, ...)
 {
-    char value[512];
+    char value[1024];
     va_list args;
-    if (!answer)
+    if (!*answer)
         return;
     va_start(args, fmt);
     vsnprintf(value, sizeof value, fmt, args);
     va_end(args);
-    MHD_add_response_header(answer, name, value);
+    if (MHD_add_response_header(*answer, name, value) == MHD_YES)
+        return;
+    MHD_destroy_response(*answer);
+    *answer = NULL;
 }
 
 struct MHD_Response *reply_bytes(const char *mime, void *data, size_t len)
@@ -36,7 +40,7 @@ struct MHD_Response *reply_bytes(const char *mime, void *data, size_t len)
     if (!answer)
         free(data);
     if (mime)
-        reply_header(answer, "Content-Type", "%s", mime);
+        reply_header(&answer, "Content-Type", "%s", mime);
     return answer;
 }
 
@@ -45,7 +49,7 @@ struct MHD_Response *reply_static(const char *mime, const void *data, size_t len
     struct MHD_Response *answer =
         MHD_create_response_from_buffer(len, (void *)(uintptr_t)data, MHD_RESPMEM_PERSISTENT);
     if (mime)
-        reply_header(answer, "Content-Type", "%s", mime);
+        reply_header(&answer, "Content-Type", "%s", mime);
     return answer;
 }
 
@@ -63,7 +67,7 @@ static const char *allowed_origin(struct request *r)
     return NULL;
 }
 
-static void add_cors(struct request *r, struct MHD_Response *answer)
+static void add_cors(struct request *r, struct MHD_Response **answer)
 {
     const char *origin = allowed_origin(r);
     if (r->server->config->cors_origins.count > 0)
@@ -81,19 +85,56 @@ static void add_cors(struct request *r, struct MHD_Response *answer)
     reply_header(answer, "Access-Control-Max-Age", "600");
 }
 
+static const char no_memory[] =
+    "{\"type\":\"/problems/out-of-memory\",\"title\":\"memory ran out\",\"status\":503}\n";
+
+enum err reply_open(struct http *h)
+{
+    for (int applied = 0; applied < 2; applied++) {
+        struct MHD_Response *answer = reply_static(problem_type, no_memory, strlen(no_memory));
+        reply_header(&answer, "Retry-After", "%d", RETRY_SECONDS);
+        reply_header(&answer, "Cache-Control", "no-store");
+        if (applied)
+            reply_header(&answer, "X-Tv3s-Applied", "1");
+        if (!answer)
+            return err_set(ERR_NOMEM, "no memory for the HTTP server");
+        h->no_memory[applied] = answer;
+    }
+    return ERR_OK;
+}
+
+void reply_close(struct http *h)
+{
+    for (int i = 0; i < 2; i++)
+        if (h->no_memory[i])
+            MHD_destroy_response(h->no_memory[i]);
+}
+
+static bool applied(const struct request *r)
+{
+    return r->item && r->item->applied;
+}
+
+static void queue(struct request *r, int status, struct MHD_Response *answer)
+{
+    if (MHD_queue_response(r->connection, (unsigned)status, answer) != MHD_YES)
+        return;
+    r->stage = REQUEST_REPLIED;
+    r->status = status;
+}
+
 void reply_send(struct request *r, int status, struct MHD_Response *answer)
 {
-    if (!answer)
+    reply_header(&answer, "X-Request-Id", "%s", r->id);
+    reply_header(&answer, "X-Content-Type-Options", "nosniff");
+    if (answer && !MHD_get_response_header(answer, "Cache-Control"))
+        reply_header(&answer, "Cache-Control", "no-store");
+    add_cors(r, &answer);
+    if (!answer) {
+        queue(r, 503, r->http->no_memory[applied(r)]);
         return;
-    reply_header(answer, "X-Request-Id", "%s", r->id);
-    reply_header(answer, "X-Content-Type-Options", "nosniff");
-    if (!MHD_get_response_header(answer, "Cache-Control"))
-        reply_header(answer, "Cache-Control", "no-store");
-    add_cors(r, answer);
-    if (MHD_queue_response(r->connection, (unsigned)status, answer) == MHD_YES) {
-        r->stage = REQUEST_REPLIED;
-        r->status = status;
     }
+    queue(r, status, answer);
     MHD_destroy_response(answer);
 }
 
@@ -123,7 +164,7 @@ void reply_json_at(struct request *r, int status, json_t *o, const char *locatio
 {
     struct MHD_Response *answer = json_answer(r, "application/json", o);
     if (location)
-        reply_header(answer, "Location", "%s", location);
+        reply_header(&answer, "Location", "%s", location);
     reply_send(r, status, answer);
 }
 
@@ -131,9 +172,11 @@ void reply_problem(struct request *r, enum err e, const char *detail)
 {
     struct MHD_Response *answer = json_answer(r, problem_type, describe_problem(e, detail, r->id));
     if (err_http(e) == 503 || err_http(e) == 429)
-        reply_header(answer, "Retry-After", "%d", RETRY_SECONDS);
+        reply_header(&answer, "Retry-After", "%d", RETRY_SECONDS);
+    if (applied(r))
+        reply_header(&answer, "X-Tv3s-Applied", "1");
     if (e == ERR_KEY)
-        reply_header(answer, "WWW-Authenticate", "Bearer realm=\"tv3sd\"");
+        reply_header(&answer, "WWW-Authenticate", "Bearer realm=\"tv3sd\"");
     reply_send(r, err_http(e), answer);
 }
 
@@ -144,8 +187,8 @@ struct MHD_Response *reply_problem_of(struct request *r, int status, const char 
     snprintf(path, sizeof path, "/problems/%s", type);
     json_t *o = json_pack("{s:s, s:s, s:i, s:s}", "type", path, "title", title, "status", status,
                           "request_id", r->id);
-    if (o && detail)
-        json_object_set_new(o, "detail", json_string(detail));
+    if (detail)
+        whole_put(&o, "detail", json_string(detail));
     return json_answer(r, problem_type, o);
 }
 

@@ -105,9 +105,9 @@ static enum err other_method(struct request *r)
     struct MHD_Response *answer =
         options ? reply_static(NULL, "", 0)
                 : reply_problem_of(r, 405, "method", "the method is not known here", NULL);
-    reply_header(answer, "Allow", "%s", allow);
+    reply_header(&answer, "Allow", "%s", allow);
     if (options)
-        reply_header(answer, "Access-Control-Allow-Methods", "%s", allow);
+        reply_header(&answer, "Access-Control-Allow-Methods", "%s", allow);
     reply_send(r, options ? 204 : 405, answer);
     return ERR_OK;
 }

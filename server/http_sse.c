@@ -10,6 +10,7 @@
  * `running` is made up for it, with the frames of the end. */
 #include "server/http.h"
 
+#include "base/whole.h"
 #include "server/describe.h"
 
 #include <pthread.h>
@@ -31,8 +32,8 @@ struct client {
     bool any, ended;      /* an event was sent; the last one was */
     enum job_state state; /* as sent last */
     uint64_t version, sent;
-    char *text; /* being sent */
-    size_t len, at;
+    struct buf text; /* being sent */
+    size_t at;
 };
 
 struct sse {
@@ -46,18 +47,13 @@ struct sse {
 /* ---- what is said -------------------------------------------------------------------------------
  */
 
-static void say(struct client *c, const char *event, json_t *o)
+static enum err say(struct client *c, const char *event, const json_t *o)
 {
-    char *json = o ? json_dumps(o, DESCRIBE_DUMP) : NULL, *text = NULL;
-    int n = json ? asprintf(&text, "%sevent: %s\ndata: %s\n\n", c->text ? c->text : "", event, json)
-                 : -1;
-    json_decref(o);
+    char *json = o ? json_dumps(o, DESCRIBE_DUMP) : NULL;
+    enum err e = json ? buf_printf(&c->text, "event: %s\ndata: %s\n\n", event, json)
+                      : err_set(ERR_NOMEM, "no memory for an event");
     free(json);
-    if (n < 0)
-        return; /* no memory: the next event makes up for it */
-    free(c->text);
-    c->text = text;
-    c->len = (size_t)n;
+    return e;
 }
 
 /* The job as it is now: its JSON and its state belong together. */
@@ -74,41 +70,54 @@ static json_t *look(struct client *c, enum job_state *state)
     return o;
 }
 
-static void say_running(struct client *c, const json_t *now)
+static enum err say_running(struct client *c, const json_t *now)
 {
     json_t *o = json_copy((json_t *)(uintptr_t)now);
-    json_object_set_new(o, "state", json_string("running"));
-    json_object_set_new(o, "finished", json_null());
-    json_object_set_new(o, "error", json_null());
-    json_object_set_new(o, "masks", json_null());
-    say(c, "progress", o);
+    whole_put(&o, "state", json_string("running"));
+    whole_put(&o, "finished", json_null());
+    whole_put(&o, "error", json_null());
+    whole_put(&o, "masks", json_null());
+    enum err e = say(c, "progress", o);
+    json_decref(o);
+    return e;
+}
+
+static void compose_event(struct client *c)
+{
+    enum job_state state;
+    json_t *o = look(c, &state);
+    bool started = !json_is_null(json_object_get(o, "started")), end = state > JOB_RUNNING;
+    enum err e = ERR_OK;
+    if (c->any && c->state == JOB_QUEUED && end && started)
+        e = say_running(c, o);
+    if (!e && end)
+        e = say(c, "progress", o);
+    if (!e)
+        e = say(c, end ? "end" : "progress", o);
+    json_decref(o);
+    if (e) { /* no memory: as if it had not been looked at, until the next turn */
+        c->text.len = 0;
+        c->version--;
+        c->sent = clock_ns();
+        return;
+    }
+    c->any = true;
+    c->state = state;
+    c->ended = end;
 }
 
 /* The next event into c->text, if one is due. */
 static void compose(struct client *c)
 {
     uint64_t now = clock_ns();
-    enum job_state state;
-    free(c->text);
-    c->text = NULL;
-    c->len = c->at = 0;
+    c->text.len = c->at = 0;
     if (c->any && job_version(c->job) == c->version) {
-        if (now - c->sent >= KEEP_ALIVE_NS && (c->text = strdup(": still here\n\n")))
-            c->len = strlen(c->text);
+        if (now - c->sent >= KEEP_ALIVE_NS)
+            (void)!buf_text(&c->text, ": still here\n\n");
     } else if (!c->any || now - c->sent >= EVENT_NS) {
-        json_t *o = look(c, &state);
-        bool started = !json_is_null(json_object_get(o, "started"));
-        if (c->any && c->state == JOB_QUEUED && state > JOB_RUNNING && started)
-            say_running(c, o);
-        bool end = state > JOB_RUNNING;
-        if (end)
-            say(c, "progress", json_incref(o));
-        say(c, end ? "end" : "progress", o);
-        c->any = true;
-        c->state = state;
-        c->ended = end;
+        compose_event(c);
     }
-    if (c->len)
+    if (c->text.len)
         c->sent = now;
 }
 
@@ -120,14 +129,14 @@ static ssize_t on_read(void *client, uint64_t offset, char *to, size_t room)
     struct client *c = client;
     struct sse *s = c->http->sse;
     (void)offset;
-    if (c->at == c->len) {
+    if (c->at == c->text.len) {
         if (c->ended || !owner_may(job_owner(c->job), ROLE_READ))
             return MHD_CONTENT_READER_END_OF_STREAM;
         compose(c);
     }
-    if (c->at < c->len) {
-        size_t n = c->len - c->at < room ? c->len - c->at : room;
-        memcpy(to, c->text + c->at, n);
+    if (c->at < c->text.len) {
+        size_t n = c->text.len - c->at < room ? c->text.len - c->at : room;
+        memcpy(to, c->text.data + c->at, n);
         c->at += n;
         return (ssize_t)n;
     }
@@ -155,7 +164,7 @@ static void on_end(void *client)
         c->next->previous = c->previous;
     pthread_mutex_unlock(&s->lock);
     job_unref(c->job);
-    free(c->text);
+    buf_free(&c->text);
     free(c);
 }
 
@@ -183,7 +192,7 @@ enum err video_events(struct request *r)
         s->first->previous = c;
     s->first = c;
     pthread_mutex_unlock(&s->lock);
-    reply_header(answer, "Content-Type", "text/event-stream");
+    reply_header(&answer, "Content-Type", "text/event-stream");
     reply_send(r, 200, answer);
     return ERR_OK;
 }

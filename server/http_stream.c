@@ -1,5 +1,6 @@
 #include "server/http.h"
 
+#include "base/whole.h"
 #include "server/config.h"
 #include "server/describe.h"
 #include "server/sched.h"
@@ -29,10 +30,12 @@ enum err streams_list(struct request *r)
     struct stream_list l = {.room = sessions_count(r->server->sessions) + 16};
     json_t *streams = json_array();
     l.item = calloc(l.room, sizeof *l.item);
-    if (l.item)
+    if (!l.item)
+        whole_add(&streams, NULL);
+    else
         sessions_each(r->server->sessions, r->owner, collect, &l);
     for (size_t i = 0; i < l.count; i++) {
-        json_array_append_new(streams, describe_stream(l.item[i]));
+        whole_add(&streams, describe_stream(l.item[i]));
         session_unref(l.item[i]);
     }
     free(l.item);
@@ -156,7 +159,7 @@ static enum err reply_state(struct request *r)
 {
     struct MHD_Response *answer = reply_bytes("application/x-safetensors", r->data, r->data_len);
     r->data = NULL;
-    reply_header(answer, "Content-Disposition", "attachment; filename=\"%.128s.safetensors\"",
+    reply_header(&answer, "Content-Disposition", "attachment; filename=\"%.128s.safetensors\"",
                  r->session->id);
     reply_send(r, 200, answer);
     return ERR_OK;

@@ -160,7 +160,7 @@ static void reply_outside(struct request *r, struct whole *w)
     struct MHD_Response *answer = reply_problem_of(r, 416, "range", "the range lies outside",
                                                    "Content-Range tells the length");
     close(w->fd);
-    reply_header(answer, "Content-Range", "bytes */%llu", (unsigned long long)w->size);
+    reply_header(&answer, "Content-Range", "bytes */%llu", (unsigned long long)w->size);
     reply_send(r, 416, answer);
 }
 
@@ -173,10 +173,10 @@ static struct MHD_Response *answer_plain(const struct whole *w, enum range_kind 
         close(w->fd);
         return NULL;
     }
-    reply_header(answer, "Accept-Ranges", "bytes");
-    reply_header(answer, "ETag", "\"%s\"", w->tag);
+    reply_header(&answer, "Accept-Ranges", "bytes");
+    reply_header(&answer, "ETag", "\"%s\"", w->tag);
     if (kind == RANGE_PART)
-        reply_header(answer, "Content-Range", "bytes %llu-%llu/%llu", (unsigned long long)first,
+        reply_header(&answer, "Content-Range", "bytes %llu-%llu/%llu", (unsigned long long)first,
                      (unsigned long long)(first + length - 1), (unsigned long long)w->size);
     return answer;
 }
@@ -185,7 +185,7 @@ static struct MHD_Response *answer_plain(const struct whole *w, enum range_kind 
 static struct MHD_Response *answer_zipped(const struct whole *w)
 {
     struct MHD_Response *answer = gzip_file(w->fd);
-    reply_header(answer, "ETag", "\"%s-gzip\"", w->tag);
+    reply_header(&answer, "ETag", "\"%s-gzip\"", w->tag);
     return answer;
 }
 
@@ -210,10 +210,10 @@ enum err video_masks(struct request *r)
     if (!answer)
         return err_set(ERR_NOMEM, "no memory for an answer");
     if (pays)
-        gzip_headers(answer, zip);
-    reply_header(answer, "Content-Type", "%s", w.mime);
-    reply_header(answer, "Content-Disposition", "inline; filename=\"%s\"", w.name);
-    reply_header(answer, "Cache-Control", "private, max-age=3600");
+        gzip_headers(&answer, zip);
+    reply_header(&answer, "Content-Type", "%s", w.mime);
+    reply_header(&answer, "Content-Disposition", "inline; filename=\"%s\"", w.name);
+    reply_header(&answer, "Cache-Control", "private, max-age=3600");
     reply_send(r, kind == RANGE_PART ? 206 : 200, answer);
     return ERR_OK;
 }
@@ -231,8 +231,8 @@ enum err video_mask(struct request *r)
         return e;
     struct MHD_Response *answer = gzip_pays(job_format(r->job)) ? reply_text(r, mime, data, len)
                                                                 : reply_bytes(mime, data, len);
-    reply_header(answer, "X-Tv3s-Time", "%.6f", time);
-    reply_header(answer, "Cache-Control", "private, max-age=3600");
+    reply_header(&answer, "X-Tv3s-Time", "%.6f", time);
+    reply_header(&answer, "Cache-Control", "private, max-age=3600");
     reply_send(r, 200, answer);
     return ERR_OK;
 }

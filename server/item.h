@@ -50,6 +50,7 @@ struct item {
 
     /* engine thread */
     uint8_t *labels; /* width * height */
+    bool applied;    /* its effect is in the state */
     bool from_zero;  /* the state was zero before this frame */
     bool restarted;  /* ... because the size changed */
 

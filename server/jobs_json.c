@@ -1,6 +1,7 @@
 /* What clients are told of jobs. */
 #include "server/job.h"
 
+#include "base/whole.h"
 #include "base/try.h"
 #include "server/describe.h"
 
@@ -97,7 +98,7 @@ json_t *jobs_json(struct jobs *j, const struct owner *owner)
     pthread_mutex_lock(&j->lock);
     for (const struct job *job = j->last; job; job = job->previous)
         if (job->params.owner == owner)
-            json_array_append_new(list, describe(job));
+            whole_add(&list, describe(job));
     pthread_mutex_unlock(&j->lock);
     return list;
 }

@@ -37,8 +37,10 @@ static void applied(struct sched *s, struct session *session, struct item *const
     const struct item *last = item[count - 1];
     bool no_state = session->params.stream.mode == MODE_FRAME;
     bool began = stream_frames(session->stream) == (uint64_t)count; /* the count starts anew too */
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+        item[i]->applied = !no_state;
         item[i]->from_zero = no_state || (began && i == 0);
+    }
     item[0]->restarted = !no_state && began && frames_before > 0;
     atomic_store(&session->last_seq, last->seq);
     atomic_fetch_add(&session->frames, (unsigned)count);

@@ -5,6 +5,7 @@
  * answers, its credit with them, and nobody else. */
 #include "server/ws.h"
 
+#include "base/whole.h"
 #include "server/config.h"
 #include "server/describe.h"
 #include "proto/message.h"
@@ -48,8 +49,10 @@ static struct out *new_out(enum out_kind kind)
 {
     struct out *o = calloc(1, sizeof *o + (kind == OUT_DROPPED ? GATHER * sizeof o->seq[0] : 0));
     static const uint8_t room[LWS_PRE];
-    if (!o)
+    if (!o) {
+        err_set(ERR_NOMEM, "no memory for a message");
         return NULL;
+    }
     o->kind = kind;
     if (buf_append(&o->bytes, room, sizeof room)) {
         free_out(o);
@@ -168,7 +171,7 @@ static enum err write_dropped(struct out *o)
     static const char *const reason[] = {"oldest", "newest", "overload", "empty", "drain", "rate"};
     json_t *list = json_array();
     for (int i = 0; i < o->count; i++)
-        json_array_append_new(list, json_integer(o->seq[i]));
+        whole_add(&list, json_integer(o->seq[i]));
     return append_json(&o->bytes, json_pack("{s:s, s:o, s:s}", "type", "dropped", "seq", list,
                                             "reason", reason[o->reason]));
 }

@@ -4,6 +4,7 @@
  * the protocol changes; a client that got 101 has its stream. */
 #include "server/ws.h"
 
+#include "base/whole.h"
 #include "server/config.h"
 #include "server/describe.h"
 #include "server/log.h"
@@ -259,6 +260,22 @@ static enum err find_client(struct ws *w, struct lws *wsi, struct address *out)
 /* ---- the answer ---------------------------------------------------------------------------------
  */
 
+/* libwebsockets writes into the room before a message. */
+static bool answer_without_memory(struct lws *wsi)
+{
+    struct {
+        uint8_t room[LWS_PRE];
+        char text[256];
+    } m;
+    static const char body[] =
+        "{\"type\":\"/problems/out-of-memory\",\"title\":\"memory ran out\",\"status\":503}";
+    int n = snprintf(m.text, sizeof m.text,
+                     "HTTP/1.1 503 memory ran out\r\nContent-Type: application/problem+json\r\n"
+                     "Content-Length: %zu\r\nRetry-After: 1\r\nConnection: close\r\n\r\n%s",
+                     sizeof body - 1, body);
+    return lws_write(wsi, (uint8_t *)m.text, (size_t)n, LWS_WRITE_HTTP_FINAL) >= 0;
+}
+
 /* An answer with a problem object as its body: by hand, since libwebsockets would call it HTTP/1.0,
  * which some clients do not read. It has a request ID, as all answers of HTTP's port. 0, or -1 when
  * it could not be sent. */
@@ -268,7 +285,7 @@ static int answer(struct lws *wsi, int status, const char *more, json_t *problem
     char id[SESSION_ID];
     if (session_id_random(id))
         snprintf(id, sizeof id, "none");
-    json_object_set_new(problem, "request_id", json_string(id));
+    whole_put(&problem, "request_id", json_string(id));
     const char *detail = json_string_value(json_object_get(problem, "detail"));
     log_event(LOG_INFO, "ws_refused", "request=%s status=%d error=%s", id, status,
               log_text(detail ? detail : ""));
@@ -285,7 +302,7 @@ static int answer(struct lws *wsi, int status, const char *more, json_t *problem
     buf_free(&b);
     free(body);
     json_decref(problem);
-    return good ? 0 : -1;
+    return good || answer_without_memory(wsi) ? 0 : -1;
 }
 
 static int refuse(struct lws *wsi, enum err e)

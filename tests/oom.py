@@ -1,0 +1,194 @@
+"""Every allocation fails once: `make oom`, or `oom.py [--only NAMES] [--libraries "NAME ..."]`, prints JSON.
+
+The daemon of TV3S_BUILD (build/asan by `make oom`) runs with preload/oom.c. What a client does is done again and again,
+each time with the next allocation of the daemon failing, until none is left to fail. Each time the client must get an
+answer: the right one, or an error that says so. Then the same must work, with the right bytes. In the end nothing may be
+left, and the sanitizer has the last word on leaks."""
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "parity")]
+from conftest import make_tiny_model  # noqa: E402
+from daemon import TV3SD, Daemon  # noqa: E402
+from oom_scenarios import SCENARIOS, Left, Material, Scenario  # noqa: E402
+
+# Whose allocations fail. What is not here: the C++ library throws, and oneDNN lets that through; OpenMP's run time ends
+# the process; OpenSSL and GnuTLS are not ours to mend.
+OURS = "program libc.so"
+ASAN = "detect_leaks=1:abort_on_error=0:verify_asan_link_order=0:allocator_may_return_null=1:malloc_context_size=20"
+
+
+ENDLESS = 10 ** 9
+Choice = Callable[[int], Iterable[int]]  # of how many allocations there are, which are to fail
+
+
+class Memory:
+    """The other side of preload/oom.c's struct control."""
+
+    def __init__(self, folder: Path, libraries: str = OURS):
+        self.asked = self.used = 0
+        self.library, path = folder / "oom.so", folder / "oom.control"
+        subprocess.run(["cc", "-std=c11", "-D_GNU_SOURCE", "-O1", "-fPIC", "-shared", "-o", self.library,
+                        os.path.join(HERE, "preload/oom.c")], check=True)
+        path.write_bytes(bytes(4096))
+        with open(path, "r+b") as f:
+            self.map = mmap.mmap(f.fileno(), 4096)
+        self.environment = {**os.environ, "LD_PRELOAD": str(self.library), "OOM_CONTROL": str(path),
+                            "OOM_LIBRARIES": libraries, "ASAN_OPTIONS": ASAN}
+
+    def fail(self, n: int) -> None:
+        """The n-th allocation from now on; 0: none."""
+        self.asked = n
+        self.map[8:] = bytes(4096 - 8)
+        self.map[:8] = struct.pack("<q", n)
+
+    def disarm(self) -> None:
+        if self.asked:
+            self.used = self.asked - struct.unpack_from("<q", self.map)[0]
+        self.asked = 0
+        self.map[:8] = bytes(8)
+
+    def stack(self) -> list[str]:
+        """Where it failed: MODULE+0xOFFSET, innermost first."""
+        return self.map[16:].split(b"\0")[0].decode().splitlines()[1:]
+
+
+def named(stack: list[str]) -> list[str]:
+    """The program's frames as function and line."""
+    out = []
+    for frame in stack:
+        module, offset = frame.split("+")
+        if module == "program":
+            text = subprocess.run(["addr2line", "-fse", TV3SD, offset], capture_output=True, text=True).stdout.split("\n")
+            frame = f"{text[0]} {text[1]}"
+        out.append(frame)
+    return out
+
+
+def sanitizer(log: str) -> str:
+    """What is not a log line of the daemon's."""
+    return "\n".join(line for line in log.splitlines() if not line.startswith("ts="))[:6000]
+
+
+class Tally:
+    def __init__(self) -> None:
+        self.tried, self.answers, self.wrong = 0, Counter(), []
+
+    def add(self, n: int, answer: str, after: str, stack: list[str]) -> None:
+        self.tried += 1
+        self.answers[answer] += 1
+        if answer.startswith("WRONG") or after != "right":
+            self.wrong.append({"n": n, "answer": answer, "after": after, "stack": named(stack)})
+
+    def result(self, allocations: int, **more) -> dict:
+        return {"allocations": allocations, "tried": self.tried, "answers": dict(self.answers), "wrong": self.wrong, **more}
+
+
+def said(work: Callable[[], str]) -> str:
+    try:
+        return work()
+    except Exception as e:
+        return f"WRONG {type(e).__name__}: {e}"
+
+
+def torture(scenario: Scenario, d: Daemon, memory: Memory, choose: Choice) -> dict:
+    """Everything that a client does in a scenario, with one allocation failing each time."""
+    tally, scenario.disarm = Tally(), memory.disarm
+
+    def act(n: int) -> str:
+        def work() -> str:
+            scenario.prepare(d)
+            memory.fail(n)
+            return scenario.act(d)
+        answer = said(work)
+        memory.disarm()
+        return answer
+    act(0)  # what is made once, at first use
+    first = act(ENDLESS)
+    allocations = memory.used
+    tally.add(0, first, "right", [])
+    for n in choose(allocations):
+        answer = act(n)
+        stack = memory.stack()
+        tally.add(n, answer, act(0), stack)
+        if d.process.poll() is not None:
+            break
+    return tally.result(allocations)
+
+
+def serve(model: str, folder: Path, kind: type[Scenario], material: Material, memory: Memory, choose: Choice) -> dict:
+    scenario = kind(material)
+    with Daemon(model, folder / kind.__name__, *scenario.flags, env=memory.environment) as d:
+        result = torture(scenario, d, memory, choose)
+        if d.process.poll() is None:
+            d.stop()
+    return {**result, "exit_status": d.process.returncode, "sanitizer": sanitizer(d.log())}
+
+
+def starts(model: str, folder: Path, material: Material, memory: Memory, choose: Choice) -> dict:
+    """A start with a job that goes on: it starts and the job ends well, or says why not, and the next start does it."""
+    tally, reports = Tally(), ""
+    left = Left(model, folder, material, memory)
+
+    def act(n: int, spool: Path) -> str:
+        nonlocal reports
+        memory.fail(n)
+        answer = said(lambda: left.start(spool))
+        memory.disarm()
+        reports += sanitizer(Path(f"{spool}.log").read_text())
+        return answer
+    tally.add(0, act(ENDLESS, left.spool(0)), "right", [])
+    allocations = memory.used
+    for n in choose(allocations):
+        spool = left.spool(n)
+        answer = act(n, spool)
+        stack = memory.stack()
+        tally.add(n, answer, "right" if answer.startswith("job failed") else act(0, spool), stack)
+        shutil.rmtree(spool)
+    return tally.result(allocations, exit_status=0, sanitizer=reports[:6000])
+
+
+def run(model: str, folder: Path, choose: Choice, only="", libraries=OURS) -> dict:
+    """By scenario."""
+    folder.mkdir()
+    memory, material, result = Memory(folder, libraries), Material(model, folder), {}
+    for kind in SCENARIOS:
+        if re.fullmatch(only or ".*", kind.__name__):
+            result[kind.__name__] = serve(model, folder, kind, material, memory, choose)
+            print(kind.__name__, {k: v for k, v in result[kind.__name__].items() if k != "wrong"}, file=sys.stderr, flush=True)
+    if re.fullmatch(only or ".*", "Start"):
+        result["Start"] = starts(model, folder, material, memory, choose)
+    return result
+
+
+def good(result: dict) -> bool:
+    return not any(r["wrong"] or r["exit_status"] or r["sanitizer"] for r in result.values())
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--only", default="", help="a regular expression of scenarios")
+    p.add_argument("--libraries", default=OURS)
+    a = p.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(make_tiny_model(Path(folder)), Path(folder) / "run", lambda n: range(1, n + 1), a.only, a.libraries)
+    print(json.dumps(result, indent=1))
+    return 0 if good(result) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
