@@ -24,6 +24,6 @@ def test_an_allocation_that_fails_is_answered_and_leaves_nothing(tiny_model, tmp
 
 
 def test_a_wrong_answer_is_found_out(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(oom_scenarios, "error_of", lambda answer: oom_scenarios.same(answer.status, 500))
+    monkeypatch.setattr(oom_scenarios, "error_of", lambda answer: oom_scenarios.same(b"%d" % answer.status, b"500"))
     result = oom.run(tiny_model, tmp_path / "run", lambda count: range(1, count + 1), "Segment")
     assert not oom.good(result) and any("on_target" in " ".join(w["stack"]) for w in result["Segment"]["wrong"]), result

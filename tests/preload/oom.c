@@ -122,7 +122,7 @@ static bool fails(const void *caller)
 #define REAL(type, name, ...)                                                                      \
     static type (*next)(__VA_ARGS__);                                                              \
     if (!next)                                                                                     \
-        *(void **)&next = dlsym(RTLD_NEXT, name)
+    *(void **)&next = dlsym(RTLD_NEXT, name)
 #define CALLER __builtin_return_address(0)
 
 void *malloc(size_t size)
