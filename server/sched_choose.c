@@ -15,6 +15,9 @@
  * a quarter of the batch goes before them. By the defaults uploads so have 4 of every 64 frames at
  * least, and live streams lose no more than those.
  *
+ * What a stream with a backlog may take of an engine that the others leave idle is limited too
+ * (sched_share.c): while it is held it is not ready.
+ *
  * An idle engine starts at once. After a batch of several sessions that most likely send again, a
  * smaller one waits for them, batch_delay at most. Models take turns. */
 #include "server/sched_parts.h"
@@ -113,26 +116,33 @@ uint64_t sched_due(const struct sched *s)
 {
     uint64_t delay = (uint64_t)(s->config->batch_delay * SECOND), now = clock_ns();
     int batch_max = s->config->batch_max;
-    int want = s->last_runs < batch_max ? s->last_runs : batch_max;
-    if (s->ready.count == 0)
-        return SECOND;
-    if (s->ready.count >= want || now >= s->free_since + delay)
+    int want = s->last_runs < batch_max ? s->last_runs : batch_max, ready = 0;
+    uint64_t wait = SECOND;
+    for (const struct session *x = s->ready.head; x; x = x->sched_next) {
+        uint64_t held = sched_held(s, x, now);
+        ready += held == 0;
+        wait = held && held < wait ? held : wait;
+    }
+    if (ready == 0)
+        return wait;
+    if (ready >= want || now >= s->free_since + delay)
         return 0;
-    return s->free_since + delay - now;
+    uint64_t rest = s->free_since + delay - now;
+    return rest < wait ? rest : wait;
 }
 
 /* ---- choosing -----------------------------------------------------------------------------------
  */
 
 /* The next model in turn that has frames; NULL: none. */
-static struct served_model *next_model(struct sched *s)
+static struct served_model *next_model(struct sched *s, uint64_t now)
 {
     int count = models_count(s->models);
     for (int i = 1; i <= count; i++) {
         int turn = (s->turn + i) % count;
         struct served_model *m = models_at(s->models, turn);
         for (const struct session *session = s->ready.head; session; session = session->sched_next)
-            if (session->params.model == m) {
+            if (session->params.model == m && !sched_held(s, session, now)) {
                 s->turn = turn;
                 return m;
             }
@@ -180,7 +190,7 @@ static void add_run(struct sched *s, struct session *session, int most)
 }
 
 /* Sorts the ready sessions of the model; the dead and the empty leave the list. */
-static void survey(struct sched *s, struct ranking *live, struct ranking *uploads)
+static void survey(struct sched *s, uint64_t now, struct ranking *live, struct ranking *uploads)
 {
     int most = s->config->batch_max;
     struct session *session = s->ready.head;
@@ -192,7 +202,7 @@ static void survey(struct sched *s, struct ranking *live, struct ranking *upload
         session_unref(session);   /* the old list's */
     }
     for (session = s->ready.head; session; session = session->sched_next)
-        if (session->params.model == s->batch.model)
+        if (session->params.model == s->batch.model && !sched_held(s, session, now))
             rank(session->kind == SESSION_UPLOAD ? uploads : live, session, most);
 }
 
@@ -261,11 +271,12 @@ static void add_overdue(struct sched *s, struct session *upload)
 bool sched_choose(struct sched *s)
 {
     struct ranking live = {.count = 0}, uploads = {.count = 0};
-    s->batch = (struct batch){.model = next_model(s)};
+    uint64_t now = clock_ns();
+    s->batch = (struct batch){.model = next_model(s, now)};
     if (!s->batch.model)
         return false;
     struct model_state *state = &s->model[s->turn];
-    survey(s, &live, &uploads);
+    survey(s, now, &live, &uploads);
     s->clock++;
     bool overdue =
         uploads.count > 0 && live.count > 0 && state->passed >= s->config->upload_patience;

@@ -1,4 +1,4 @@
-/* Inside of the scheduler: sched.c, sched_choose.c, sched_run.c and sched_spill.c. */
+/* Inside of the scheduler: sched.c, sched_choose.c, sched_share.c, sched_run.c, sched_spill.c. */
 #ifndef TV3S_SERVER_SCHED_PARTS_H
 #define TV3S_SERVER_SCHED_PARTS_H
 
@@ -40,6 +40,13 @@ struct model_state {
     int passed;  /* batches since an upload that waits had its last run */
 };
 
+/* The live streams that had a frame in this second, and in the one before. */
+struct crowd {
+    unsigned number; /* of seconds counted */
+    uint64_t since;  /* clock_ns */
+    int here, before;
+};
+
 struct sched {
     const struct config *config;
     struct metrics *metrics;
@@ -64,9 +71,11 @@ struct sched {
     int turn;                  /* the model that was served last */
     uint64_t free_since;       /* clock_ns: the end of the last batch */
     int last_runs;             /* of the last batch */
-    uint64_t state_bytes;      /* of all streams, on the device */
-    uint64_t spilled_bytes;    /* in host memory */
-    uint64_t reserved_bytes;   /* on the device, for the batch being prepared, not in state_bytes */
+    struct share busy;         /* what all frames took */
+    struct crowd crowd;
+    uint64_t state_bytes;    /* of all streams, on the device */
+    uint64_t spilled_bytes;  /* in host memory */
+    uint64_t reserved_bytes; /* on the device, for the batch being prepared, not in state_bytes */
     struct session *resident_oldest,
         *resident_newest;       /* with a state on the device, by last frame */
     struct session *spill_next; /* of these, the first not looked at for this batch; NULL: none */
@@ -87,6 +96,12 @@ void sched_count(struct sched *s, const struct item *item, int n);
 uint64_t sched_due(const struct sched *s);
 /* Fills s->batch from `ready`; false when nothing is left to do. */
 bool sched_choose(struct sched *s);
+
+/* ---- sched_share.c: who takes too much ------------------------------------------------------- */
+/* A frame of the session took `cost` seconds of the engine's time, which ended at `now`. */
+void sched_charge(struct sched *s, struct session *session, double cost, uint64_t now);
+/* Nanoseconds until the session's next frame may go; 0: now. */
+uint64_t sched_held(const struct sched *s, const struct session *session, uint64_t now);
 
 /* ---- sched_spill.c: where states are --------------------------------------------------------- */
 /* Something may have changed in what the session's stream holds: counts it. */

@@ -172,6 +172,8 @@ static void measure(struct sched *s, const struct batch *b, uint64_t began, uint
                        (double)(began - b->item[i]->decoded) * 1e-9);
         metric_observe(s->metrics, METRIC_SECONDS_ENGINE, seconds);
     }
+    for (int i = 0; i < b->frames; i++)
+        sched_charge(s, b->item[i]->session, seconds * b->item[i]->gflop / gflop, ended);
     metric_add(s->metrics, METRIC_BATCHES, 1);
     metric_add(s->metrics, METRIC_BATCH_FRAMES, b->frames);
     metric_set(s->metrics, METRIC_BATCH_OCCUPANCY,

@@ -21,6 +21,13 @@ enum { SESSION_ID = 129 };
 
 struct owner;
 
+/* What is taken of the engine's time (sched_share.c). */
+struct share {
+    double seconds; /* of late, as of `at` */
+    double last;    /* the last frame's */
+    uint64_t at;    /* clock_ns: when that was done */
+};
+
 struct session_params {
     struct owner *owner; /* whose it is (access.h) */
     struct served_model *model;
@@ -45,7 +52,9 @@ struct session {
     bool queued; /* on the scheduler's list */
     struct session *sched_next;
     uint64_t served; /* scheduler's clock at its last frame, and its place there: fairness */
-    bool resident;   /* on the scheduler's list of states on the device */
+    struct share share;
+    unsigned crowd; /* the last one it was counted in */
+    bool resident;  /* on the scheduler's list of states on the device */
     struct session *resident_older, *resident_newer;
 
     /* decode worker */

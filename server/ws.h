@@ -65,7 +65,8 @@ struct connection {
     int in_flight;     /* of the client's credit: answers not written yet */
     int outstanding;   /* items and commands that others have */
     struct item *held; /* drop=oldest: the frame that waits for a credit */
-    int refused;       /* frames dropped since a credit came back */
+    int refused;       /* frames dropped of late (ws_connection.c) */
+    uint64_t forgiven; /* clock_ns: since when REFUSED_RATE has not been taken off it */
     bool stopped;      /* we do not read, for the outstanding or the answers pile up */
     bool packets;      /* the session's decoder may hold some of ours */
     unsigned patience; /* milliseconds until the next look at the decoder or the old frames */

@@ -12,9 +12,10 @@
  * decoder keeps back; then, and only then, the limit grows by what the decoder keeps.
  *
  * Reading stops while too much of the connection is under way (packets that are only decoded,
- * resets) or waits to be read by the client, and after REFUSED_MAX dropped frames until a credit is
- * back: to read and drop costs the time that others' frames need. A flood is then the sender's to
- * hold. */
+ * resets) or waits to be read by the client. And to read and drop costs time that others' frames
+ * need: of what is dropped, a camera's 60 frames a second are read with some to spare, REFUSED_MAX
+ * at once and REFUSED_RATE a second. Beyond that reading waits for a credit. A flood is then the
+ * sender's to hold. */
 #include "server/ws.h"
 
 #include "server/config.h"
@@ -25,7 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { MORE_OUTSTANDING = 16, OUT_MAX = 256, REFUSED_MAX = 16 };
+enum { MORE_OUTSTANDING = 16, OUT_MAX = 256, REFUSED_MAX = 16, REFUSED_RATE = 100 };
 enum { OLD_FRAMES_MS = 3, OLD_FRAMES_SECONDS = 10, DECODER_MS = 2, DECODER_MS_MAX = 64 };
 
 /* ---- birth --------------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ enum err connection_open(struct ws *w, struct lws *wsi, const struct address *cl
     c->ws = w;
     c->wsi = wsi;
     c->session = session;
-    c->since = clock_ns();
+    c->since = c->forgiven = clock_ns();
     c->link = &w->connections;
     c->next = w->connections;
     if (c->next)
@@ -129,8 +130,11 @@ int connection_limit(const struct connection *c)
 
 void connection_credit(struct connection *c)
 {
+    const uint64_t each = 1000000000 / REFUSED_RATE;
+    uint64_t now = clock_ns(), forgiven = (now - c->forgiven) / each;
     c->in_flight--;
-    c->refused = 0;
+    c->refused = (uint64_t)c->refused > forgiven ? c->refused - (int)forgiven : 0;
+    c->forgiven = c->refused ? c->forgiven + forgiven * each : now;
 }
 
 void connection_submit(struct connection *c, struct item *item)

@@ -1,5 +1,6 @@
 /* The scheduler's choice: who is next. One worker, so that frames are delivered in the order of
  * their batches. */
+#include "server/sched_parts.h"
 #include "tests/unit/server_rig.h"
 
 enum { W = 64, H = 48 };
@@ -90,6 +91,50 @@ static void streams_with_a_backlog_share_batches_with_those_served_as_lately(voi
     assert_true(place_of(r, flood, 6) < 8);
     session_unref(flood);
     session_unref(calm);
+}
+
+/* All of the engine's time of late, in ten frames. The engine stands at the gate, so its fields are
+ * ours. */
+static void set_share(struct rig *r, struct session *s, double seconds)
+{
+    s->share = (struct share){.seconds = seconds, .last = seconds / 10, .at = clock_ns()};
+    r->sched->busy = s->share;
+}
+
+/* Its frames took a day, so it would wait for as long. */
+static void a_stream_that_took_more_than_its_share_waits_while_others_are_served(void **state)
+{
+    struct rig *r = *state;
+    enum { OTHERS = 3, FRAMES = 5 };
+    struct session *s[OTHERS], *flood;
+    rig_start(r);
+    flood = rig_live(r, "flood");
+    rig_submit(r, flood, 9, 0, W, H);
+    rig_wait(r, 1);
+    for (int i = 0; i < OTHERS; i++) {
+        char id[2] = {(char)('a' + i), 0};
+        s[i] = rig_live(r, id);
+        rig_submit(r, s[i], i, 0, W, H);
+    }
+    rig_wait(r, 1 + OTHERS);
+    rig_hold(r);
+    rig_submit(r, flood, 9, 1, W, H);
+    rig_submit(r, flood, 9, 2, W, H);
+    for (int t = 1; t < FRAMES; t++)
+        for (int i = 0; i < OTHERS; i++)
+            rig_submit(r, s[i], i, t, W, H);
+    set_share(r, flood, 1e6);
+    rig_let_go(r);
+    rig_wait(r, 1 + OTHERS * FRAMES);
+    rig_hold(r); /* nothing is left but the two */
+    assert_int_equal(r->count, 1 + OTHERS * FRAMES);
+    set_share(r, flood, 0);
+    rig_let_go(r);
+    rig_wait(r, 3 + OTHERS * FRAMES);
+    assert_true(place_of(r, flood, 1) < place_of(r, flood, 2));
+    for (int i = 0; i < OTHERS; i++)
+        session_unref(s[i]);
+    session_unref(flood);
 }
 
 static void streams_that_do_not_fit_in_one_batch_take_turns(void **state)
@@ -243,6 +288,7 @@ int main(void)
         TEST(a_flood_delays_nobody),
         TEST(a_stream_that_was_served_since_leaves_the_batch_to_one_that_keeps_up),
         TEST(streams_with_a_backlog_share_batches_with_those_served_as_lately),
+        TEST(a_stream_that_took_more_than_its_share_waits_while_others_are_served),
         TEST(streams_that_do_not_fit_in_one_batch_take_turns),
         TEST(single_images_are_together_one_stream),
         TEST(live_frames_go_before_uploads),
