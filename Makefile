@@ -222,7 +222,7 @@ unit: $(TESTS) ## the C tests alone
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed" >&2; exit 1; fi; \
 	echo "unit tests: all $(words $(TESTS)) programs passed"
 
-pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) ## the Python tests alone; PYTEST=tests/test_X.py for one
+pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) ## the Python tests alone; PYTEST=tests/test_X.py for one
 	$(RUN_ENV) TV3S_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST)
 
 asan: export ASAN_OPTIONS := detect_leaks=1:abort_on_error=1

@@ -211,7 +211,6 @@ static void finish(struct engine *e, int index)
         return;
     enum err r = e->be->ops->finish(e->be);
     if (r != ERR_OK) {
-        e->dead |= r == ERR_DEVICE;
         crash(e, index, r);
         return;
     }
@@ -241,7 +240,6 @@ static enum err start(struct step *s, const struct engine_run *runs, int count)
         else
             give_made(s->e, &s->work[i], NULL);
     }
-    s->e->dead |= r == ERR_DEVICE;
     return r;
 }
 
@@ -287,9 +285,4 @@ enum err engine_step(struct engine *e, const struct engine_run *runs, int count)
 int engine_depth(const struct engine *e)
 {
     return e->be->depth;
-}
-
-bool engine_dead(const struct engine *e)
-{
-    return e->dead;
 }

@@ -6,6 +6,8 @@
  * sees all frames, the scan sees every (layer, window) of every stream as one sequence. State is
  * committed only when the whole batch succeeded: after an error every stream is as it was.
  *
+ * ERR_DEVICE is for good: the device failed, and every call that needs it says so from then on.
+ *
  * Threads: an engine and its streams belong to one thread at a time, the engine thread. The model
  * is shared and read-only. */
 #ifndef TV3S_ENGINE_ENGINE_H
@@ -25,11 +27,9 @@ struct engine_config {
     bool tf32;        /* CUDA, DT_F32: products in TF32 */
     int threads;      /* CPU: 0 = all cores this process may use */
     const char *isa;  /* CPU: "avx512_bf16", "avx512", "avx2", "baseline"; NULL = best */
-    /* CUDA: room that is made at open, so that nothing is allocated later: for batches of so many
-     * frames of this size (the model's preset), and for states besides. 0: room is made as it is
-     * needed, as it always is on a CPU. */
+    /* CUDA: memory for batches of so many frames of this size (the model's preset), taken at open
+     * so that nothing is allocated later. 0: as it is needed, as on a CPU. */
     int room_frames, room_width, room_height;
-    size_t room_states;
 };
 
 enum stream_mode { MODE_STREAM, MODE_CLIP, MODE_FRAME };
@@ -81,6 +81,10 @@ const char *engine_description(const struct engine *e);
 /* Packs the weights on the device. ERR_UNSUPPORTED where the device or dtype is not there;
  * ERR_NOMEM says what does not fit, and what would. The model stays borrowed until engine_close. */
 enum err engine_open(const struct model *m, const struct engine_config *c, struct engine **out);
+/* CUDA: memory for hidden states, taken now; a CPU's comes as it is needed. ERR_NOMEM. */
+enum err engine_reserve_states(struct engine *e, size_t bytes);
+/* How many of `bytes` the device could still give; where not all, to a sixteenth. */
+size_t engine_room_left(struct engine *e, size_t bytes);
 void engine_close(struct engine *e); /* all its streams are closed already */
 
 /* Whether this CPU (or device) computes in `dtype` natively. */
@@ -111,8 +115,6 @@ enum err engine_step(struct engine *e, const struct engine_run *runs, int count)
 enum err engine_submit(struct engine *e, const struct engine_run *runs, int count);
 enum err engine_wait(struct engine *e);
 int engine_depth(const struct engine *e);
-/* The device failed for good: every call says ERR_DEVICE from now on. */
-bool engine_dead(const struct engine *e);
 
 /* Large-matrix-product rate of the device in this engine's dtype, GFLOP/s, measured now (~0.5 s).
  */

@@ -49,7 +49,6 @@ struct engine {
     uint64_t clock;
     struct flight flight[ENGINE_DEPTH]; /* the oldest first */
     int flights;
-    bool dead; /* the device failed for good */
 };
 
 /* What a stream owns. */
@@ -82,7 +81,7 @@ enum err engine_plan(struct engine *e, const struct stream_config *c, int width,
 size_t engine_feature_bytes(const struct engine *e, const struct plan *p);
 size_t engine_feature_bytes_of(const struct engine *e, const struct geometry *g);
 
-/* room.c: what the configuration wants room for; nothing on a CPU. */
+/* room.c: for batches, as the configuration wants it; nothing on a CPU. */
 enum err engine_make_room(struct engine *e, const struct engine_config *c);
 
 /* Waits for the batches under way; what became of each is kept for engine_wait. */

@@ -2,8 +2,8 @@
  *
  * A device's allocator waits for the device, and what it has not got should be said by whoever
  * starts the daemon, not by the first stream that is refused. So batches of the size to come go
- * through the engine once, as many as may be under way, which also loads every kernel; then the
- * pool of states is made. What does not fit is named, with what would. */
+ * through the engine once, as many as may be under way, which also loads every kernel. What does
+ * not fit is named, with what would. Hidden states get what is left when all models have theirs. */
 #include "engine/internal.h"
 
 #include "base/try.h"
@@ -11,10 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static size_t in_mb(size_t bytes)
-{
-    return bytes >> 20;
-}
+enum { LEAST_ROOM = 1 << 20 };
 
 /* Batches of one gray frame of each stream. */
 static enum err run_batches(struct engine *e, struct stream *const *streams, int count,
@@ -75,41 +72,24 @@ static enum err room_for_batches(struct engine *e, const struct engine_config *c
                    c->room_frames, c->room_width, c->room_height, fits, why);
 }
 
-/* How much of `bytes` fits, to a sixteenth. */
-static size_t that_fits(struct engine *e, size_t bytes)
-{
-    for (size_t part = 15; part > 0; part--) {
-        void *p;
-        if (e->be->ops->alloc(e->be, bytes / 16 * part, &p) == ERR_OK) {
-            e->be->ops->free(e->be, p);
-            return bytes / 16 * part;
-        }
-    }
-    return 0;
-}
-
-/* The streams' states, and those that the batches under way make. */
-static enum err room_for_states(struct engine *e, const struct engine_config *c)
-{
-    struct geometry g = {.state_bytes = 0};
-    if (c->room_frames > 0)
-        TRY(engine_geometry(&e->model->arch, c->room_width, c->room_height, NULL, &g));
-    size_t working = (size_t)engine_depth(e) * (size_t)c->room_frames * g.state_bytes;
-    enum err r = e->be->ops->reserve(e->be, c->room_states + working);
-    if (r != ERR_NOMEM)
-        return r;
-    size_t fits = that_fits(e, c->room_states + working);
-    return err_set(ERR_NOMEM,
-                   "hidden states of %zu MB do not fit beside weights and batches, %zu MB would "
-                   "(max_state_bytes)",
-                   in_mb(c->room_states), in_mb(fits > working ? fits - working : 0));
-}
-
 enum err engine_make_room(struct engine *e, const struct engine_config *c)
 {
-    if (c->device == DEVICE_CPU)
-        return ERR_OK;
-    if (c->room_frames > 0)
-        TRY(room_for_batches(e, c));
-    return c->room_states > 0 ? room_for_states(e, c) : ERR_OK;
+    return c->device == DEVICE_CPU || c->room_frames == 0 ? ERR_OK : room_for_batches(e, c);
+}
+
+enum err engine_reserve_states(struct engine *e, size_t bytes)
+{
+    return e->be->ops->reserve(e->be, bytes);
+}
+
+size_t engine_room_left(struct engine *e, size_t bytes)
+{
+    void *p;
+    e->be->ops->enter(e->be);
+    while (bytes >= LEAST_ROOM && e->be->ops->alloc(e->be, bytes, &p) != ERR_OK)
+        bytes -= bytes / 16;
+    if (bytes < LEAST_ROOM)
+        return 0;
+    e->be->ops->free(e->be, p);
+    return bytes;
 }

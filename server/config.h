@@ -34,10 +34,13 @@ struct config {
 #undef CONFIG_SECONDS
 #undef CONFIG_BOOL
 #undef CONFIG_RELOAD
-    char *file; /* where it was read from, or NULL */
-    int argc;   /* borrowed: a reload reads them again */
+    _Atomic uint64_t auto_state_bytes; /* what max_state_bytes 0 means; set at start */
+    char *file;                        /* where it was read from, or NULL */
+    int argc;                          /* borrowed: a reload reads them again */
     char **argv;
 };
+
+#define CONFIG_AUTO_STATE_BYTES (UINT64_C(8) << 30)
 
 /* What the command line asks for beside settings. */
 enum config_action {
@@ -55,6 +58,11 @@ enum config_action {
  * from. `c` is zeroed by the caller; config_free also after an error. */
 enum err config_load(struct config *c, int argc, char **argv, enum config_action *action);
 void config_free(struct config *c);
+
+static inline uint64_t config_state_bytes(const struct config *c)
+{
+    return c->max_state_bytes ? c->max_state_bytes : c->auto_state_bytes;
+}
 
 /* SIGHUP: reads file, environment and flags again and takes over the settings of CONFIG_RELOAD;
  * *ignored names others that differ (malloc'd, or NULL). On error nothing changes. Readers see the

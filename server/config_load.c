@@ -192,6 +192,7 @@ enum err config_load(struct config *c, int argc, char **argv, enum config_action
     c->argc = argc;
     c->argv = argv;
     TRY(set_defaults(c));
+    c->auto_state_bytes = CONFIG_AUTO_STATE_BYTES;
     TRY(find_file(argc, argv, &path));
     if (path)
         TRY(load_file(c, path));

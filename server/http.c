@@ -254,8 +254,8 @@ static enum err prepare(struct request *r)
                          &r->owner);
     if (!e)
         e = r->bad_target ? err_set(ERR_ARG, "%s", r->bad_target) : check_query(r);
-    if (!e && r->endpoint->take && atomic_load(&r->server->draining))
-        e = err_set(ERR_BUSY, "the server is shutting down");
+    if (!e && r->endpoint->take)
+        e = server_takes_work(r->server);
     if (!e && r->endpoint->begin)
         e = r->endpoint->begin(r);
     if (!e && r->endpoint->take)

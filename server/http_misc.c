@@ -1,6 +1,7 @@
 /* Models, health and metrics. */
 #include "server/http.h"
 
+#include "base/try.h"
 #include "base/whole.h"
 #include "engine/arch_parts.h"
 #include "server/config.h"
@@ -65,8 +66,7 @@ static void on_probed(void *request, enum err e, const char *text)
 
 enum err ready(struct request *r)
 {
-    if (atomic_load(&r->server->draining))
-        return err_set(ERR_BUSY, "the server is shutting down");
+    TRY(server_takes_work(r->server));
     request_wait(r, live);
     sched_probe(r->server->sched, on_probed, r);
     return ERR_OK;

@@ -47,8 +47,8 @@ static enum err make(struct request *r, const char *id)
 {
     bool created;
     enum err e = request_params(r);
-    if (!e && atomic_load(&r->server->draining))
-        e = err_set(ERR_BUSY, "the server is shutting down");
+    if (!e)
+        e = server_takes_work(r->server);
     if (!e)
         e = session_make(r->server->sessions, id, &r->params, &created, &r->session);
     if (e)

@@ -316,7 +316,7 @@ static void run(struct job *job)
         pthread_mutex_unlock(&job->jobs->lock);
         e = run_job(job, &unusable);
     }
-    stopping = atomic_load(&job->jobs->stopping);
+    stopping = atomic_load(&job->jobs->stopping) || sched_failure(job->jobs->server->sched) != NULL;
     if (e && !atomic_load(&job->cancelled) && (stopping || (e == ERR_FULL && job->stored)))
         put_back(job, e);
     else

@@ -18,9 +18,9 @@ static enum err serve(struct config *c)
     server_block_signals();
     char why[512];
     enum err e = server_open(&s, c);
-    snprintf(why, sizeof why, "%s", err_text()); /* closing says things of its own */
     if (!e)
-        server_run(&s, c);
+        e = server_run(&s, c);
+    snprintf(why, sizeof why, "%s", err_text()); /* closing says things of its own */
     server_close(&s);
     return e ? err_set(e, "%s", why) : ERR_OK;
 }

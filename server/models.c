@@ -11,11 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The frame size that a GPU's memory is made ready for; others make their room when they come. */
-enum { ROOM_WIDTH = 864, ROOM_HEIGHT = 480 };
-
 struct models {
     int count;
+    uint64_t state_bytes;
     struct served_model of[];
 };
 
@@ -41,6 +39,19 @@ static enum err parse_dtype(const char *text, struct engine_config *c)
     if (c->dtype == DT_BF16 || c->tf32 || strcmp(text, "f32") == 0)
         return ERR_OK;
     return err_set(ERR_ARG, "dtype '%.40s': f32, tf32 or bf16 is wanted", text);
+}
+
+/* "WxH", or empty */
+static enum err parse_room(const char *text, int frames, struct engine_config *c)
+{
+    char tail = 0;
+    if (!*text)
+        return ERR_OK;
+    c->room_frames = frames;
+    if (sscanf(text, "%5dx%5d%c", &c->room_width, &c->room_height, &tail) == 2 &&
+        c->room_width > 0 && c->room_height > 0)
+        return ERR_OK;
+    return err_set(ERR_ARG, "room_size '%.40s': WIDTHxHEIGHT is wanted, or nothing", text);
 }
 
 /* Splits NAME=PATH; a PATH alone is named by its file's stem. */
@@ -116,30 +127,94 @@ static enum err open_one(struct models *m, const struct engine_config *c, const 
     return ERR_OK;
 }
 
+/* ---- room for hidden states ---------------------------------------------------------------------
+ *
+ * The models share the device. When the weights of all and their batches have found place, states
+ * get theirs: of what they may take, each model as much as a stream of it needs, and what batches
+ * under way make besides. */
+
+static size_t in_mb(uint64_t bytes)
+{
+    return (size_t)(bytes >> 20);
+}
+
+/* A stream's state; the size is one that batches were made ready for. */
+static size_t stream_bytes(const struct served_model *s, const struct engine_config *c)
+{
+    struct geometry g = {.state_bytes = 0};
+    engine_geometry(&s->model->arch, c->room_width, c->room_height, NULL, &g);
+    return g.state_bytes;
+}
+
+/* Settles m->state_bytes, beside which the batches under way have `working`. */
+static enum err find_room(struct models *m, bool any, size_t working)
+{
+    size_t wanted = m->state_bytes + working, left = engine_room_left(m->of[0].engine, wanted);
+    size_t fits = left > working ? left - working : 0;
+    if (left == wanted)
+        return ERR_OK;
+    if (!any || fits == 0)
+        return err_set(
+            ERR_NOMEM,
+            "hidden states of %zu MB do not fit beside weights and batches, %zu MB would "
+            "(max_state_bytes)",
+            in_mb(m->state_bytes), in_mb(fits));
+    m->state_bytes = fits / 8 * 7; /* frames of other sizes want memory too */
+    return ERR_OK;
+}
+
+static enum err make_states(struct models *m, const struct config *c,
+                            const struct engine_config *engine)
+{
+    size_t sum = 0, frames = (size_t)engine->room_frames * (size_t)engine_depth(m->of[0].engine);
+    m->state_bytes = c->max_state_bytes ? c->max_state_bytes : CONFIG_AUTO_STATE_BYTES;
+    if (engine->room_frames == 0)
+        return ERR_OK;
+    for (int i = 0; i < m->count; i++)
+        sum += stream_bytes(&m->of[i], engine);
+    if (sum == 0)
+        return ERR_OK;
+    TRY(find_room(m, c->max_state_bytes == 0, frames * sum));
+    for (int i = 0; i < m->count; i++) {
+        size_t one = stream_bytes(&m->of[i], engine);
+        size_t bytes = (size_t)((double)m->state_bytes * (double)one / (double)sum);
+        enum err e = engine_reserve_states(m->of[i].engine, bytes + frames * one);
+        if (e)
+            return err_context(e, "model '%s', %zu MB for hidden states (max_state_bytes)",
+                               m->of[i].name, in_mb(bytes));
+        log_event(LOG_INFO, "state_room", "model=%s bytes=%zu", m->of[i].name, bytes);
+    }
+    return ERR_OK;
+}
+
 enum err models_open(const struct config *c, struct models **out)
 {
     struct engine_config engine = {.threads = c->threads, .isa = *c->isa ? c->isa : NULL};
     *out = NULL;
     TRY(parse_device(c->device, &engine));
     TRY(parse_dtype(c->dtype, &engine));
+    if (engine.device == DEVICE_CUDA)
+        TRY(parse_room(c->room_size, c->batch_max, &engine));
     if (c->models.count < 1)
         return err_set(ERR_ARG, "no model is configured");
-    engine.room_frames = c->batch_max;
-    engine.room_width = ROOM_WIDTH;
-    engine.room_height = ROOM_HEIGHT;
-    engine.room_states = c->max_state_bytes / (size_t)c->models.count;
     struct models *m = calloc(1, sizeof *m + (size_t)c->models.count * sizeof m->of[0]);
     if (!m)
         return err_set(ERR_NOMEM, "no memory for the models");
-    for (int i = 0; i < c->models.count; i++) {
-        enum err e = open_one(m, &engine, c->models.item[i]);
-        if (e) {
-            models_close(m);
-            return e;
-        }
-    }
-    *out = m;
-    return ERR_OK;
+    enum err e = ERR_OK;
+    for (int i = 0; !e && i < c->models.count; i++)
+        e = open_one(m, &engine, c->models.item[i]);
+    if (!e)
+        e = make_states(m, c, &engine);
+    if (e)
+        models_close(m);
+    else
+        *out = m;
+    return e;
+}
+
+uint64_t models_state_bytes(const struct models *m)
+{
+    return m->state_bytes;
 }
 
 void models_close(struct models *m)

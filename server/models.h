@@ -20,6 +20,8 @@ struct models;
 
 /* Loads the configured models (NAME=PATH, or PATH with the file's stem as its name). */
 enum err models_open(const struct config *c, struct models **out);
+/* Memory for hidden states: max_state_bytes, or what that means where it is 0. */
+uint64_t models_state_bytes(const struct models *m);
 void models_close(struct models *m); /* after the engine thread has ended */
 
 int models_count(const struct models *m);

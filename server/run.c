@@ -20,6 +20,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 /* ---- files --------------------------------------------------------------------------------------
  */
@@ -60,6 +61,7 @@ enum err server_open(struct server *s, struct config *c)
     TRY(access_open(c, &s->access));
     TRY(tls_load(c));
     TRY(models_open(c, &s->models));
+    c->auto_state_bytes = models_state_bytes(s->models);
     TRY(workers_open(c, s->metrics, s->sandbox, &s->workers));
     TRY(sched_open(c, s->metrics, s->models, s->workers, &s->sched));
     workers_connect(s->workers, s->sched);
@@ -94,6 +96,14 @@ void server_close(struct server *s)
     metrics_close(s->metrics);
     access_close(s->access);
     tls_close();
+}
+
+enum err server_takes_work(const struct server *s)
+{
+    const char *failure = sched_failure(s->sched);
+    if (failure)
+        return err_set(ERR_BUSY, "the server starts again: %s", failure);
+    return atomic_load(&s->draining) ? err_set(ERR_BUSY, "the server is shutting down") : ERR_OK;
 }
 
 /* ---- running ------------------------------------------------------------------------------------
@@ -162,6 +172,8 @@ static void tidy_up(struct server *s, uint64_t watchdog)
         notify("WATCHDOG=1");
 }
 
+enum { FAILED_DRAIN = 5, FAILED_SECONDS = 30 };
+
 static void drain(struct server *s, double seconds)
 {
     uint64_t began = clock_ns();
@@ -174,7 +186,16 @@ static void drain(struct server *s, double seconds)
     log_event(LOG_INFO, "drained", "seconds=%.1f", (double)(clock_ns() - began) * 1e-9);
 }
 
-void server_run(struct server *s, struct config *c)
+/* Clients are told, and that is all there is to wait for. A call of the device that does not come
+ * back ends with the process, by SIGALRM. */
+static enum err end_without_device(struct server *s, const struct config *c)
+{
+    alarm(FAILED_SECONDS);
+    drain(s, c->drain_seconds < FAILED_DRAIN ? c->drain_seconds : FAILED_DRAIN);
+    return err_set(ERR_DEVICE, "%s", sched_failure(s->sched));
+}
+
+enum err server_run(struct server *s, struct config *c)
 {
     const struct timespec second = {.tv_sec = 1};
     uint64_t watchdog = notify_watchdog();
@@ -188,7 +209,10 @@ void server_run(struct server *s, struct config *c)
             reload(s, c);
         else if (signal_number > 0)
             break;
+        if (sched_failure(s->sched))
+            return end_without_device(s, c);
         tidy_up(s, watchdog);
     }
     drain(s, c->drain_seconds);
+    return ERR_OK;
 }

@@ -8,8 +8,10 @@
 
 /* `s` is zeroed by the caller; server_close also after an error. */
 enum err server_open(struct server *s, struct config *c);
-/* Until SIGTERM or SIGINT, then drains. SIGHUP reloads; every second something is tidied up. */
-void server_run(struct server *s, struct config *c);
+/* Until SIGTERM or SIGINT, then drains. SIGHUP reloads; every second something is tidied up. A
+ * device that failed ends it too: ERR_DEVICE, and the process ends within FAILED_SECONDS of that.
+ */
+enum err server_run(struct server *s, struct config *c);
 void server_close(struct server *s);
 
 /* Before any thread is started: these signals are taken by server_run alone. */

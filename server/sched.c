@@ -85,6 +85,57 @@ static void work_off(struct sched *s, struct inbox *in)
         answer_probes(in->probes, sched_run_probe(s));
 }
 
+/* Why what waits is not to be labelled. */
+static enum err no_more(const struct sched *s)
+{
+    const char *failure = sched_failure(s);
+    return failure ? err_set(ERR_DEVICE, "%s", failure)
+                   : err_set(ERR_CANCELLED, "the server is stopping");
+}
+
+/* An item that the engine will not see. */
+static void end_item(struct sched *s, struct item *item)
+{
+    enum err e = no_more(s);
+    if (item->kind == ITEM_COMMAND) {
+        sched_end_command(command_of(item), e);
+        return;
+    }
+    item_fail(item, e);
+    item_deliver(item, s->metrics);
+}
+
+static void end_release(struct sched *s, struct session *session)
+{
+    pthread_mutex_lock(&s->lock);
+    sched_run_release(s, session);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* All that waits and came in, when the engine thread is gone, or has no device any more. */
+static void end_all(struct sched *s, struct inbox *in)
+{
+    for (struct item *next, *item = in->items; item; item = next) {
+        next = item->next;
+        sched_count(s, item, -1);
+        end_item(s, item);
+    }
+    struct session *ready = s->ready.head;
+    s->ready = (struct session_list){0};
+    for (struct session *next; ready; ready = next) {
+        next = ready->sched_next;
+        ready->queued = false;
+        while (ready->pending_head)
+            end_item(s, sched_take(s, ready));
+        session_unref(ready);
+    }
+    for (struct session *next, *session = in->released; session; session = next) {
+        next = session->sched_next;
+        end_release(s, session);
+    }
+    answer_probes(in->probes, no_more(s));
+}
+
 static void *engine_main(void *sched)
 {
     struct sched *s = sched;
@@ -94,6 +145,10 @@ static void *engine_main(void *sched)
     for (int i = 0; i < models_count(s->models); i++)
         engine_own_cores(models_at(s->models, i)->engine);
     while (receive(s, sched_due(s), &in)) {
+        if (sched_failure(s)) {
+            end_all(s, &in);
+            continue;
+        }
         work_off(s, &in);
         if (sched_due(s) == 0 && sched_choose(s))
             sched_run_batch(s);
@@ -134,48 +189,6 @@ enum err sched_open(const struct config *c, struct metrics *m, struct models *mo
     return ERR_OK;
 }
 
-/* An item that the engine will not see. */
-static void end_item(struct sched *s, struct item *item)
-{
-    enum err e = err_set(ERR_CANCELLED, "the server is stopping");
-    if (item->kind == ITEM_COMMAND) {
-        sched_end_command(command_of(item), e);
-        return;
-    }
-    item_fail(item, e);
-    item_deliver(item, s->metrics);
-}
-
-static void end_release(struct sched *s, struct session *session)
-{
-    pthread_mutex_lock(&s->lock);
-    sched_run_release(s, session);
-    pthread_mutex_unlock(&s->lock);
-}
-
-/* The thread is gone; the inbox is closed. */
-static void end_all(struct sched *s, struct inbox *in)
-{
-    for (struct item *next, *item = in->items; item; item = next) {
-        next = item->next;
-        sched_count(s, item, -1);
-        end_item(s, item);
-    }
-    while (s->ready.head) {
-        struct session *session = s->ready.head;
-        s->ready.head = session->sched_next;
-        session->queued = false;
-        while (session->pending_head)
-            end_item(s, sched_take(s, session));
-        session_unref(session);
-    }
-    for (struct session *next, *session = in->released; session; session = next) {
-        next = session->sched_next;
-        end_release(s, session);
-    }
-    answer_probes(in->probes, err_set(ERR_CANCELLED, "the server is stopping"));
-}
-
 void sched_stop(struct sched *s)
 {
     struct inbox in;
@@ -199,6 +212,11 @@ void sched_close(struct sched *s)
     pthread_mutex_destroy(&s->lock);
     free(s->model);
     free(s);
+}
+
+const char *sched_failure(const struct sched *s)
+{
+    return atomic_load(&s->failed) ? s->failure : NULL;
 }
 
 uint64_t sched_alive(const struct sched *s)
@@ -298,5 +316,5 @@ void sched_probe(struct sched *s, void (*done)(void *owner, enum err e, const ch
     }
     pthread_mutex_unlock(&s->lock);
     if (p)
-        answer_probes(p, err_set(ERR_CANCELLED, "the server is stopping"));
+        answer_probes(p, no_more(s));
 }

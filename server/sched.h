@@ -75,6 +75,10 @@ void sched_release(struct sched *s, struct session *session);
 void sched_probe(struct sched *s, void (*done)(void *owner, enum err e, const char *text),
                  void *owner);
 
+/* Why the device is of no more use: what came and comes is answered with ERR_DEVICE, and the
+ * process is to end. NULL: it is well. Any thread. */
+const char *sched_failure(const struct sched *s);
+
 /* clock_ns of the engine thread's last sign of life: for the watchdog. */
 uint64_t sched_alive(const struct sched *s);
 

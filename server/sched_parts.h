@@ -55,6 +55,8 @@ struct sched {
     pthread_t thread;
     atomic_ullong alive;
     atomic_int waiting; /* live frames between sched_submit and their batch */
+    atomic_bool failed; /* the device, for good; then `failure` stays as it is */
+    char failure[256];
 
     pthread_mutex_t lock; /* guards all to the next gap */
     pthread_cond_t wake;

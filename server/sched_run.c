@@ -12,6 +12,18 @@
 enum { PROBE_SIDE = 64 };
 static const uint64_t probe_age = 5000000000u; /* nanoseconds that a proof of life counts */
 
+/* What the engine of this model says, passed on. ERR_DEVICE is for good: the thread goes on without
+ * the device (sched.c), and the daemon ends. */
+static enum err noted(struct sched *s, const struct served_model *m, enum err e)
+{
+    if (e == ERR_DEVICE && !sched_failure(s)) {
+        snprintf(s->failure, sizeof s->failure, "model '%s': %s", m->name, err_text());
+        log_event(LOG_ERROR, "device_failed", "model=%s error=%s", m->name, log_text(err_text()));
+        atomic_store(&s->failed, true);
+    }
+    return e;
+}
+
 /* ---- one session --------------------------------------------------------------------------------
  */
 
@@ -104,7 +116,7 @@ static void prepare_all(struct sched *s, struct batch *b)
     sched_room_begin(s);
     for (int i = 0; i < b->runs; i++) {
         struct item *const *item = &b->item[b->run[i].first];
-        enum err e = prepare(s, b->run[i].session, item, b->run[i].count);
+        enum err e = noted(s, b->model, prepare(s, b->run[i].session, item, b->run[i].count));
         if (e)
             fail_items(item, b->run[i].count, e);
         else
@@ -150,7 +162,7 @@ static bool step(struct sched *s, struct batch *b)
     struct step_args j;
     for (int i = 0; i < b->runs; i++)
         j.run[i] = engine_run_of(&j, b, i);
-    enum err e = engine_step(b->model->engine, j.run, b->runs);
+    enum err e = noted(s, b->model, engine_step(b->model->engine, j.run, b->runs));
     if (e) {
         log_event(LOG_WARNING, "batch_failed", "model=%s frames=%d error=%s", b->model->name,
                   b->frames, log_text(err_text()));
@@ -255,7 +267,7 @@ void sched_end_command(struct command *c, enum err e)
 void sched_run_command(struct sched *s, struct command *c)
 {
     struct session *session = c->session;
-    enum err e = run_command(s, session, c);
+    enum err e = noted(s, session->params.model, run_command(s, session, c));
     if (session->stream)
         sched_place(s, session);
     atomic_store(&session->touched, clock_ns());
@@ -285,7 +297,7 @@ enum err sched_run_probe(struct sched *s)
         struct served_model *m = models_at(s->models, i);
         if (s->model[i].ok && clock_ns() - s->model[i].ok < probe_age)
             continue;
-        enum err e = probe_engine(m->engine);
+        enum err e = noted(s, m, probe_engine(m->engine));
         if (e)
             return err_context(e, "model '%s'", m->name);
         s->model[i].ok = clock_ns();

@@ -94,7 +94,7 @@ void sched_room_begin(struct sched *s)
  * asked again for this batch, so the list is gone through once a batch, not once a run. */
 static bool make_room(struct sched *s, const struct session *session, uint64_t more)
 {
-    uint64_t most = s->config->max_state_bytes, now = clock_ns();
+    uint64_t most = config_state_bytes(s->config), now = clock_ns();
     while (s->state_bytes + s->reserved_bytes + more > most && s->spill_next) {
         struct session *idle = s->spill_next;
         s->spill_next = idle->resident_newer;
@@ -106,7 +106,7 @@ static bool make_room(struct sched *s, const struct session *session, uint64_t m
 
 enum err sched_room(struct sched *s, struct session *session, uint64_t bytes)
 {
-    uint64_t most = s->config->max_state_bytes, held = atomic_load(&session->state_bytes);
+    uint64_t most = config_state_bytes(s->config), held = atomic_load(&session->state_bytes);
     uint64_t more = bytes > held ? bytes - held : 0;
     if (bytes > most)
         return err_set(ERR_LIMIT, "a hidden state of %llu bytes; the limit is %llu",

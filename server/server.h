@@ -2,6 +2,8 @@
 #ifndef TV3S_SERVER_SERVER_H
 #define TV3S_SERVER_SERVER_H
 
+#include "base/err.h"
+
 #include <stdatomic.h>
 
 struct config;
@@ -30,5 +32,8 @@ struct server {
     struct ws *ws;
     atomic_bool draining; /* /readyz fails, nothing new is accepted */
 };
+
+/* Whether new work is taken in: else ERR_BUSY, and why. Any thread. */
+enum err server_takes_work(const struct server *s);
 
 #endif

@@ -386,7 +386,7 @@ static int by_touched(const void *a, const void *b)
  * oldest of the streams that no connection holds go. */
 static void expire_bytes(struct sessions *t, struct census *c)
 {
-    uint64_t most = (t->config->max_state_bytes + t->config->max_spill_bytes) / 10 * 9;
+    uint64_t most = (config_state_bytes(t->config) + t->config->max_spill_bytes) / 10 * 9;
     size_t idle = c->idle;
     if (c->bytes <= most)
         return;

@@ -40,6 +40,7 @@ enum drop_reason {
 enum close_code {
     CLOSE_END = 1000,
     CLOSE_DRAIN = 1001,
+    CLOSE_DEVICE = 1011,
     CLOSE_TAKEOVER = 4001,
     CLOSE_REVOKED = 4003,
     CLOSE_GONE = 4004

@@ -338,8 +338,8 @@ int upgrade_confirm(struct ws *w, struct lws *wsi)
         e = find_client(w, wsi, &client);
     if (!e)
         e = read_path(wsi, id);
-    if (!e && (w->draining || atomic_load(&w->server->draining)))
-        e = err_set(ERR_BUSY, "the server is shutting down");
+    if (!e)
+        e = server_takes_work(w->server);
     if (!e && w->count >= config->ws_connections)
         e = err_set(ERR_BUSY, "%d WebSocket connections are open", w->count);
     if (!e)

@@ -57,11 +57,11 @@ def tiny_shapes(dims=(32, 64, 96, 128), embed=32, layers=2, classes=5) -> dict:
     return s
 
 
-def make_tiny_model(folder) -> str:
+def make_tiny_model(folder, **shapes) -> str:
     """A model file of five classes, window 8, native size, made by `tv3s convert` of a .pth."""
     import cases
     import torch
-    state = {k: torch.from_numpy(v) for k, v in cases.weights(tiny_shapes(), 7).items()}
+    state = {k: torch.from_numpy(v) for k, v in cases.weights(tiny_shapes(**shapes), 7).items()}
     pth, model = folder / "tiny.pth", folder / "tiny.safetensors"
     torch.save({"state_dict": state, "meta": {"CLASSES": tuple(CLASSES), "PALETTE": PALETTE}}, pth)
     subprocess.run([TV3S, "convert", pth, "-o", model, "--window", "8", "--shift", "4", "--resize", "native"],

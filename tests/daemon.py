@@ -51,12 +51,12 @@ class Answer:
 class Daemon:
     """`with Daemon(model, spool, "--jobs-running", "1") as d`: stops at the end, and asserts a clean exit."""
 
-    def __init__(self, model, spool, *flags, env=None, key=None):
+    def __init__(self, model, spool, *flags, env=None, key=None, program=TV3SD):
         self.spool, self.lines, self.key = str(spool), [], key
         self.log_path = str(spool) + ".log"
         args = ["--model", model, "--http-port", "0", "--ws-port", "0", "--spool", self.spool, *flags]
         with open(self.log_path, "w") as log:
-            self.process = subprocess.Popen([TV3SD, *map(str, args)], stdin=subprocess.DEVNULL, stderr=log, env=env)
+            self.process = subprocess.Popen([program, *map(str, args)], stdin=subprocess.DEVNULL, stderr=log, env=env)
         try:
             ready = self.wait_log(r"event=ready .*http=(\d+) ws=(\d+)")
         except BaseException:

@@ -553,12 +553,9 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     cudaError_t e = cuda_host_call();
     if (e != cudaSuccess)
         return last_error = e;
-    if (posix_memalign(p, 256, bytes))
+    if (bytes > cuda_host_memory_limit - cuda_host_memory || posix_memalign(p, 256, bytes))
         return last_error = cudaErrorMemoryAllocation;
-    if (!cuda_host_counted(*p, bytes)) {
-        free(*p);
-        return last_error = cudaErrorMemoryAllocation;
-    }
+    cuda_host_counted(*p, bytes);
     memset(*p, 0xff, bytes);
     return cudaSuccess;
 }

@@ -40,6 +40,14 @@ $(BUILD)/cuda_host_profile: $(patsubst %,$(BUILD)/obj/tests/bench/%.o,op_profile
 	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
 	    -Wl,-u,cuda_backend_open $(filter %.a,$^) $(ENGINE_LIBS)
 
+# The daemon with the stand-in for its GPU; tests/cuda_host/daemon/fault.c fails it.
+CUDA_HOST_DAEMON := $(BUILD)/cuda_host_tv3sd
+$(CUDA_HOST_DAEMON): $(BUILD)/obj/server/main.o $(BUILD)/obj/cuda_host/tests/cuda_host/daemon/fault.o \
+		$(LIB_CUDA_HOST) $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
+	@echo '  LD $@'
+	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
+	    -Wl,-u,cuda_backend_open $(filter %.a,$^) $(SERVER_LIBS) $(MEDIA_LIBS) $(PROTO_LIBS) $(ENGINE_LIBS)
+
 CUDA_HOST_TESTS = $(filter $(BUILD)/tests/test_cuda_%,$(TESTS))
 
 # A header counts as the best of the objects that include it.

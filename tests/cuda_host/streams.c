@@ -53,6 +53,12 @@ cudaError_t cuda_host_call(void)
             return injected;                                                                       \
     } while (0)
 
+/* A signal may set it. */
+static cudaError_t fault(void)
+{
+    return __atomic_load_n(&cuda_host_fault, __ATOMIC_RELAXED);
+}
+
 static struct cuda_host_stream *streams;
 static struct {
     const void *p;
@@ -96,7 +102,7 @@ static void run_until(struct cuda_host_stream *s, size_t position)
         t.run(t.args);
         t.destroy(t.args);
         cudaError_t e = cudaGetLastError();
-        if (e != cudaSuccess && cuda_host_fault == cudaSuccess)
+        if (e != cudaSuccess && fault() == cudaSuccess)
             cuda_host_fault = e;
     }
     if (s->done == end_of(s)) {
@@ -157,7 +163,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
     if (s->to)
         return cudaErrorInvalidValue; /* a stream that captures cannot be waited for */
     run_until(s, end_of(s));
-    return cuda_host_fault;
+    return fault();
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
@@ -195,7 +201,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t e)
     cuda_host_waits++;
     if (e->stream)
         run_until(e->stream, e->position);
-    return cuda_host_fault;
+    return fault();
 }
 
 static void wait_for(void *args)
@@ -353,10 +359,8 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
     return cudaSuccess;
 }
 
-bool cuda_host_counted(const void *p, size_t bytes)
+void cuda_host_counted(const void *p, size_t bytes)
 {
-    if (bytes > cuda_host_memory_limit - cuda_host_memory)
-        return false;
     if (allocation_count == allocation_places) {
         allocation_places = allocation_places ? 2 * allocation_places : 256;
         allocations = checked(realloc(allocations, allocation_places * sizeof *allocations));
@@ -365,7 +369,6 @@ bool cuda_host_counted(const void *p, size_t bytes)
     allocations[allocation_count++].bytes = bytes;
     cuda_host_memory += bytes;
     cuda_host_allocations++;
-    return true;
 }
 
 void cuda_host_uncounted(const void *p)

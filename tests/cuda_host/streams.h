@@ -72,8 +72,8 @@ cudaError_t cuda_host_call(void);
 
 /* Runs `run(args)`, then `destroy(args)`, in the stream's order. */
 void cuda_host_enqueue(cudaStream_t s, void (*run)(void *), void (*destroy)(void *), void *args);
-/* cudaMalloc's and cudaFree's book-keeping; false: over the limit. */
-bool cuda_host_counted(const void *p, size_t bytes);
+/* cudaMalloc's and cudaFree's book-keeping. */
+void cuda_host_counted(const void *p, size_t bytes);
 void cuda_host_uncounted(const void *p);
 void cuda_host_run_all(void);
 

@@ -294,11 +294,11 @@ static int fail_each_call(struct fixture *f, struct clips *c, int t, bool graphs
         if (r == ERR_OK)
             break;
         assert_true(r == ERR_DEVICE || (r == ERR_NOMEM && how == cudaErrorMemoryAllocation));
-        assert_true(r == ERR_NOMEM || engine_dead(f->engine));
         assert_non_null(strstr(err_text(), "the GPU"));
+        if (r == ERR_DEVICE) /* for good */
+            assert_int_equal(batch(f->engine, c, t), ERR_DEVICE);
         failures++;
         b->failed = cudaSuccess;
-        f->engine->dead = false;
         cuda_host_run_all();
         assert_as_it_was(&before, c);
     }
@@ -337,7 +337,7 @@ static void a_capture_that_fails_is_done_without(void **state)
     cuda_host_fail_at = 0;
     assert_true(cuda_host_enqueued - enqueued > COPIES_AND_GRAPH);
     assert_true(backend(e)->no_graphs);
-    assert_false(engine_dead(e));
+    assert_int_equal(backend(e)->failed, cudaSuccess);
     run(e, &c, 3);
     assert_labels(&c, FRAMES);
     clips_close(&c);
@@ -358,7 +358,6 @@ static void a_fault_ends_all_batches_under_way(void **state)
     assert_int_equal(submit(e, &c, 1, 2, 2), ERR_OK);
     cuda_host_fault = cudaErrorIllegalAddress;
     assert_int_equal(engine_wait(e), ERR_DEVICE);
-    assert_true(engine_dead(e));
     assert_int_equal(engine_wait(e), ERR_DEVICE);
     assert_non_null(strstr(err_text(), "the GPU failed"));
     cuda_host_fault = cudaSuccess;
@@ -371,14 +370,13 @@ static void a_fault_ends_all_batches_under_way(void **state)
 
 /* ---- memory ---- */
 
-static struct engine_config with_room(size_t states)
+static struct engine_config with_room(void)
 {
     return (struct engine_config){.device = DEVICE_CUDA,
                                   .dtype = variant->dtype,
                                   .room_frames = STREAMS,
                                   .room_width = WIDTH,
-                                  .room_height = HEIGHT,
-                                  .room_states = states};
+                                  .room_height = HEIGHT};
 }
 
 static void with_room_made_at_start_the_first_batch_allocates_nothing(void **state)
@@ -386,9 +384,11 @@ static void with_room_made_at_start_the_first_batch_allocates_nothing(void **sta
     struct fixture *f = *state;
     struct geometry g;
     assert_int_equal(engine_geometry(&f->model->arch, WIDTH, HEIGHT, NULL, &g), ERR_OK);
-    const struct engine_config config = with_room(STREAMS * g.state_bytes);
+    const struct engine_config config = with_room();
     struct fixture roomy = {.model = f->model};
     assert_int_equal(engine_open(f->model, &config, &roomy.engine), ERR_OK);
+    size_t states = (size_t)(1 + engine_depth(roomy.engine)) * STREAMS; /* held, and being made */
+    assert_int_equal(engine_reserve_states(roomy.engine, states * g.state_bytes), ERR_OK);
     struct clips c = clips_open(&roomy, WIDTH, HEIGHT);
     size_t allocations = cuda_host_allocations;
     run(roomy.engine, &c, 0);
@@ -404,9 +404,9 @@ static void with_room_made_at_start_the_first_batch_allocates_nothing(void **sta
 }
 
 /* Opens with `room` bytes of device memory; returns what the engine says, and leaves nothing. */
-static enum err open_in(const struct fixture *f, size_t states, size_t room)
+static enum err open_in(const struct fixture *f, size_t room)
 {
-    const struct engine_config config = with_room(states);
+    const struct engine_config config = with_room();
     struct engine *e = NULL;
     size_t used = cuda_host_memory;
     cuda_host_memory_limit = used + room;
@@ -428,21 +428,34 @@ static void what_does_not_fit_at_start_is_named_with_what_would(void **state)
     enum { MB = 1 << 20 };
     struct fixture *f = *state;
     size_t weights = cuda_host_memory; /* of the fixture's engine */
-    assert_int_equal(open_in(f, 0, CUDA_LT_WORKSPACE + 1000), ERR_NOMEM);
+    assert_int_equal(open_in(f, CUDA_LT_WORKSPACE + 1000), ERR_NOMEM);
     assert_said("the model's weights, ");
     assert_said("in bf16 they take half");
-    assert_int_equal(open_in(f, 0, weights + MB), ERR_NOMEM);
+    assert_int_equal(open_in(f, weights + MB), ERR_NOMEM);
     assert_said("not even one frame of 64x48 fits");
     size_t room = weights + 2 * MB;
-    while (open_in(f, 0, room) != ERR_OK && !strstr(err_text(), "batches of 3 frames of 64x48"))
+    while (open_in(f, room) != ERR_OK && !strstr(err_text(), "batches of 3 frames of 64x48"))
         room += MB / 2;
-    assert_int_equal(open_in(f, 0, room), ERR_NOMEM);
+    assert_int_equal(open_in(f, room), ERR_NOMEM);
     assert_said("of 1 they would (batch_max)");
-    while (open_in(f, 0, room) != ERR_OK)
+    while (open_in(f, room) != ERR_OK)
         room += MB;
-    assert_int_equal(open_in(f, (size_t)4096 * MB, room + 2500u * MB), ERR_NOMEM);
-    assert_said("hidden states of 4096 MB do not fit");
-    assert_said("MB would (max_state_bytes)");
+}
+
+static void room_that_is_left_is_found(void **state)
+{
+    const struct fixture *f = *state;
+    size_t used = cuda_host_memory, part = 10 << 20;
+    cuda_host_memory_limit = used + 8 * part;
+    assert_int_equal(engine_room_left(f->engine, 8 * part), 8 * part);
+    size_t left = engine_room_left(f->engine, 1000 * part);
+    assert_true(left <= 8 * part && left >= 8 * part / 16 * 15);
+    cuda_host_memory_limit = used + 1000;
+    assert_int_equal(engine_room_left(f->engine, 1000 * part), 0);
+    cuda_host_memory_limit = used + 8 * part;
+    assert_int_equal(engine_reserve_states(f->engine, 9 * part), ERR_NOMEM);
+    assert_int_equal(cuda_host_memory, used);
+    cuda_host_memory_limit = SIZE_MAX;
 }
 
 static int group(const char *name)
@@ -466,6 +479,7 @@ static int group(const char *name)
                                         fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(what_does_not_fit_at_start_is_named_with_what_would,
                                         fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(room_that_is_left_is_found, fixture_open, fixture_close),
     };
     int failures = cmocka_run_group_tests_name(name, each, fixture_open, fixture_close);
     if (variant == variants)

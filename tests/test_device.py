@@ -1,0 +1,150 @@
+"""A GPU that fails while the daemon runs: what clients are told, how the process ends, what the next one goes on with.
+
+The GPU is the stand-in of tests/cuda_host, which at SIGUSR1 fails for good, as after a kernel's fault."""
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+
+import pytest
+
+import cases
+import masks
+from conftest import BUILD, make_tiny_model
+from daemon import PATIENCE, Daemon
+from live import client, rgb
+from test_durable import wait_done
+from test_videos import X264
+from test_ws import png
+from tv3s_client import Answer, ConnectionLost, Dropped
+
+FRAMES = 12
+REASON = "the GPU failed"
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return cases.frames((64, 96), FRAMES, 21)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory, frames) -> str:
+    return masks.video(tmp_path_factory.mktemp("clip") / "clip.mp4", frames, *X264)
+
+
+def on_gpu(model, spool, *flags, memory=None) -> Daemon:
+    env = dict(os.environ, CUDA_HOST_MEMORY=str(memory)) if memory else None
+    return Daemon(model, spool, "--device", "cuda", *(flags or ("--room-size", "")), "--job-checkpoint", "0", env=env,
+                  program=os.path.join(BUILD, "cuda_host_tv3sd"))
+
+
+def post(d: Daemon, stream: str, frame):
+    return d.request("POST", f"/v1/streams/{stream}/frames", png(frame))
+
+
+def fail(d: Daemon) -> None:
+    d.process.send_signal(signal.SIGUSR1)
+    d.wait_log("the stand-in fails")
+
+
+def assert_refused(answer) -> None:
+    """A frame that was there when the device failed, or came after that."""
+    kind = answer.problem()
+    assert (answer.status, kind) in [(500, "device"), (503, "overloaded")] and REASON in answer.json()["detail"]
+
+
+def assert_ended(d: Daemon) -> None:
+    assert d.process.wait(PATIENCE) == 1, d.log()
+    assert "event=device_failed" in d.log() and f'error="model \'tiny\': {REASON}' in d.log().splitlines()[-1]
+
+
+def silent_connection(d: Daemon, stream: str) -> socket.socket:
+    """A WebSocket whose client reads nothing: it is waited for before the daemon ends, for a while."""
+    s = socket.create_connection(("127.0.0.1", d.ws_port), timeout=PATIENCE)
+    s.sendall(f"GET /v1/streams/{stream}/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+              "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+              "Sec-WebSocket-Protocol: tv3s.v1\r\n\r\n".encode())
+    assert s.recv(4096).startswith(b"HTTP/1.1 101")
+    return s
+
+
+def test_clients_are_told_and_jobs_go_on_with_the_next_process(tmp_path, tiny_model, clip, frames):
+    with on_gpu(tiny_model, tmp_path / "spool") as d:
+        whole = d.upload(clip, "?format=raw")
+        wanted = d.get(whole["masks"]).body
+        job = d.upload(clip, "?format=raw", wait=False)["id"]
+        with silent_connection(d, "silent"), client(d).stream("cam", format="raw") as s:
+            events, told = s.events(), []
+            s.send(rgb(frames[0]))
+            assert isinstance(next(events), Answer)
+            wait_done(d, job, 1)
+            assert d.request("PUT", "/v1/streams/posted").status == 201
+            fail(d)
+            while (answer := post(d, "posted", frames[0])).status == 200:
+                pass
+            assert_refused(answer)
+            not_ready = d.get("/readyz")
+            assert not_ready.status == 503 and REASON in not_ready.json()["detail"]
+            assert_refused(d.request("POST", "/v1/videos", b"x" * 1000))
+            with pytest.raises(ConnectionLost) as lost:
+                s.send(rgb(frames[1]))
+                told.extend(events)
+            assert all(e.reason == "drain" if isinstance(e, Dropped) else REASON in e.problem["detail"] for e in told)
+            assert lost.value.bye == "device" and lost.value.code == 1011
+        assert_ended(d)
+    with on_gpu(tiny_model, tmp_path / "spool") as d:
+        ended = d.finish(job)
+        assert ended["state"] == "succeeded" and d.get(ended["masks"]).body == wanted
+        with client(d).stream("cam", format="raw") as s:
+            assert not s.hello["resumed"]
+
+
+def test_a_probe_finds_out_where_nothing_runs(tmp_path, tiny_model):
+    with on_gpu(tiny_model, tmp_path / "spool") as d:
+        fail(d)
+        not_ready = d.get("/readyz")
+        assert not_ready.status == 503 and REASON in not_ready.json()["detail"]
+        assert_ended(d)
+
+
+def test_an_export_finds_out(tmp_path, tiny_model, frames):
+    with on_gpu(tiny_model, tmp_path / "spool") as d:
+        assert d.request("PUT", "/v1/streams/kept").status == 201
+        assert post(d, "kept", frames[0]).status == 200
+        fail(d)
+        answer = d.get("/v1/streams/kept/state")
+        assert answer.status == 500 and answer.problem() == "device" and REASON in answer.json()["detail"]
+        assert_ended(d)
+
+
+# ---- memory -----------------------------------------------------------------------------------------------
+SMALL = ("--room-size", "64x48", "--batch-max", "2")
+
+
+def state_room(d: Daemon) -> dict[str, int]:
+    return {m[1]: int(m[2]) for m in re.finditer(r"event=state_room model=(\S+) bytes=(\d+)", d.log())}
+
+
+def test_states_take_what_a_small_card_has_left(tmp_path, tiny_model, frames):
+    with on_gpu(tiny_model, tmp_path / "spool", *SMALL, memory=256 << 20) as d:
+        room = state_room(d)["tiny"]
+        assert 64 << 20 < room < 256 << 20
+        assert d.request("PUT", "/v1/streams/a").status == 201 and post(d, "a", frames[0]).status == 200
+
+
+def test_a_share_that_does_not_fit_is_refused_with_what_would(tmp_path, tiny_model):
+    with pytest.raises(AssertionError):
+        on_gpu(tiny_model, tmp_path / "spool", *SMALL, "--max-state-bytes", "1G", memory=256 << 20)
+    said = re.search(r"hidden states of 1024 MB do not fit beside weights and batches, (\d+) MB would "
+                     r"\(max_state_bytes\)", (tmp_path / "spool.log").read_text())
+    with on_gpu(tiny_model, tmp_path / "spool", *SMALL, "--max-state-bytes", said[1] + "M", memory=256 << 20) as d:
+        assert state_room(d)["tiny"] == int(said[1]) << 20
+
+
+def test_models_share_the_room_by_what_their_streams_need(tmp_path, tiny_model):
+    wide = make_tiny_model(tmp_path, embed=64)
+    with on_gpu(tiny_model, tmp_path / "spool", "--model", "wide=" + wide, *SMALL, "--max-state-bytes", "96M",
+                memory=512 << 20) as d:
+        assert state_room(d) == {"tiny": 32 << 20, "wide": 64 << 20}
