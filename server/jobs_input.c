@@ -59,10 +59,11 @@ static enum err open_decoder(struct run *r)
     return video_open(r->job->jobs->server->sandbox, path, &o, who, &r->video);
 }
 
-/* What does not work front to back gets a second try with the whole file. */
+/* What does not work front to back gets a second try with the whole file; not so what kills its
+ * decoder. */
 static enum err try_whole(struct run *r, enum err e)
 {
-    if (!e || !r->front_to_back || r->submitted > 0 || run_cancelled(r))
+    if (!e || e == ERR_DECODER || !r->front_to_back || r->submitted > 0 || run_cancelled(r))
         return e;
     wait_for_bytes(r, INT64_MAX);
     if (run_cancelled(r))
