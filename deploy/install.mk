@@ -102,5 +102,11 @@ image: deps-image $(BUILD)/base.tar ## the image tv3sd:cpu, in BUILD/buildah
 
 image-test: image ## the cpu image: its size, and run as a container is, on a read-only root
 	BUILDAH='$(BUILDAH)' sh tests/system/image.sh
+DEPS_COMPOSE := nginx-light prometheus redis-server iproute2 python3-yaml curl
+.PHONY: compose-test
+compose-test: image ## deploy/compose.yaml's services, less Grafana, as processes set up as it says
+	$(call install_missing,$(DEPS_COMPOSE))
+	+@$(MAKE) --no-print-directory all client
+	BUILDAH='$(BUILDAH)' $(PYTHON) tests/system/compose.py deploy/compose.yaml
 deps-image:
 	$(call install_missing,$(DEPS_IMAGE))
