@@ -62,6 +62,16 @@ const char *err_type(enum err code)
     return "internal";
 }
 
+enum err err_of_type(const char *text)
+{
+#define ERR_IF(code, http, type, title)                                                            \
+    if (strcmp(text, type) == 0)                                                                   \
+        return code;
+    ERR_TABLE(ERR_IF)
+#undef ERR_IF
+    return ERR_INTERNAL;
+}
+
 const char *err_title(enum err code)
 {
     switch (code) {

@@ -46,6 +46,7 @@ enum err err_context(enum err code, const char *fmt, ...) __attribute__((format(
 const char *err_text(void);
 
 const char *err_type(enum err code);
+enum err err_of_type(const char *type); /* ERR_INTERNAL: there is none of the type */
 const char *err_title(enum err code);
 int err_http(enum err code);
 

@@ -13,11 +13,6 @@
 
 enum { BUCKETS = 1 << 12, PART_MAX = 128 };
 
-struct network {
-    struct address first;
-    int bits; /* of `first` that count */
-};
-
 struct counted {
     struct counted *next;
     struct address who;
@@ -83,10 +78,10 @@ void address_print(const struct address *a, char text[ADDRESS_TEXT])
         inet_ntop(AF_INET6, a->bytes, text, ADDRESS_TEXT);
 }
 
-/* ---- proxies ------------------------------------------------------------------------------------
+/* ---- networks -----------------------------------------------------------------------------------
  */
 
-static bool within(const struct network *n, const struct address *a)
+bool network_holds(const struct network *n, const struct address *a)
 {
     int whole = n->bits / 8, rest = n->bits % 8;
     uint8_t mask = (uint8_t)(0xff00 >> rest);
@@ -94,18 +89,7 @@ static bool within(const struct network *n, const struct address *a)
            (rest == 0 || ((n->first.bytes[whole] ^ a->bytes[whole]) & mask) == 0);
 }
 
-bool address_trusted(const struct addresses *a, const struct address *peer)
-{
-    if (!peer->known)
-        return a->trust_unix;
-    for (int i = 0; i < a->trusted_count; i++)
-        if (within(&a->trusted[i], peer))
-            return true;
-    return false;
-}
-
-/* "192.0.2.0/24", "2001:db8::/32", "192.0.2.7" */
-static enum err parse_network(const char *text, struct network *out)
+enum err network_parse(const char *text, struct network *out)
 {
     char address[PART_MAX], *end = NULL;
     size_t n = strcspn(text, "/");
@@ -117,7 +101,20 @@ static enum err parse_network(const char *text, struct network *out)
         good = text[n + 1] >= '0' && text[n + 1] <= '9' && !*end && bits <= most;
     }
     out->bits = (int)(bits + 128 - most);
-    return good ? ERR_OK : err_set(ERR_ARG, "trusted_proxies: '%.60s' is no network", text);
+    return good ? ERR_OK : err_set(ERR_ARG, "'%.60s' is no network", text);
+}
+
+/* ---- proxies ------------------------------------------------------------------------------------
+ */
+
+bool address_trusted(const struct addresses *a, const struct address *peer)
+{
+    if (!peer->known)
+        return a->trust_unix;
+    for (int i = 0; i < a->trusted_count; i++)
+        if (network_holds(&a->trusted[i], peer))
+            return true;
+    return false;
 }
 
 /* The address of one part of the header: "for=192.0.2.60;proto=https", "for=\"[2001:db8::1]:47\"",
@@ -254,8 +251,8 @@ static enum err read_settings(struct addresses *a, const struct config *c)
     for (int i = 0; i < list->count; i++) {
         if (strcmp(list->item[i], "unix") == 0)
             a->trust_unix = true;
-        else
-            TRY(parse_network(list->item[i], &a->trusted[a->trusted_count++]));
+        else if (network_parse(list->item[i], &a->trusted[a->trusted_count++]))
+            return err_context(ERR_ARG, "trusted_proxies");
     }
     return ERR_OK;
 }

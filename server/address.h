@@ -34,6 +34,14 @@ struct address address_of(const struct sockaddr *peer);
 struct address address_of_socket(int fd);
 void address_print(const struct address *a, char text[ADDRESS_TEXT]); /* "-": not known */
 
+/* A network as "192.0.2.0/24" or "2001:db8::/32", or one address. ERR_ARG: the text is neither. */
+struct network {
+    struct address first;
+    int bits; /* of `first` that count */
+};
+enum err network_parse(const char *text, struct network *out);
+bool network_holds(const struct network *n, const struct address *a);
+
 /* Whether the peer is a proxy whose header counts. */
 bool address_trusted(const struct addresses *a, const struct address *peer);
 /* The client: the peer, or whom a trusted peer's header names. `header` may be NULL. ERR_ARG: the

@@ -17,7 +17,7 @@ static void add_text(struct digest *d, const char *text)
     gnutls_hash(d->hash, text, strlen(text) + 1);
 }
 
-enum err digest_open(const struct session_params *p, struct digest **out)
+enum err digest_open(const struct session_params *p, const char *webhook, struct digest **out)
 {
     char resize[32] = "";
     struct digest *d = *out = calloc(1, sizeof *d);
@@ -33,6 +33,7 @@ enum err digest_open(const struct session_params *p, struct digest **out)
     add_text(d, mode_name(p->stream.mode));
     add_text(d, mask_format_name(p->format));
     add_text(d, resize);
+    add_text(d, webhook);
     return ERR_OK;
 }
 

@@ -7,7 +7,8 @@
 
 struct digest;
 
-enum err digest_open(const struct session_params *p, struct digest **out);
+/* `webhook` "": none. */
+enum err digest_open(const struct session_params *p, const char *webhook, struct digest **out);
 void digest_add(struct digest *d, const void *data, size_t len); /* NULL d is allowed */
 uint64_t digest_bytes(const struct digest *d);                   /* of the body, so far */
 /* Frees it (NULL is allowed). `hex` gets the digest, unless NULL. */

@@ -9,7 +9,8 @@
 #define PARAMS "model mode format resize"
 
 static const struct endpoint endpoints[] = {
-    {"POST", "/v1/videos", ROLE_SUBMIT, PARAMS, video_begin, video_take, true, video_answer},
+    {"POST", "/v1/videos", ROLE_SUBMIT, PARAMS " webhook", video_begin, video_take, true,
+     video_answer},
     {"GET", "/v1/videos", ROLE_READ, "", NULL, NULL, false, videos_list},
     {"GET", "/v1/videos/{}", ROLE_READ, "", NULL, NULL, false, video_get},
     {"DELETE", "/v1/videos/{}", ROLE_SUBMIT, "", NULL, NULL, false, video_delete},

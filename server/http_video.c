@@ -19,7 +19,16 @@ static enum err begin_again(struct request *r, const char *key)
     enum err e = jobs_find_key(r->server->jobs, r->params.owner, key, &r->job);
     if (e == ERR_NOT_FOUND)
         return ERR_OK;
-    return e ? e : digest_open(&r->params, &r->repeated);
+    if (e)
+        return e;
+    const char *webhook = request_query(r, "webhook");
+    return digest_open(&r->params, webhook ? webhook : "", &r->repeated);
+}
+
+static enum err check_webhook(struct request *r)
+{
+    const char *url = request_query(r, "webhook");
+    return url ? jobs_webhook(r->server->jobs, url) : ERR_OK;
 }
 
 enum err video_begin(struct request *r)
@@ -27,6 +36,8 @@ enum err video_begin(struct request *r)
     const char *key = request_header(r, "Idempotency-Key");
     r->limit = r->server->config->max_upload;
     enum err e = request_params(r);
+    if (!e)
+        e = check_webhook(r);
     if (e || !key)
         return e;
     if (!key_valid(key))
@@ -49,8 +60,9 @@ enum err video_take(struct request *r, const void *data, size_t len)
     if (r->repeated)
         return take_again(r, data, len);
     if (!r->job) {
-        const char *key = request_header(r, "Idempotency-Key");
-        enum err e = job_begin(r->server->jobs, &r->params, key, &r->job);
+        struct job_terms terms = {request_header(r, "Idempotency-Key"),
+                                  request_query(r, "webhook")};
+        enum err e = job_begin(r->server->jobs, &r->params, &terms, &r->job);
         if (e)
             return e;
         r->job_open = true;

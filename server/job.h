@@ -7,6 +7,7 @@
  *   jobs_writer.c   the thread that makes promises durable before they are given
  *   jobs_recover.c  the jobs of the daemon before
  *   jobs_run.c      the thread of a running job, with those that job_run.h names
+ *   jobs_end.c      the end of one that was running, and who is told
  *   jobs_json.c     what clients are told
  *
  * One lock, of the list, guards what is marked so. A job's thread sleeps on its `wake`. */
@@ -17,6 +18,7 @@
 #include "server/jobs.h"
 #include "server/jobs_store.h"
 #include "server/server.h"
+#include "server/webhooks.h"
 
 #include <pthread.h>
 
@@ -35,6 +37,7 @@ struct jobs {
     int spool_lock; /* a locked file: one daemon a spool */
     struct store *store;
     struct writer *writer;
+    struct webhooks *webhooks;
     atomic_bool stopping; /* the process ends: jobs stop where they are */
 
     pthread_mutex_t lock;
@@ -60,6 +63,7 @@ struct job {
     uint64_t charged; /* bytes that its owner is charged with: HTTP thread, until the job goes */
     atomic_bool cancelled, deleted; /* deleted: its files go with the last reference */
     char key[256];                  /* Idempotency-Key, "": none */
+    char webhook[WEBHOOK_URL];      /* who is told of its end, "": nobody */
     char digest_text[65];           /* of a request with a key, when it is whole */
     struct digest *digest;          /* HTTP thread: while it is not */
     int upload; /* HTTP thread, then the writer for job_complete; -1 after that */
@@ -172,7 +176,17 @@ struct spool_entry {
 
 /* ---- jobs_json.c */
 const char *job_state_name(enum job_state state);
+/* The delivery `id` that tells of the end that the row has: malloc'd text, or NULL. */
+char *job_webhook_body(const struct job_row *row, const char *id);
 void job_result_name(const struct job *job, char name[32]); /* "masks.zip", ...: of its file */
+
+/* ---- jobs_end.c */
+/* Its run has ended: with no error, or the calling thread's. */
+void job_finish(struct job *job, enum err e);
+/* Writes the row of a job that has ended, and the delivery to its webhook. */
+enum err job_keep_end(struct job *job, const struct job_row *end);
+/* Back to where it waits, to go on from its checkpoint. */
+void job_put_back(struct job *job, enum err e);
 
 /* ---- jobs_run.c */
 void *job_thread(void *job); /* takes a reference */

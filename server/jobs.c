@@ -104,6 +104,7 @@ void job_row(const struct job *job, struct job_row *out)
     copy(out->origin, sizeof out->origin, job->origin);
     copy(out->key, sizeof out->key, job->key);
     copy(out->digest, sizeof out->digest, job->digest_text);
+    copy(out->webhook, sizeof out->webhook, job->webhook);
 }
 
 /* ---- references ---------------------------------------------------------------------------------
@@ -266,7 +267,12 @@ static enum err admit(struct job *job)
     return e;
 }
 
-enum err job_begin(struct jobs *j, const struct session_params *p, const char *key,
+enum err jobs_webhook(const struct jobs *j, const char *url)
+{
+    return webhooks_check(j->webhooks, url);
+}
+
+enum err job_begin(struct jobs *j, const struct session_params *p, const struct job_terms *terms,
                    struct job **out)
 {
     *out = NULL;
@@ -276,10 +282,11 @@ enum err job_begin(struct jobs *j, const struct session_params *p, const char *k
     job->params = *p;
     snprintf(job->model, sizeof job->model, "%s", p->model->name);
     job->created = jobs_clock();
-    snprintf(job->key, sizeof job->key, "%s", key ? key : "");
+    copy(job->key, sizeof job->key, terms->key ? terms->key : "");
+    copy(job->webhook, sizeof job->webhook, terms->webhook ? terms->webhook : "");
     enum err e = session_id_random(job->id);
-    if (!e && key)
-        e = digest_open(p, &job->digest);
+    if (!e && terms->key)
+        e = digest_open(p, job->webhook, &job->digest);
     if (!e)
         e = spool_make(job);
     if (!e)
@@ -401,6 +408,8 @@ enum err jobs_open(const struct server *s, struct jobs **out)
     if (!e)
         e = jobs_recover(j);
     if (!e)
+        e = webhooks_open(s, j->store, &j->webhooks);
+    if (!e)
         e = writer_open(j);
     if (!e) {
         pthread_mutex_lock(&j->lock);
@@ -456,6 +465,7 @@ void jobs_close(struct jobs *j)
         pthread_cond_wait(&j->idle, &j->lock);
     pthread_mutex_unlock(&j->lock);
     writer_close(j);
+    webhooks_close(j->webhooks);
     give_up(j);
     store_close(j->store);
     spool_close(j);

@@ -33,10 +33,17 @@ void jobs_stop(struct jobs *j);
 void jobs_close(struct jobs *j);
 
 /* ---- uploading: HTTP thread ------------------------------------------------------------------ */
+/* What an upload says beside its parameters; NULL: nothing. */
+struct job_terms {
+    const char *key;     /* Idempotency-Key */
+    const char *webhook; /* a URL that jobs_webhook has allowed */
+};
+/* ERR_ARG: no upload may name it. */
+enum err jobs_webhook(const struct jobs *j, const char *url);
 /* A new job of p->owner whose body begins to arrive. ERR_BUSY too many jobs, ERR_QUOTA of this
- * owner, ERR_FULL, ERR_IO; ERR_EXISTS where a job of the owner has the same `key` (NULL: none). The
- * caller's reference. */
-enum err job_begin(struct jobs *j, const struct session_params *p, const char *key,
+ * owner, ERR_FULL, ERR_IO; ERR_EXISTS where a job of the owner has the same key. The caller's
+ * reference. */
+enum err job_begin(struct jobs *j, const struct session_params *p, const struct job_terms *terms,
                    struct job **out);
 /* The owner's job that was accepted with the key; a reference. ERR_NOT_FOUND: there is none;
  * ERR_EXISTS: its body is still arriving. */

@@ -64,30 +64,48 @@ static json_t *time_or_null(double seconds)
     return seconds > 0 ? describe_time(seconds) : json_null();
 }
 
-/* With the lock held. */
-static json_t *describe(const struct job *job)
+/* `r->done`: frames that can be asked for. */
+static json_t *describe(const struct job_row *r)
 {
     char masks[SESSION_ID + 32];
-    snprintf(masks, sizeof masks, "/v1/videos/%s/masks", job->id);
-    json_t *total =
-        job->total > 0 || job->state == JOB_SUCCEEDED ? json_integer(job->total) : json_null();
-    json_t *frames = json_pack("{s:I, s:o, s:I}", "done", (json_int_t)job->done, "total", total,
-                               "corrupt", (json_int_t)job->corrupt);
+    bool succeeded = strcmp(r->state, states[JOB_SUCCEEDED]) == 0;
+    snprintf(masks, sizeof masks, "/v1/videos/%s/masks", r->id);
+    json_t *total = r->total > 0 || succeeded ? json_integer(r->total) : json_null();
+    json_t *frames = json_pack("{s:I, s:o, s:I}", "done", (json_int_t)r->done, "total", total,
+                               "corrupt", (json_int_t)r->corrupt);
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id", job->id, "state",
-        states[job->state], "model", job->model, "mode", mode_name(job->params.stream.mode),
-        "format", mask_format_name(job->params.format), "created", describe_time(job->created),
-        "started", time_or_null(job->started), "finished", time_or_null(job->finished), "frames",
-        frames, "size", job->width > 0 ? json_pack("[ii]", job->width, job->height) : json_null(),
-        "fps", job->fps > 0 ? json_real(job->fps) : json_null(), "error",
-        job->error ? describe_problem(job->error, job->error_text, NULL) : json_null(), "masks",
-        job->state == JOB_SUCCEEDED ? json_string(masks) : json_null());
+        "{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id", r->id,
+        "state", r->state, "model", r->model, "mode", r->mode, "format", r->format, "created",
+        describe_time(r->created), "started", time_or_null(r->started), "finished",
+        time_or_null(r->finished), "frames", frames, "size",
+        r->width > 0 ? json_pack("[ii]", r->width, r->height) : json_null(), "fps",
+        r->fps > 0 ? json_real(r->fps) : json_null(), "error",
+        r->error[0] ? describe_problem(err_of_type(r->error), r->problem, NULL) : json_null(),
+        "masks", succeeded ? json_string(masks) : json_null(), "webhook",
+        r->webhook[0] ? json_string(r->webhook) : json_null());
+}
+
+char *job_webhook_body(const struct job_row *row, const char *id)
+{
+    json_t *o = json_pack("{s:s, s:s, s:o}", "type", "job.ended", "id", id, "job", describe(row));
+    char *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL;
+    json_decref(o);
+    return text;
+}
+
+/* With the lock held. */
+static json_t *describe_job(const struct job *job)
+{
+    struct job_row row;
+    job_row(job, &row);
+    row.done = (int64_t)job->done;
+    return describe(&row);
 }
 
 json_t *job_json(struct job *job)
 {
     pthread_mutex_lock(&job->jobs->lock);
-    json_t *o = describe(job);
+    json_t *o = describe_job(job);
     pthread_mutex_unlock(&job->jobs->lock);
     return o;
 }
@@ -98,7 +116,7 @@ json_t *jobs_json(struct jobs *j, const struct owner *owner)
     pthread_mutex_lock(&j->lock);
     for (const struct job *job = j->last; job; job = job->previous)
         if (job->params.owner == owner)
-            whole_add(&list, describe(job));
+            whole_add(&list, describe_job(job));
     pthread_mutex_unlock(&j->lock);
     return list;
 }

@@ -57,19 +57,6 @@ static enum err parse_state(const char *text, enum job_state *out)
     return err_set(ERR_FORMAT, "state '%s'", text);
 }
 
-static enum err parse_error(const char *type)
-{
-    static const enum err all[] = {
-#define ERR_CODE(code, http, type, title) code,
-        ERR_TABLE(ERR_CODE)
-#undef ERR_CODE
-    };
-    for (size_t i = 1; i < sizeof all / sizeof *all; i++)
-        if (strcmp(type, err_type(all[i])) == 0)
-            return all[i];
-    return *type ? ERR_INTERNAL : ERR_OK;
-}
-
 /* ERR_NOT_FOUND: files are gone. */
 static enum err check_files(const struct job *job)
 {
@@ -104,6 +91,7 @@ static enum err fill(struct job *job, const struct job_row *row)
     snprintf(job->origin, sizeof job->origin, "%s", row->origin);
     snprintf(job->key, sizeof job->key, "%s", row->key);
     snprintf(job->digest_text, sizeof job->digest_text, "%s", row->digest);
+    snprintf(job->webhook, sizeof job->webhook, "%s", row->webhook);
     job->created = row->created;
     job->started = row->started;
     job->finished = row->finished;
@@ -113,7 +101,7 @@ static enum err fill(struct job *job, const struct job_row *row)
     job->width = row->width;
     job->height = row->height;
     job->fps = row->fps;
-    job->error = parse_error(row->error);
+    job->error = row->error[0] ? err_of_type(row->error) : ERR_OK;
     job->stored = job->whole = true;
     enum err e = parse_state(row->state, &job->state);
     if (!e)

@@ -1,11 +1,9 @@
-#include "server/jobs_store.h"
+#include "server/jobs_store_parts.h"
 
 #include "base/try.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,59 +26,64 @@ static const char *const migrations[] = {
     "ALTER TABLE jobs DROP COLUMN bytes;"
     "ALTER TABLE jobs ADD COLUMN key TEXT NOT NULL DEFAULT '';"
     "ALTER TABLE jobs ADD COLUMN digest TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE jobs ADD COLUMN webhook TEXT NOT NULL DEFAULT '';"
+    "CREATE TABLE deliveries("
+    " number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, job TEXT NOT NULL UNIQUE,"
+    " url TEXT NOT NULL, body TEXT NOT NULL, tries INTEGER NOT NULL, due REAL NOT NULL)",
 };
 enum { VERSION = sizeof migrations / sizeof *migrations };
 
-enum statement { ADD, UPDATE, REMOVE, ALL, STATEMENTS };
-
-#define NAMES "id, model, mode, format, resize, created, owner, key, digest"
+#define NAMES "id, model, mode, format, resize, created, owner, key, digest, webhook"
 #define FIELDS                                                                                     \
     "state, started, finished, done, total, corrupt, width, height, fps, error, "                  \
     "problem, origin"
 static const char *const sql[STATEMENTS] = {
     [ADD] = "INSERT INTO jobs(" NAMES ", " FIELDS ") VALUES(?1, ?14, ?15, ?16, ?17, ?18, ?19, ?20,"
-            " ?21, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            " ?21, ?22, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     [UPDATE] = "UPDATE jobs SET (" FIELDS ") = (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,"
                " ?13) WHERE id = ?1",
     [REMOVE] = "DELETE FROM jobs WHERE id = ?1",
     [ALL] = "SELECT " NAMES ", " FIELDS " FROM jobs ORDER BY number",
-};
-
-struct store {
-    sqlite3 *db;
-    pthread_mutex_t lock; /* one caller at a time */
-    sqlite3_stmt *statement[STATEMENTS];
+    [BEGIN] = "BEGIN IMMEDIATE",
+    [COMMIT] = "COMMIT",
+    [ROLLBACK] = "ROLLBACK",
+    [DELIVER] = "INSERT INTO deliveries(id, job, url, body, tries, due)"
+                " SELECT ?1, id, webhook, ?3, 0, 0 FROM jobs WHERE id = ?2",
+    [DUE] = "SELECT number, id, job, url, body, tries FROM deliveries"
+            " WHERE due <= ?1 OR due > ?2 ORDER BY due, number",
+    [WAITING] = "SELECT count(*), min(due) FROM deliveries",
+    [TRIED] = "UPDATE deliveries SET tries = ?2, due = ?3 WHERE number = ?1",
+    [DELIVERED] = "DELETE FROM deliveries WHERE number = ?1",
 };
 
 /* ---- statements ---------------------------------------------------------------------------------
  */
 
-static enum err failed(const struct store *s)
+enum err store_failed(const struct store *s)
 {
     int code = sqlite3_errcode(s->db) & 0xff;
     enum err e = code == SQLITE_FULL ? ERR_FULL : code == SQLITE_NOMEM ? ERR_NOMEM : ERR_BUSY;
     return err_set(e, "the database of jobs: %s", sqlite3_errmsg(s->db));
 }
 
-/* Steps to the end. With the lock held. */
-static enum err run(struct store *s, enum statement which)
+enum err store_run(struct store *s, enum statement which)
 {
     sqlite3_stmt *st = s->statement[which];
-    enum err e = sqlite3_step(st) == SQLITE_DONE ? ERR_OK : failed(s);
+    enum err e = sqlite3_step(st) == SQLITE_DONE ? ERR_OK : store_failed(s);
     sqlite3_reset(st);
     sqlite3_clear_bindings(st);
     return e;
 }
 
-static void bind_text(sqlite3_stmt *st, int at, const char *text)
+void store_text(sqlite3_stmt *st, int at, const char *text)
 {
     sqlite3_bind_text(st, at, text, -1, SQLITE_TRANSIENT);
 }
 
 static void bind_fields(sqlite3_stmt *st, const struct job_row *r)
 {
-    bind_text(st, 1, r->id);
-    bind_text(st, 2, r->state);
+    store_text(st, 1, r->id);
+    store_text(st, 2, r->state);
     sqlite3_bind_double(st, 3, r->started);
     sqlite3_bind_double(st, 4, r->finished);
     sqlite3_bind_int64(st, 5, r->done);
@@ -89,9 +92,9 @@ static void bind_fields(sqlite3_stmt *st, const struct job_row *r)
     sqlite3_bind_int(st, 8, r->width);
     sqlite3_bind_int(st, 9, r->height);
     sqlite3_bind_double(st, 10, r->fps);
-    bind_text(st, 11, r->error);
-    bind_text(st, 12, r->problem);
-    bind_text(st, 13, r->origin);
+    store_text(st, 11, r->error);
+    store_text(st, 12, r->problem);
+    store_text(st, 13, r->origin);
 }
 
 enum err store_add(struct store *s, const struct job_row *r)
@@ -99,15 +102,16 @@ enum err store_add(struct store *s, const struct job_row *r)
     pthread_mutex_lock(&s->lock);
     sqlite3_stmt *st = s->statement[ADD];
     bind_fields(st, r);
-    bind_text(st, 14, r->model);
-    bind_text(st, 15, r->mode);
-    bind_text(st, 16, r->format);
-    bind_text(st, 17, r->resize);
+    store_text(st, 14, r->model);
+    store_text(st, 15, r->mode);
+    store_text(st, 16, r->format);
+    store_text(st, 17, r->resize);
     sqlite3_bind_double(st, 18, r->created);
-    bind_text(st, 19, r->owner);
-    bind_text(st, 20, r->key);
-    bind_text(st, 21, r->digest);
-    enum err e = run(s, ADD);
+    store_text(st, 19, r->owner);
+    store_text(st, 20, r->key);
+    store_text(st, 21, r->digest);
+    store_text(st, 22, r->webhook);
+    enum err e = store_run(s, ADD);
     pthread_mutex_unlock(&s->lock);
     return e;
 }
@@ -116,7 +120,37 @@ enum err store_update(struct store *s, const struct job_row *r)
 {
     pthread_mutex_lock(&s->lock);
     bind_fields(s->statement[UPDATE], r);
-    enum err e = run(s, UPDATE);
+    enum err e = store_run(s, UPDATE);
+    pthread_mutex_unlock(&s->lock);
+    return e;
+}
+
+/* With the lock held: both, or nothing. */
+static enum err end_job(struct store *s, const struct job_row *r, const char *id, const char *body)
+{
+    TRY(store_run(s, BEGIN));
+    bind_fields(s->statement[UPDATE], r);
+    enum err e = store_run(s, UPDATE);
+    store_text(s->statement[DELIVER], 1, id);
+    store_text(s->statement[DELIVER], 2, r->id);
+    store_text(s->statement[DELIVER], 3, body);
+    if (!e)
+        e = store_run(s, DELIVER);
+    if (!e)
+        e = store_run(s, COMMIT);
+    if (e && !sqlite3_get_autocommit(s->db)) {
+        char text[256];
+        snprintf(text, sizeof text, "%s", err_text());
+        store_run(s, ROLLBACK);
+        return err_set(e, "%s", text);
+    }
+    return e;
+}
+
+enum err store_end(struct store *s, const struct job_row *r, const char *id, const char *body)
+{
+    pthread_mutex_lock(&s->lock);
+    enum err e = end_job(s, r, id, body);
     pthread_mutex_unlock(&s->lock);
     return e;
 }
@@ -124,8 +158,8 @@ enum err store_update(struct store *s, const struct job_row *r)
 enum err store_remove(struct store *s, const char *id)
 {
     pthread_mutex_lock(&s->lock);
-    bind_text(s->statement[REMOVE], 1, id);
-    enum err e = run(s, REMOVE);
+    store_text(s->statement[REMOVE], 1, id);
+    enum err e = store_run(s, REMOVE);
     pthread_mutex_unlock(&s->lock);
     return e;
 }
@@ -133,12 +167,7 @@ enum err store_remove(struct store *s, const char *id)
 /* ---- reading ------------------------------------------------------------------------------------
  */
 
-struct columns {
-    sqlite3_stmt *st;
-    int at;
-};
-
-static void get_text(struct columns *c, char *out, size_t room)
+void store_get_text(struct columns *c, char *out, size_t room)
 {
     const unsigned char *text = sqlite3_column_text(c->st, c->at++);
     snprintf(out, room, "%s", text ? (const char *)text : "");
@@ -157,16 +186,17 @@ static int64_t get_int(struct columns *c)
 static void get_row(sqlite3_stmt *st, struct job_row *r)
 {
     struct columns c = {st, 0};
-    get_text(&c, r->id, sizeof r->id);
-    get_text(&c, r->model, sizeof r->model);
-    get_text(&c, r->mode, sizeof r->mode);
-    get_text(&c, r->format, sizeof r->format);
-    get_text(&c, r->resize, sizeof r->resize);
+    store_get_text(&c, r->id, sizeof r->id);
+    store_get_text(&c, r->model, sizeof r->model);
+    store_get_text(&c, r->mode, sizeof r->mode);
+    store_get_text(&c, r->format, sizeof r->format);
+    store_get_text(&c, r->resize, sizeof r->resize);
     r->created = get_real(&c);
-    get_text(&c, r->owner, sizeof r->owner);
-    get_text(&c, r->key, sizeof r->key);
-    get_text(&c, r->digest, sizeof r->digest);
-    get_text(&c, r->state, sizeof r->state);
+    store_get_text(&c, r->owner, sizeof r->owner);
+    store_get_text(&c, r->key, sizeof r->key);
+    store_get_text(&c, r->digest, sizeof r->digest);
+    store_get_text(&c, r->webhook, sizeof r->webhook);
+    store_get_text(&c, r->state, sizeof r->state);
     r->started = get_real(&c);
     r->finished = get_real(&c);
     r->done = get_int(&c);
@@ -175,9 +205,9 @@ static void get_row(sqlite3_stmt *st, struct job_row *r)
     r->width = (int)get_int(&c);
     r->height = (int)get_int(&c);
     r->fps = get_real(&c);
-    get_text(&c, r->error, sizeof r->error);
-    get_text(&c, r->problem, sizeof r->problem);
-    get_text(&c, r->origin, sizeof r->origin);
+    store_get_text(&c, r->error, sizeof r->error);
+    store_get_text(&c, r->problem, sizeof r->problem);
+    store_get_text(&c, r->origin, sizeof r->origin);
 }
 
 enum err store_each(struct store *s, void (*visit)(void *ctx, const struct job_row *r), void *ctx)
@@ -190,7 +220,7 @@ enum err store_each(struct store *s, void (*visit)(void *ctx, const struct job_r
         get_row(st, &r);
         visit(ctx, &r);
     }
-    enum err e = code == SQLITE_DONE ? ERR_OK : failed(s);
+    enum err e = code == SQLITE_DONE ? ERR_OK : store_failed(s);
     sqlite3_reset(st);
     pthread_mutex_unlock(&s->lock);
     return e;

@@ -13,6 +13,8 @@
 
 struct store;
 
+enum { WEBHOOK_URL = 1024 };
+
 /* What the row of a job says. Names, not numbers, stand in the file: they mean the same in the
  * next version. */
 struct job_row {
@@ -25,11 +27,12 @@ struct job_row {
     int64_t total, corrupt;
     int width, height;
     double fps;
-    char error[32];    /* err_type, "": none */
-    char origin[192];  /* what computed the frames that are done */
-    char problem[512]; /* the error's text */
-    char key[256];     /* Idempotency-Key, "": none */
-    char digest[65];   /* of the request, where there is a key */
+    char error[32];            /* err_type, "": none */
+    char origin[192];          /* what computed the frames that are done */
+    char problem[512];         /* the error's text */
+    char key[256];             /* Idempotency-Key, "": none */
+    char digest[65];           /* of the request, where there is a key */
+    char webhook[WEBHOOK_URL]; /* who is told of its end, "": nobody */
 };
 
 /* Opens or makes the file. ERR_FORMAT: it is damaged, no database of ours, or a later version's;
@@ -41,7 +44,29 @@ enum err store_add(struct store *s, const struct job_row *r);
 /* All that changes in a job's life; nothing happens where the row is gone. */
 enum err store_update(struct store *s, const struct job_row *r);
 enum err store_remove(struct store *s, const char *id);
+/* The same as store_update, and in one transaction a delivery `id` of `body` to the webhook that
+ * the job's row names; nothing happens where the row is gone. */
+enum err store_end(struct store *s, const struct job_row *r, const char *id, const char *body);
 /* Calls visit for every row, oldest first; no calls back into the store. */
 enum err store_each(struct store *s, void (*visit)(void *ctx, const struct job_row *r), void *ctx);
+
+/* ---- deliveries of webhooks: rows that outlive their jobs */
+struct delivery_row {
+    int64_t number;
+    char id[SESSION_ID];
+    char job[SESSION_ID];
+    char url[WEBHOOK_URL];
+    const char *body; /* valid during the visit */
+    int tries;        /* that were begun */
+};
+
+/* Calls visit for those due at `now`, and for those due after `latest`, which a clock that was set
+ * back has left behind; oldest first, until it returns false. No calls back into the store. */
+enum err store_due(struct store *s, double now, double latest,
+                   bool (*visit)(void *ctx, const struct delivery_row *r), void *ctx);
+/* How many there are, and when the next is due. */
+enum err store_waiting(struct store *s, int64_t *count, double *due);
+enum err store_tried(struct store *s, int64_t number, int tries, double due);
+enum err store_delivered(struct store *s, int64_t number);
 
 #endif

@@ -62,7 +62,7 @@ static enum err add_row(struct job *job)
     pthread_cond_signal(&job->wake);
     jobs_schedule(j);
     pthread_mutex_unlock(&j->lock);
-    return ended ? store_update(j->store, &row) : ERR_OK;
+    return ended ? job_keep_end(job, &row) : ERR_OK;
 }
 
 static void end_task(struct job_task *task, enum err e)
