@@ -100,8 +100,10 @@ enum err network_parse(const char *text, struct network *out)
         bits = strtol(text + n + 1, &end, 10);
         good = text[n + 1] >= '0' && text[n + 1] <= '9' && !*end && bits <= most;
     }
+    if (!good)
+        return err_set(ERR_ARG, "'%.60s' is no network", text);
     out->bits = (int)(bits + 128 - most);
-    return good ? ERR_OK : err_set(ERR_ARG, "'%.60s' is no network", text);
+    return ERR_OK;
 }
 
 /* ---- proxies ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -33,7 +33,8 @@ ASAN = "detect_leaks=1:abort_on_error=0:verify_asan_link_order=0:allocator_may_r
 
 
 ENDLESS = 10 ** 9
-Choice = Callable[[int], Iterable[int]]  # of how many allocations there are, which are to fail
+START = 1000  # allocations; what has more is one
+Choice = Callable[[int, "Tally"], Iterable[int]]  # of how many allocations there are, which are to fail
 
 
 class Memory:
@@ -42,7 +43,7 @@ class Memory:
     def __init__(self, folder: Path, libraries: str = OURS):
         self.asked = self.used = 0
         self.library, path = folder / "oom.so", folder / "oom.control"
-        subprocess.run(["cc", "-std=c11", "-D_GNU_SOURCE", "-O1", "-fPIC", "-shared", "-o", self.library,
+        subprocess.run(["cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-shared", "-o", self.library,
                         os.path.join(HERE, "preload/oom.c")], check=True)
         path.write_bytes(bytes(4096))
         with open(path, "r+b") as f:
@@ -86,16 +87,17 @@ def sanitizer(log: str) -> str:
 
 class Tally:
     def __init__(self) -> None:
-        self.tried, self.answers, self.wrong = 0, Counter(), []
+        self.tried, self.answers, self.wrong, self.places = 0, Counter(), [], set()
 
     def add(self, n: int, answer: str, after: str, stack: list[str]) -> None:
         self.tried += 1
         self.answers[answer] += 1
+        self.places.add(tuple(stack[1:]))
         if answer.startswith("WRONG") or after != "right":
             self.wrong.append({"n": n, "answer": answer, "after": after, "stack": named(stack)})
 
     def result(self, allocations: int, **more) -> dict:
-        return {"allocations": allocations, "tried": self.tried, "answers": dict(self.answers), "wrong": self.wrong, **more}
+        return {"allocations": allocations, "tried": self.tried, "places": len(self.places), "answers": dict(self.answers), "wrong": self.wrong, **more}
 
 
 def said(work: Callable[[], str]) -> str:
@@ -121,7 +123,7 @@ def torture(scenario: Scenario, d: Daemon, memory: Memory, choose: Choice) -> di
     first = act(ENDLESS)
     allocations = memory.used
     tally.add(0, first, "right", [])
-    for n in choose(allocations):
+    for n in choose(allocations, tally):
         answer = act(n)
         stack = memory.stack()
         tally.add(n, answer, act(0), stack)
@@ -153,7 +155,7 @@ def starts(model: str, folder: Path, material: Material, memory: Memory, choose:
         return answer
     tally.add(0, act(ENDLESS, left.spool(0)), "right", [])
     allocations = memory.used
-    for n in choose(allocations):
+    for n in choose(allocations, tally):
         spool = left.spool(n)
         answer = act(n, spool)
         stack = memory.stack()
@@ -179,13 +181,22 @@ def good(result: dict) -> bool:
     return not any(r["wrong"] or r["exit_status"] or r["sanitizer"] for r in result.values())
 
 
+def all_in_turn(count: int, tally: Tally) -> Iterator[int]:
+    """Threads make the order differ from time to time, so all again, until that shows no new place. (A start is long, and
+    mostly one thread's: once.)"""
+    places, again = -1, count < START
+    while places < len(tally.places):
+        places = len(tally.places) if again else ENDLESS
+        yield from range(1, count + 1)
+
+
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--only", default="", help="a regular expression of scenarios")
     p.add_argument("--libraries", default=OURS)
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = run(make_tiny_model(Path(folder)), Path(folder) / "run", lambda n: range(1, n + 1), a.only, a.libraries)
+        result = run(make_tiny_model(Path(folder)), Path(folder) / "run", all_in_turn, a.only, a.libraries)
     print(json.dumps(result, indent=1))
     return 0 if good(result) else 1
 

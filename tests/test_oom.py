@@ -14,7 +14,7 @@ SOME = 6
 
 @pytest.mark.parametrize("name", [*(kind.__name__ for kind in oom_scenarios.SCENARIOS), "Start"])
 def test_an_allocation_that_fails_is_answered_and_leaves_nothing(tiny_model, tmp_path, name):
-    def choose(count: int) -> list[int]:
+    def choose(count: int, _) -> list[int]:
         return random.Random(1).sample(range(1, count + 1), min(count, SOME))
     result = oom.run(tiny_model, tmp_path / "run", choose, name)
     assert set(result) == {name} and oom.good(result), json.dumps(result, indent=1)
@@ -25,5 +25,5 @@ def test_an_allocation_that_fails_is_answered_and_leaves_nothing(tiny_model, tmp
 
 def test_a_wrong_answer_is_found_out(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(oom_scenarios, "error_of", lambda answer: oom_scenarios.same(b"%d" % answer.status, b"500"))
-    result = oom.run(tiny_model, tmp_path / "run", lambda count: range(1, count + 1), "Segment")
-    assert not oom.good(result) and any("on_target" in " ".join(w["stack"]) for w in result["Segment"]["wrong"]), result
+    result = oom.run(tiny_model, tmp_path / "run", lambda count, _: range(1, count + 1), "Segment")
+    assert not oom.good(result) and any("on_whole" in " ".join(w["stack"]) for w in result["Segment"]["wrong"]), json.dumps(result)
