@@ -6,7 +6,10 @@
  * vector of channels walks the tokens with the last k - 1 inputs in registers (k = 4, every
  * published model) or, for other k, in the window's own tail, which is a shift register in the
  * first-level cache. Either way the tail is up to date at the end of every row, so that the next
- * row, or frame, goes on where this one stopped. Moves one read of a and one write of b. */
+ * row, or frame, goes on where this one stopped. Moves one read of a and one write of b.
+ *
+ * Tokens go side by side through SiLU, which is a long chain: 7200 x 512 in bf16 take a Zen 5 core
+ * 0.74 ms, token by token 1.04. */
 #include "kernels/cpu/simd.h"
 
 enum {
@@ -22,44 +25,53 @@ struct conv_task {
     void *b;
 };
 
+/* What slides along a row of one vector of channels: the weights, the last three inputs. */
+struct slide {
+    vf w[4], bias, a[3];
+};
+
+/* `count` tokens from `row` on, channels c..c + n - 1; the next row's lie `ahead` elements on. */
+INLINE void conv4(const struct conv_task *k, struct slide *s, size_t row, size_t c, size_t n,
+                  int count, size_t ahead, bool bf16)
+{
+    size_t at = row * k->ld_a + c, to = row * (size_t)k->w->inner + c;
+    vf sum[SIDE];
+    for (int i = 0; i < count; i++, at += k->ld_a) {
+        vf now = act_load(k->a, at, n, bf16);
+        act_prefetch(k->a, at + ahead, bf16);
+        sum[i] = vf_fma(s->w[0], s->a[0], s->bias);
+        sum[i] = vf_fma(s->w[1], s->a[1], sum[i]);
+        sum[i] = vf_fma(s->w[2], s->a[2], sum[i]);
+        sum[i] = vf_fma(s->w[3], now, sum[i]);
+        s->a[0] = s->a[1];
+        s->a[1] = s->a[2];
+        s->a[2] = now;
+    }
+    vfs_silu(sum, count, bf16);
+    for (int i = 0; i < count; i++, to += (size_t)k->w->inner)
+        act_store(k->b, to, sum[i], n, bf16);
+}
+
 /* Window row y, channels c..c + n - 1. */
 INLINE void conv4_row(const struct conv_task *k, int y, size_t c, size_t n, bool bf16)
 {
     const struct scan_window *win = k->win;
     size_t d = (size_t)k->w->inner, row = (size_t)(win->row0 + y * win->row_stride);
     size_t ahead = y + 1 < win->h ? (size_t)win->row_stride * k->ld_a : 0;
-    const float *w = k->w->conv_w + c;
     float *tail = win->tail + c;
-    vf w0 = vf_load_n(w, n), w1 = vf_load_n(w + d, n), w2 = vf_load_n(w + 2 * d, n);
-    vf w3 = vf_load_n(w + 3 * d, n), bias = vf_load_n(k->w->conv_b + c, n);
-    vf a0 = vf_load_n(tail, n), a1 = vf_load_n(tail + d, n), a2 = vf_load_n(tail + 2 * d, n);
-
-    for (int x = 0, count; x < win->w; x += count, row += (size_t)count) {
-        bool many = x + SIDE <= win->w;
-        vf sum[SIDE];
-        count = many ? SIDE : 1;
-        for (int i = 0; i < count; i++) {
-            size_t at = (row + (size_t)i) * k->ld_a + c;
-            vf a3 = act_load(k->a, at, n, bf16);
-            act_prefetch(k->a, at + ahead, bf16);
-            sum[i] = vf_fma(w0, a0, bias);
-            sum[i] = vf_fma(w1, a1, sum[i]);
-            sum[i] = vf_fma(w2, a2, sum[i]);
-            sum[i] = vf_fma(w3, a3, sum[i]);
-            a0 = a1;
-            a1 = a2;
-            a2 = a3;
-        }
-        if (many)
-            vfs_silu(sum, SIDE, bf16);
-        else
-            vfs_silu(sum, 1, bf16);
-        for (int i = 0; i < count; i++)
-            act_store(k->b, (row + (size_t)i) * d + c, sum[i], n, bf16);
-    }
-    vf_store_n(tail, a0, n);
-    vf_store_n(tail + d, a1, n);
-    vf_store_n(tail + 2 * d, a2, n);
+    struct slide s;
+    int x = 0;
+    for (size_t i = 0; i < 4; i++)
+        s.w[i] = vf_load_n(k->w->conv_w + i * d + c, n);
+    s.bias = vf_load_n(k->w->conv_b + c, n);
+    for (size_t i = 0; i < 3; i++)
+        s.a[i] = vf_load_n(tail + i * d, n);
+    for (; x + SIDE <= win->w; x += SIDE)
+        conv4(k, &s, row + (size_t)x, c, n, SIDE, ahead, bf16);
+    for (; x < win->w; x++)
+        conv4(k, &s, row + (size_t)x, c, n, 1, ahead, bf16);
+    for (size_t i = 0; i < 3; i++)
+        vf_store_n(tail + i * d, s.a[i], n);
 }
 
 INLINE void conv_any_row(const struct conv_task *k, int y, size_t c, size_t n, bool bf16)
