@@ -12,7 +12,7 @@
  * or written, the others load as zero: no kernel touches a byte outside its operands.
  *
  * Functions of floats, relative error against exact arithmetic (tests/unit/test_kernels.c):
- *   vf_exp2      2^x by a degree-5 polynomial on [0, 1): 2e-7; 0 below -127, infinity from 128 on
+ *   vfs_exp2     2^x by a degree-5 polynomial on [0, 1): 2e-7; 0 below -127, infinity from 128 on
  *   vfs_exp      e^x, 3e-7; saturates at e^-87 and e^88
  *   vfs_softplus log(1 + e^x), 4e-7; at least e^-87
  *   vfs_silu     x / (1 + e^-x), 4e-7; below -87 it stays at the value there, which is -1e-36
@@ -373,23 +373,6 @@ INLINE vf vf_exp2_poly3(vf r)
     return vf_fma(p, r, vf_set(1.0f));
 }
 
-INLINE vf vf_exp2_degree(vf x, int degree)
-{
-#if defined(__AVX512F__)
-    vf r = (vf)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    return vf_scale2(degree == 3 ? vf_exp2_poly3(r) : vf_exp2_poly(r), x);
-#else
-    x = vf_min(vf_set(128.0f), vf_max(vf_set(-127.0f), x));
-    vf n = vf_floor(x), r = x - n;
-    return vf_scale2(degree == 3 ? vf_exp2_poly3(r) : vf_exp2_poly(r), n);
-#endif
-}
-
-INLINE vf vf_exp2(vf x)
-{
-    return vf_exp2_degree(x, 5);
-}
-
 /* a / b for b in 2^-126..2^126; 2 ulp. AVX-512 divides in 10 cycles and approximates in four. */
 INLINE vf vf_div(vf a, vf b)
 {
@@ -412,6 +395,32 @@ enum { MANY = 8 };
 
 #define EACH(i, n) for (int i = 0; i < (n); i++)
 
+/* 2^x by the polynomial of degree 5 or 3. */
+INLINE void vfs_exp2(vf *x, int n, int degree)
+{
+    vf r[MANY];
+#if defined(__AVX512F__)
+    EACH (i, n)
+        r[i] = (vf)_mm512_reduce_ps((__m512)x[i], _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+#else
+    EACH (i, n) {
+        r[i] = vf_min(vf_set(128.0f), vf_max(vf_set(-127.0f), x[i]));
+        x[i] = vf_floor(r[i]);
+        r[i] -= x[i];
+    }
+#endif
+    EACH (i, n)
+        r[i] = degree == 3 ? vf_exp2_poly3(r[i]) : vf_exp2_poly(r[i]);
+    EACH (i, n)
+        x[i] = vf_scale2(r[i], x[i]);
+}
+
+INLINE vf vf_exp2(vf x)
+{
+    vfs_exp2(&x, 1, 5);
+    return x;
+}
+
 /* e^x. `rough`, where the result becomes bf16: 6e-8 |x| more, for x rounds once more. */
 INLINE void vfs_exp(vf *x, int n, bool rough)
 {
@@ -420,28 +429,17 @@ INLINE void vfs_exp(vf *x, int n, bool rough)
     if (rough) {
         EACH (i, n)
             x[i] *= log2e;
-#if defined(__AVX512F__)
-        EACH (i, n)
-            r[i] = (vf)_mm512_reduce_ps((__m512)x[i], _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-#else
-        EACH (i, n) {
-            r[i] = vf_min(vf_set(128.0f), vf_max(vf_set(-127.0f), x[i]));
-            x[i] = vf_floor(r[i]);
-            r[i] -= x[i];
-        }
-#endif
-    } else {
-        EACH (i, n)
-            r[i] = vf_min(vf_set(88.0f), vf_max(vf_set(-87.0f), x[i]));
-        EACH (i, n)
-            x[i] = vf_floor(r[i] * log2e);
-        EACH (i, n) /* ln 2 in two parts; the first product is exact */
-            r[i] = vf_fma(x[i], vf_set(-0x1.62e4p-1f), r[i]);
-        EACH (i, n)
-            r[i] = vf_fma(x[i], vf_set(-0x1.7f7d1cp-20f), r[i]) * log2e;
+        vfs_exp2(x, n, 5);
+        return;
     }
     EACH (i, n)
-        r[i] = vf_exp2_poly(r[i]);
+        r[i] = vf_min(vf_set(88.0f), vf_max(vf_set(-87.0f), x[i]));
+    EACH (i, n)
+        x[i] = vf_floor(r[i] * log2e);
+    EACH (i, n) /* ln 2 in two parts; the first product is exact */
+        r[i] = vf_fma(x[i], vf_set(-0x1.62e4p-1f), r[i]);
+    EACH (i, n)
+        r[i] = vf_exp2_poly(vf_fma(x[i], vf_set(-0x1.7f7d1cp-20f), r[i]) * log2e);
     EACH (i, n)
         x[i] = vf_scale2(r[i], x[i]);
 }
