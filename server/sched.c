@@ -144,15 +144,19 @@ static void *engine_main(void *sched)
     priority_lower();
     for (int i = 0; i < models_count(s->models); i++)
         engine_own_cores(models_at(s->models, i)->engine);
-    while (receive(s, sched_due(s), &in)) {
+    while (receive(s, s->ahead.frames ? 0 : sched_due(s), &in)) {
         if (sched_failure(s)) {
+            sched_end_ahead(s);
             end_all(s, &in);
             continue;
         }
         work_off(s, &in);
         if (sched_due(s) == 0 && sched_choose(s))
             sched_run_batch(s);
+        else
+            sched_end_ahead(s);
     }
+    sched_end_ahead(s);
     return NULL;
 }
 

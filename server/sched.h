@@ -6,7 +6,9 @@
  * in what room is left, or first, after `upload_patience` batches without any. An idle engine
  * starts at once; a busy one collects while it computes, and `batch_delay_ms` bounds how long a
  * batch that is not full may wait for others. After the batch each item goes to its encode worker.
- * A batch that fails is run again frame by frame, so that a failing frame fails alone.
+ * On a GPU the next batch is started before the last is done, where so many wait already, so that
+ * its pixels go up meanwhile; the thread waits for them in their order. A batch that fails is run
+ * again frame by frame, so that a failing frame fails alone.
  *
  * The engine thread is the only caller of every engine and stream. What others want of a stream
  * (reset, export, import, close) they post as a command; commands of a session run in order with

@@ -27,6 +27,10 @@ struct batch {
         int first, count; /* in item */
     } run[BATCH_MAX];
     struct item *item[BATCH_MAX];
+    struct session
+        *held[BATCH_MAX]; /* of all runs, also those that were dropped: a reference each */
+    int holds;
+    uint64_t began; /* clock_ns */
 };
 
 struct probe {
@@ -82,7 +86,8 @@ struct sched {
         *resident_newest;       /* with a state on the device, by last frame */
     struct session *spill_next; /* of these, the first not looked at for this batch; NULL: none */
     struct model_state *model;  /* [models] */
-    struct batch batch;
+    struct batch batch;         /* being made */
+    struct batch ahead;         /* submitted and not waited for; frames 0: none. Of a GPU alone */
 };
 
 /* ---- sched_choose.c: who is next ------------------------------------------------------------- */
@@ -117,8 +122,10 @@ enum err sched_room(struct sched *s, struct session *session, uint64_t bytes);
 enum err sched_fetch(struct sched *s, struct session *session);
 
 /* ---- sched_run.c: the engine's work ---------------------------------------------------------- */
-/* Runs s->batch and sends its items on. */
+/* Runs s->batch and sends its items on: on a GPU it only starts, and is s->ahead from then on. */
 void sched_run_batch(struct sched *s);
+/* Waits for s->ahead, if there is one, and sends its items on. */
+void sched_end_ahead(struct sched *s);
 /* Takes the command; after this its session may be gone. */
 void sched_run_command(struct sched *s, struct command *c);
 /* Takes the command to its end with an error and err_text(). */

@@ -156,16 +156,19 @@ static void step_each(struct sched *s, struct batch *b, const struct step_args *
     }
 }
 
-/* Returns whether the batch succeeded as a whole. */
-static bool step(struct sched *s, struct batch *b)
+/* Returns whether the batch is under way; else it is done, or failed, frame by frame. */
+static bool start(struct sched *s, struct batch *b)
 {
     struct step_args j;
+    if (b->runs == 0)
+        return false;
     for (int i = 0; i < b->runs; i++)
         j.run[i] = engine_run_of(&j, b, i);
-    enum err e = noted(s, b->model, engine_step(b->model->engine, j.run, b->runs));
+    enum err e = noted(s, b->model, engine_submit(b->model->engine, j.run, b->runs));
     if (e) {
         log_event(LOG_WARNING, "batch_failed", "model=%s frames=%d error=%s", b->model->name,
                   b->frames, log_text(err_text()));
+        sched_end_ahead(s);
         step_each(s, b, &j);
         return false;
     }
@@ -193,33 +196,77 @@ static void measure(struct sched *s, const struct batch *b, uint64_t began, uint
     metric_set(s->metrics, METRIC_ENGINE_GFLOPS, seconds > 0 ? gflop / seconds : 0);
 }
 
-void sched_run_batch(struct sched *s)
+static void send_on(struct sched *s, struct batch *b)
 {
-    struct batch *b = &s->batch;
-    struct session *session[BATCH_MAX];
-    int sessions = b->runs;
-    uint64_t began = clock_ns();
-    for (int i = 0; i < sessions; i++)
-        session[i] = session_ref(b->run[i].session); /* its items may be the last to hold it */
-    prepare_all(s, b);
-    if (b->runs > 0 && step(s, b))
-        s->model[s->turn].ok = clock_ns();
-    s->free_since = clock_ns();
-    s->last_runs = b->runs;
-    measure(s, b, began, s->free_since);
     for (int i = 0; i < b->frames; i++) {
         struct item *item = b->item[i];
-        item->batched = began;
+        item->batched = b->began;
         item->labelled = s->free_since;
         if (item->error)
             item_deliver(item, s->metrics);
         else
             workers_encode(s->workers, item);
     }
-    for (int i = 0; i < sessions; i++) {
-        sched_settle(s, session[i]); /* commands that waited for these frames */
-        session_unref(session[i]);
+    for (int i = 0; i < b->holds; i++) {
+        sched_settle(s, b->held[i]); /* commands that waited for these frames */
+        session_unref(b->held[i]);
     }
+}
+
+static struct model_state *model_of(struct sched *s, const struct batch *b)
+{
+    int i = 0;
+    while (models_at(s->models, i) != b->model)
+        i++;
+    return &s->model[i];
+}
+
+/* What was computed goes on. Time that the engine had for the batch before is not this one's. */
+static void end_batch(struct sched *s, struct batch *b)
+{
+    uint64_t now = clock_ns();
+    measure(s, b, b->began > s->free_since ? b->began : s->free_since, now);
+    s->free_since = now;
+    send_on(s, b);
+}
+
+/* A device that fails fails in a wait, for good; nothing else does. */
+static void wait_for(struct sched *s, struct batch *b)
+{
+    enum err e = noted(s, b->model, engine_wait(b->model->engine));
+    for (int i = 0; e && i < b->runs; i++)
+        fail_items(&b->item[b->run[i].first], b->run[i].count, e);
+    if (!e)
+        model_of(s, b)->ok = clock_ns();
+    end_batch(s, b);
+}
+
+void sched_end_ahead(struct sched *s)
+{
+    struct batch b = s->ahead;
+    s->ahead.frames = 0;
+    if (b.frames > 0)
+        wait_for(s, &b);
+}
+
+void sched_run_batch(struct sched *s)
+{
+    struct batch *b = &s->batch;
+    b->began = clock_ns();
+    for (b->holds = 0; b->holds < b->runs; b->holds++)
+        b->held[b->holds] = session_ref(b->run[b->holds].session); /* items may be the last to */
+    prepare_all(s, b);
+    s->last_runs = b->runs;
+    bool under_way = start(s, b);
+    if (under_way && s->ahead.frames > 0)
+        metric_add(s->metrics, METRIC_BATCHES_AHEAD, 1);
+    sched_end_ahead(s);
+    if (under_way && engine_depth(b->model->engine) > 1)
+        s->ahead = *b;
+    else if (under_way)
+        wait_for(s, b);
+    else
+        end_batch(s, b);
 }
 
 /* ---- commands -----------------------------------------------------------------------------------
@@ -293,6 +340,7 @@ static enum err probe_engine(struct engine *e)
 
 enum err sched_run_probe(struct sched *s)
 {
+    sched_end_ahead(s);
     for (int i = 0; i < models_count(s->models); i++) {
         struct served_model *m = models_at(s->models, i);
         if (s->model[i].ok && clock_ns() - s->model[i].ok < probe_age)

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -117,6 +118,28 @@ def test_an_export_finds_out(tmp_path, tiny_model, frames):
         answer = d.get("/v1/streams/kept/state")
         assert answer.status == 500 and answer.problem() == "device" and REASON in answer.json()["detail"]
         assert_ended(d)
+
+
+# ---- two batches under way ---------------------------------------------------------------------------------
+def test_batches_that_overlap_are_those_of_one_after_the_other(tmp_path, tiny_model, frames):
+    """Three streams that send ahead, with a reset in the middle, against one that waits for each answer."""
+    def masks_of(d, name, credit):
+        with client(d).stream(name, format="raw", credit=credit) as s:
+            for i, frame in enumerate(frames):
+                if i == FRAMES // 2:
+                    s.reset()
+                s.send(rgb(frame))
+            s.end()
+            answers = list(s.events())
+        assert [a.from_zero for a in answers] == [i in (0, FRAMES // 2) for i in range(FRAMES)]
+        return [(a.seq, bytes(a.data)) for a in answers]
+
+    with on_gpu(tiny_model, tmp_path / "spool") as d, ThreadPoolExecutor() as pool:
+        alone = masks_of(d, "alone", 1)
+        assert d.metric("tv3sd_batches_ahead_total") == 0
+        for each in pool.map(lambda name: masks_of(d, name, 8), "abc"):
+            assert each == alone
+        assert d.metric("tv3sd_batches_ahead_total") > 0
 
 
 # ---- memory -----------------------------------------------------------------------------------------------
