@@ -100,6 +100,15 @@ image: deps-image $(BUILD)/base.tar ## the image tv3sd:cpu, in BUILD/buildah
 	$(BUILDAH) build --isolation=chroot --format=docker --layers --target=cpu \
 	    --build-arg=BASE=localhost/tv3sd-base --build-arg=VERSION=$(VERSION) --tag=tv3sd:cpu .
 
+# For a machine that has the toolkit in CUDA_HOME, and no registry.
+.PHONY: image-cuda
+image-cuda: deps-image $(BUILD)/base.tar ## the image tv3sd:cuda by this machine's CUDA toolkit, in BUILD/buildah
+	BUILDAH='$(BUILDAH)' sh tests/system/base_image.sh $(BUILD)/base.tar
+	BUILDAH='$(BUILDAH)' sh tests/system/toolkit_image.sh $(or $(CUDA_HOME),/usr/local/cuda)
+	$(BUILDAH) build --isolation=chroot --format=docker --layers --target=cuda \
+	    --build-arg=BASE=localhost/tv3sd-base --build-arg=CUDA_IMAGE=localhost/tv3sd-toolkit \
+	    --build-arg=VERSION=$(VERSION) --tag=tv3sd:cuda .
+
 image-test: image ## the cpu image: its size, and run as a container is, on a read-only root
 	BUILDAH='$(BUILDAH)' sh tests/system/image.sh
 DEPS_COMPOSE := nginx-light prometheus redis-server iproute2 python3-yaml curl

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -288,3 +289,16 @@ def test_a_log_line_is_an_event_with_its_request_and_stream(tiny_model, tmp_path
     assert by_request["frame-2"]["status"] == "415" and by_request["frame-2"]["stream"] == "cam-7"
     assert by_request["upload-1"]["job"] == r.json()["id"]
     assert [line["stream"] for line in lines if line["event"] == "stream_opened"] == ["cam-7"]
+
+
+def test_a_spool_is_restored_from_its_copy(tiny_model, tmp_path):
+    """As docs/operating.md says: stopped, copied whole, put elsewhere."""
+    with Daemon(tiny_model, tmp_path / "a") as d:
+        job = d.upload(CLIP, "?format=raw")
+        masks = d.get(f"/v1/videos/{job['id']}/masks").body
+    shutil.copytree(tmp_path / "a", tmp_path / "backup")
+    shutil.rmtree(tmp_path / "a")
+    shutil.copytree(tmp_path / "backup", tmp_path / "b")
+    with Daemon(tiny_model, tmp_path / "b") as d:
+        assert d.json(f"/v1/videos/{job['id']}") == job
+        assert d.get(f"/v1/videos/{job['id']}/masks").body == masks and masks
