@@ -32,7 +32,8 @@ FULL = 24            # streams that fill every batch of 16
 
 # scenario: figure, at least or at most, bar
 BARS = {"live": ("ratio", ">=", 0.85), "upload": ("ratio", ">=", 0.85), "single": ("ratio", "<=", 1.0),
-        "flood": ("p99_factor", "<", 2.0), "mixed": ("upload_share", ">=", 0.04), "idle": ("silent", "<=", 0)}
+        "flood": ("p99_factor", "<", 2.0), "mixed": ("upload_share", ">=", 0.04), "sandbox": ("cost", "<=", 0.05),
+        "idle": ("silent", "<=", 0)}
 
 
 class Load:
@@ -90,6 +91,17 @@ class Load:
                               str(max(40, 600 // streams))], check=True, capture_output=True)
         return json.loads(out.stdout)
 
+    def video_fps(self) -> float:
+        """Of one upload, from its first byte to its end."""
+        begun = time.monotonic()
+        path = self.post_video()
+        self.daemon.get(path + "/events")   # which end with the job
+        seconds = time.monotonic() - begun
+        job = self.daemon.json(path)
+        assert job["state"] == "succeeded", job
+        self.daemon.request("DELETE", path)
+        return job["frames"]["done"] / seconds
+
     # ---- scenarios
     def live(self) -> dict:
         alone = self.bench(16)
@@ -102,15 +114,7 @@ class Load:
     def upload(self) -> dict:
         out = subprocess.run([TV3S, "segment", MODEL, self.video, "-o", os.path.join(self.folder, "masks.zip"),
                               "--quiet", "--json"], check=True, capture_output=True)
-        alone = json.loads(out.stdout)["fps"]
-        begun = time.monotonic()
-        path = self.post_video()
-        self.daemon.get(path + "/events")   # which end with the job
-        seconds = time.monotonic() - begun
-        job = self.daemon.json(path)
-        assert job["state"] == "succeeded", job
-        self.daemon.request("DELETE", path)
-        fps = job["frames"]["done"] / seconds
+        alone, fps = json.loads(out.stdout)["fps"], self.video_fps()
         return {"segment_fps": alone, "fps": fps, "ratio": fps / alone}
 
     def single(self) -> dict:
@@ -152,6 +156,17 @@ class Load:
         return {"live_alone_fps": alone["frames_per_second"], "live_alone_p99_ms": alone["latency_ms"]["p99"],
                 "live_fps": load["frames_per_second"], "live_p99_ms": load["latency_ms"]["p99"], "upload_fps": fps,
                 "upload_share": fps / (fps + load["frames_per_second"])}
+
+    def sandbox(self) -> dict:
+        """Frames a second in decoding processes, and in a second daemon that decodes in itself, in turns."""
+        out, own = {}, self.daemon
+        with Daemon(MODEL, os.path.join(self.folder, "plain"), "--sandbox=false") as plain:
+            for name, self.daemon in (("", own), ("plain_", plain)):
+                out[name + "live_fps"] = self.streams(streams=16, seconds=3, prefix="sandbox")["frames_per_second"]
+            for name, self.daemon in (("plain_", plain), ("", own)):
+                out[name + "upload_fps"] = self.video_fps()
+        return {**out, "live": out["live_fps"] / out["plain_live_fps"], "upload": out["upload_fps"] / out["plain_upload_fps"],
+                "cost": 1 - min(out["live_fps"] / out["plain_live_fps"], out["upload_fps"] / out["plain_upload_fps"])}
 
     def idle(self, count: int) -> dict:
         """`count` streams with a state and no connection, and as many connections with a state, all at once."""
