@@ -26,7 +26,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { DISCARD_MAX = 1 << 20, CONNECTION_MEMORY = 64 << 10, STOP_SECONDS = 10 };
+enum { DISCARD_MAX = 1 << 20, CONNECTION_MEMORY = 64 << 10, STOP_SECONDS = 10, HTTP_FRESH = 3 };
 
 /* ---- requests -----------------------------------------------------------------------------------
  */
@@ -102,6 +102,7 @@ static void *on_target(void *http, const char *target, struct MHD_Connection *co
     snprintf(r->id, sizeof r->id, "%s-%llx", h->tag,
              (unsigned long long)atomic_fetch_add(&h->serial, 1));
     atomic_fetch_add(&h->requests, 1);
+    loop_asked(h, connection);
     metric_add(h->server->metrics, METRIC_HTTP_REQUESTS, 1);
     return r;
 }
@@ -428,9 +429,15 @@ static void wait_for(atomic_int *count, double seconds)
 
 void http_drain(struct http *h, double seconds)
 {
+    uint64_t began = clock_ns();
     sse_drain(h);
     loop_stop_listening(h);
-    wait_for(&h->requests, seconds);
+    for (double passed = 0; passed < seconds; passed = (double)(clock_ns() - began) * 1e-9) {
+        bool idle = loop_idle(h, passed > HTTP_FRESH); /* before the requests are looked at */
+        if (idle && atomic_load(&h->requests) == 0)
+            return;
+        usleep(5000);
+    }
 }
 
 void http_close(struct http *h)

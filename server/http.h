@@ -129,8 +129,12 @@ enum MHD_Result loop_accept(void *http, const struct sockaddr *peer, socklen_t l
 /* MHD_resume_connection, from any thread. */
 void loop_resume(struct http *h, struct MHD_Connection *connection);
 void loop_stop_listening(struct http *h); /* soon */
-void loop_stop(struct http *h);           /* the daemon runs no more, and nothing listens */
-void loop_close(struct http *h);          /* after the daemon */
+/* The connection has sent a request. The network thread. */
+void loop_asked(struct http *h, struct MHD_Connection *connection);
+/* Nothing listens, and, but in a hurry, nobody who connected is still to ask. Any thread. */
+bool loop_idle(const struct http *h, bool hurry);
+void loop_stop(struct http *h);  /* the daemon runs no more, and nothing listens */
+void loop_close(struct http *h); /* after the daemon */
 
 /* ---- http_route.c */
 /* The endpoint, with the path's parts in r->name and r->number; never NULL: what is not there has

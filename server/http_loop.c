@@ -8,11 +8,19 @@
  * once: what is resumed is read, and there it finds the end. A client that has closed its half
  * alone gets its answer all the same.
  *
- * Our set holds libmicrohttpd's as well, and an eventfd by which other threads wake the loop. */
+ * Our set holds libmicrohttpd's as well, and an eventfd by which other threads wake the loop.
+ *
+ * At a stop who is connected is answered. A listening socket that is closed resets the connections
+ * that wait in it, so it takes no more of them for a moment (those that knock try again), lets in
+ * the ones that are there, and is closed then. One that systemd passed keeps those that wait for
+ * the next process. Who has been let in and has not asked yet has HTTP_FRESH seconds to ask. */
 #include "server/http.h"
+
+#include "server/listen.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <linux/filter.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,13 +29,14 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { EVENTS = 64 };
+enum { EVENTS = 64, LAST_NS = 100000000 };
 
 struct peer {
     struct MHD_Connection *connection;
     int fd;
     struct address address;
     bool counted;
+    bool asked;                /* it has sent a request, or the begin of one */
     struct peer *next, **link; /* of those that hung up; link NULL: it did not */
 };
 
@@ -38,6 +47,8 @@ struct loop {
     bool started;
     struct peer *hung_up;           /* and libmicrohttpd may not know */
     atomic_bool no_listen, stopped; /* what is asked for */
+    atomic_bool deaf;               /* nothing listens */
+    atomic_int fresh;               /* peers that have not asked */
 };
 
 /* ---- from other threads -------------------------------------------------------------------------
@@ -60,6 +71,11 @@ void loop_stop_listening(struct http *h)
 {
     atomic_store(&h->loop->no_listen, true);
     wake(h->loop);
+}
+
+bool loop_idle(const struct http *h, bool hurry)
+{
+    return atomic_load(&h->loop->deaf) && (hurry || atomic_load(&h->loop->fresh) == 0);
 }
 
 /* ---- clients that hang up -----------------------------------------------------------------------
@@ -126,6 +142,7 @@ static void watch(struct loop *l, struct MHD_Connection *connection, void **cont
     p->connection = connection;
     p->fd = info->connect_fd;
     count_peer(l->http, connection, p);
+    atomic_fetch_add(&l->fresh, 1);
     struct epoll_event e = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.ptr = p};
     epoll_ctl(l->epoll, EPOLL_CTL_ADD, p->fd, &e); /* or http_timeout will do */
     *context = p;
@@ -138,10 +155,23 @@ static void unwatch(struct loop *l, void **context)
         return;
     epoll_ctl(l->epoll, EPOLL_CTL_DEL, p->fd, NULL);
     forget(p);
+    if (!p->asked)
+        atomic_fetch_sub(&l->fresh, 1);
     if (p->counted)
         address_leave(l->http->addresses, &p->address);
     free(p);
     *context = NULL;
+}
+
+void loop_asked(struct http *h, struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct peer *p = info ? info->socket_context : NULL;
+    if (!p || p->asked)
+        return;
+    p->asked = true;
+    atomic_fetch_sub(&h->loop->fresh, 1);
 }
 
 enum MHD_Result loop_accept(void *http, const struct sockaddr *peer, socklen_t len)
@@ -176,23 +206,42 @@ static int patience(struct http *h)
     return ms < INT_MAX ? (int)ms : INT_MAX;
 }
 
+/* No segment with SYN gets in any more: the others are of connections that are being made. */
+static void let_last_in(struct http *h)
+{
+    struct sock_filter no_syn[] = {
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 13), /* the flags of TCP */
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 0x02, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+    };
+    const struct sock_fprog program = {sizeof no_syn / sizeof *no_syn, no_syn};
+    if (listen_passed("http") ||
+        setsockopt(h->listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != 0)
+        return;
+    for (uint64_t end = clock_ns() + LAST_NS; clock_ns() < end; usleep(1000))
+        MHD_run(h->daemon);
+}
+
 /* After quiesce the listening socket is ours alone. */
 static void stop_listening(struct http *h)
 {
     if (h->listener < 0)
         return;
+    if (h->daemon && h->loop && h->loop->started)
+        let_last_in(h);
     if (h->daemon)
         MHD_quiesce_daemon(h->daemon);
     close(h->listener);
     h->listener = -1;
+    if (h->loop)
+        atomic_store(&h->loop->deaf, true);
 }
 
 static void take_wishes(struct loop *l)
 {
     uint64_t count;
     (void)!read(l->wake, &count, sizeof count);
-    if (atomic_load(&l->no_listen))
-        stop_listening(l->http);
 }
 
 static void *network_main(void *loop)
@@ -209,6 +258,8 @@ static void *network_main(void *loop)
                 hang_up(l, event[i].data.ptr);
         }
         MHD_run(l->http->daemon); /* peers may go here, and with them their events */
+        if (atomic_load(&l->no_listen))
+            stop_listening(l->http);
         look_at_hung_up(l);
     }
     return NULL;

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 import pytest
@@ -302,3 +303,41 @@ def test_a_spool_is_restored_from_its_copy(tiny_model, tmp_path):
     with Daemon(tiny_model, tmp_path / "b") as d:
         assert d.json(f"/v1/videos/{job['id']}") == job
         assert d.get(f"/v1/videos/{job['id']}/masks").body == masks and masks
+
+
+def test_who_is_connected_at_a_stop_is_answered(tmp_path, tiny_model):
+    """Those that wait to be accepted and those that have not asked yet; with others knocking meanwhile."""
+    seen, over = [], threading.Event()
+
+    def ask(s: socket.socket) -> bytes:
+        with s:
+            try:
+                s.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return s.makefile("rb").read()
+            except OSError as e:
+                return repr(e).encode()
+
+    def knock():
+        while not over.is_set():
+            s = socket.socket()
+            s.settimeout(PATIENCE)
+            try:
+                s.connect(("127.0.0.1", d.http_port))
+            except OSError:
+                return  # refused: that is an answer too
+            seen.append(ask(s))
+
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        waiting = [socket.create_connection(("127.0.0.1", d.http_port), PATIENCE) for _ in range(20)]
+        threads = [threading.Thread(target=knock) for _ in range(4)]
+        for t in threads:
+            t.start()
+        d.wait_for(lambda: len(seen) > 100)
+        d.process.send_signal(signal.SIGTERM)
+        d.wait_log("event=draining")
+        seen += map(ask, waiting)
+        assert d.process.wait(PATIENCE) == 0
+        over.set()
+        for t in threads:
+            t.join()
+    assert [a for a in seen if not a.startswith(b"HTTP/1.1 200 ")] == []
