@@ -34,7 +34,7 @@ DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-de
 DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest \
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
 	python3-prometheus-client chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
-	prometheus docker-compose python3-yaml lua5.1 \
+	prometheus docker-compose python3-yaml lua5.1 iproute2 \
 	python3-kubernetes golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
@@ -65,8 +65,8 @@ SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite
 	libseccomp libcurl)
 
 .PHONY: all client libs-client engine demo deps deps-demo deps-fuzz deps-lint test unit pytest \
-	asan tsan chaos oom fuzz fuzz-build bench bench-kernels lint format clean help libs-engine libs-media \
-	libs-server cuda-check force load gpu-bundle
+	asan tsan chaos faults oom fuzz fuzz-build bench bench-kernels lint format clean help \
+	libs-engine libs-media libs-server cuda-check force load gpu-bundle
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -253,6 +253,11 @@ oom: deps ## every allocation of the sanitized daemon failed once in turn: an an
 	+@$(MAKE) --no-print-directory -j$(NPROC) all BUILD=$(BUILD)/asan SANITIZE=address,undefined \
 	    OPT='-O1 -g'
 	TV3S_BUILD=$(abspath $(BUILD))/asan $(PYTHON) tests/oom.py $(OOM_ARGS)
+
+FAULTS      ?= 300
+FAULTS_SEED ?= 1
+faults: deps all ## FAULTS random faults over a loaded pair of daemons; prints figures as JSON
+	TV3S_BUILD=$(abspath $(BUILD)) $(PYTHON) tests/faults.py --faults $(FAULTS) --seed $(FAULTS_SEED)
 
 # libgomp and oneDNN are not instrumented, so ThreadSanitizer cannot see their barriers: the engine
 # runs on one thread there, and what OpenMP regions share is suppressed. The threads under test are

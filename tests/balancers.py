@@ -36,16 +36,18 @@ class Balancer:
         return os.path.join(self.folder, name)
 
     def configure(self, daemons) -> None:
-        """Writes the file: a fourth replica is every line of the third once more."""
+        """Writes the file: a fourth replica is every line of the third once more, one that is not there has none."""
         with open(os.path.join(DEPLOY, self.SOURCE)) as f:
             text = f.read()
         assert text.count("tv3sd-3") == text.count("tv3sd-1")
         for i in range(4, len(daemons) + 1):
             text = re.sub(r"^.*tv3sd-3.*\n", lambda line: line[0] + line[0].replace("tv3sd-3", f"tv3sd-{i}")
                           .replace("id 3", f"id {i}"), text, flags=re.M)
+        for i in range(len(daemons) + 1, 4):
+            text = re.sub(rf"^.*tv3sd-{i}.*\n", "", text, flags=re.M)
         for i, d in enumerate(daemons, 1):
-            text = text.replace(f"tv3sd-{i}:8080", f"127.0.0.1:{d.http_port}")
-            text = text.replace(f"tv3sd-{i}:8081", f"127.0.0.1:{d.ws_port}")
+            text = text.replace(f"tv3sd-{i}:8080", f"{d.host}:{d.http_port}")
+            text = text.replace(f"tv3sd-{i}:8081", f"{d.host}:{d.ws_port}")
         with open(self.path(self.SOURCE), "w") as f:
             f.write(self.adapt(text))
 

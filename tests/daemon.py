@@ -51,12 +51,13 @@ class Answer:
 class Daemon:
     """`with Daemon(model, spool, "--jobs-running", "1") as d`: stops at the end, and asserts a clean exit."""
 
-    def __init__(self, model, spool, *flags, env=None, key=None, program=TV3SD):
-        self.spool, self.lines, self.key = str(spool), [], key
+    def __init__(self, model, spool, *flags, env=None, key=None, program=TV3SD, prefix=(), host="127.0.0.1"):
+        """`prefix`: a command that runs it, elsewhere; `host`: where it is reached then."""
+        self.spool, self.lines, self.key, self.host = str(spool), [], key, host
         self.log_path = str(spool) + ".log"
         args = ["--model", model, "--http-port", "0", "--ws-port", "0", "--spool", self.spool, *flags]
         with open(self.log_path, "w") as log:
-            self.process = subprocess.Popen([program, *map(str, args)], stdin=subprocess.DEVNULL, stderr=log, env=env)
+            self.process = subprocess.Popen([*prefix, program, *map(str, args)], stdin=subprocess.DEVNULL, stderr=log, env=env)
         try:
             ready = self.wait_log(r"event=ready .*http=(\d+) ws=(\d+)")
         except BaseException:
@@ -91,7 +92,7 @@ class Daemon:
 
     # ---- HTTP
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=PATIENCE)
+        return http.client.HTTPConnection(self.host, self.http_port, timeout=PATIENCE)
 
     def request(self, method: str, path: str, body=None, **headers) -> Answer:
         c = self.connect()
