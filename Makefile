@@ -283,9 +283,8 @@ $(BUILD)/fuzz/fuzz_http_headers: $(BUILD)/obj/server/http_headers.o
 $(BUILD)/fuzz/fuzz_image_head: $(BUILD)/obj/media/image_head.o
 $(BUILD)/fuzz/fuzz_config: $(patsubst %,$(BUILD)/obj/server/%.o,config config_load config_dump)
 # These need more of the daemon, such as the handlers that the table of endpoints names.
-$(patsubst %,$(BUILD)/fuzz/fuzz_%,target form peer keys \
-		sandbox): $(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c \
-		$(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
+$(patsubst %,$(BUILD)/fuzz/fuzz_%,target form peer keys sandbox): $(BUILD)/fuzz/fuzz_%: \
+		tests/fuzz/fuzz_%.c $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
 	@mkdir -p $(@D)
 	@echo '  LD $@'
 	$(Q)$(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(SERVER_LIBS) $(MEDIA_LIBS) \

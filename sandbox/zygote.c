@@ -139,7 +139,7 @@ static bool receive(struct zygote_request *q, int fd[CHILD_FDS])
 
 static void answer(struct zygote *z)
 {
-    struct zygote_request q;
+    struct zygote_request q = {0};
     struct zygote_reply reply;
     int fd[CHILD_FDS];
     while (receive(&q, fd)) {
