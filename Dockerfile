@@ -32,8 +32,8 @@ RUN make -j"$(nproc)" CUDA=1 OPT=-O2 && \
 FROM ${BASE} AS runtime
 RUN apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
         libdnnl2 libgomp1 libjansson4 libzip4 libspng0 libavformat59 libavcodec59 libavutil57 \
-        libswscale6 libmicrohttpd12 libwebsockets17 libsqlite3-0 libgnutls30 libssl3 zlib1g \
-        libseccomp2 libcurl3-gnutls ca-certificates && \
+        libswscale6 libmicrohttpd12 libwebsockets17 libsqlite3-0 libhiredis0.14 libgnutls30 libssl3 \
+        zlib1g libseccomp2 libcurl3-gnutls ca-certificates && \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt /usr/share/doc \
         /usr/share/man /usr/share/locale && \
     mkdir -m 700 /var/lib/tv3sd && chown 65532:65532 /var/lib/tv3sd

@@ -30,11 +30,11 @@ NPROC   := $(shell nproc)
 DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-dev libspng-dev \
 	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
 	libwebsockets-dev zlib1g-dev libsqlite3-dev libgnutls28-dev libssl-dev libseccomp-dev \
-	libcurl4-gnutls-dev
+	libcurl4-gnutls-dev libhiredis-dev
 DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest \
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
 	python3-prometheus-client chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
-	prometheus docker-compose python3-yaml lua5.1 iproute2 \
+	prometheus docker-compose python3-yaml lua5.1 iproute2 redis-server \
 	python3-kubernetes golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
@@ -62,7 +62,7 @@ PROTO_LIBS   = $(shell pkg-config --libs spng libcrypto) -ljansson
 MEDIA_LIBS   = $(shell pkg-config --libs $(FFMPEG_PKGS))
 CLIENT_LIBS  = $(shell pkg-config --libs libcurl libwebsockets jansson) -lm
 SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite3 gnutls openssl \
-	libseccomp libcurl)
+	libseccomp libcurl hiredis)
 
 .PHONY: all client libs-client engine demo deps deps-demo deps-fuzz deps-lint test unit pytest \
 	asan tsan chaos faults oom fuzz fuzz-build bench bench-kernels lint format clean help \
@@ -130,6 +130,7 @@ libs-server: libs-media
 	$(call need_header,gnutls/gnutls.h,libgnutls28-dev)
 	$(call need_header,seccomp.h,libseccomp-dev)
 	$(call need_header,curl/curl.h,libcurl4-gnutls-dev)
+	$(call need_header,hiredis/hiredis.h,libhiredis-dev)
 
 # Objects depend on the flags they were compiled with.
 $(BUILD)/flags: force

@@ -20,6 +20,7 @@
     X(ERR_LIMIT, 413, "over-limit", "the input exceeds a limit")                                   \
     X(ERR_NOT_FOUND, 404, "not-found", "there is no such thing")                                   \
     X(ERR_EXISTS, 409, "conflict", "it exists already or is in use")                               \
+    X(ERR_ELSEWHERE, 409, "elsewhere", "another replica has it")                                   \
     X(ERR_NO_RESULT, 409, "no-result", "there is no result, or none yet")                          \
     X(ERR_BUSY, 503, "overloaded", "no capacity is free at present")                               \
     X(ERR_FULL, 503, "no-space", "the disk or its share is full")                                  \

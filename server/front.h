@@ -26,6 +26,9 @@ void ws_check_keys(struct ws *w);
 void ws_load_certificate(struct ws *w);
 /* The stream was deleted or expired: its connection gets `bye`. Any thread. */
 void ws_stream_gone(struct ws *w, struct session *s, const char *reason);
+/* Another replica has the stream, or wants it: its connection gets `bye`, reason "takeover", and in
+ * the second case only after its frames in flight and the hand-over. Any thread. */
+void ws_stream_moved(struct ws *w, struct session *s, bool has);
 
 /* params.c, shared: model, mode, format, resize of a query; `get` returns a value or NULL.
  * ERR_ARG, ERR_NOT_FOUND (model). */

@@ -6,6 +6,7 @@
 #include "engine/arch_parts.h"
 #include "server/config.h"
 #include "server/describe.h"
+#include "server/handover.h"
 #include "server/sched.h"
 
 #include <stdio.h>
@@ -64,10 +65,25 @@ static void on_probed(void *request, enum err e, const char *text)
     request_resume(r);
 }
 
+/* Streams go on without their store, so that is told and is no reason to take the daemon out. */
+static enum err reply_ready(struct request *r)
+{
+    struct buf text = {0};
+    enum err e = buf_text(&text, "ok\n");
+    if (!e && r->server->handover)
+        e = handover_describe(r->server->handover, &text);
+    if (e) {
+        buf_free(&text);
+        return e;
+    }
+    reply_send(r, 200, reply_bytes("text/plain", text.data, text.len));
+    return ERR_OK;
+}
+
 enum err ready(struct request *r)
 {
     TRY(server_takes_work(r->server));
-    request_wait(r, live);
+    request_wait(r, reply_ready);
     sched_probe(r->server->sched, on_probed, r);
     return ERR_OK;
 }

@@ -171,7 +171,7 @@ void reply_json_at(struct request *r, int status, json_t *o, const char *locatio
 void reply_problem(struct request *r, enum err e, const char *detail)
 {
     struct MHD_Response *answer = json_answer(r, problem_type, describe_problem(e, detail, r->id));
-    if (err_http(e) == 503 || err_http(e) == 429)
+    if (err_http(e) == 503 || err_http(e) == 429 || e == ERR_ELSEWHERE)
         reply_header(&answer, "Retry-After", "%d", RETRY_SECONDS);
     if (applied(r))
         reply_header(&answer, "X-Tv3s-Applied", "1");

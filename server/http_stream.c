@@ -3,8 +3,11 @@
 #include "base/whole.h"
 #include "server/config.h"
 #include "server/describe.h"
+#include "server/handover.h"
 #include "server/sched.h"
 #include "server/workers.h"
+
+#include "base/try.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +46,41 @@ enum err streams_list(struct request *r)
     return ERR_OK;
 }
 
+static enum err reply_stream(struct request *r, bool created)
+{
+    char location[SESSION_ID + 16];
+    snprintf(location, sizeof location, "/v1/streams/%s", r->session->id);
+    reply_json_at(r, created ? 201 : 200, describe_stream(r->session), created ? location : NULL);
+    return ERR_OK;
+}
+
+static enum err reply_opened(struct request *r)
+{
+    return reply_stream(r, !r->session->resumed);
+}
+
+/* Hand-over's thread. */
+static void on_opened(void *request, enum err e, const char *text)
+{
+    struct request *r = request;
+    r->error = e;
+    snprintf(r->error_text, sizeof r->error_text, "%s", text);
+    request_resume(r);
+}
+
+/* It was made just now: what it has elsewhere, once it is ours. */
+static void take_up(struct request *r, bool stored, handler then)
+{
+    const struct take_up want = {.model = !stored,
+                                 .mode = !stored,
+                                 .resize = !stored,
+                                 .stored = stored,
+                                 .done = on_opened,
+                                 .owner = r};
+    request_wait(r, then);
+    handover_take_up(r->server->handover, r->session, &want);
+}
+
 static enum err make(struct request *r, const char *id)
 {
     bool created;
@@ -51,11 +89,9 @@ static enum err make(struct request *r, const char *id)
         e = server_takes_work(r->server);
     if (!e)
         e = session_make(r->server->sessions, id, &r->params, &created, &r->session);
-    if (e)
-        return e;
-    char location[SESSION_ID + 16];
-    snprintf(location, sizeof location, "/v1/streams/%s", r->session->id);
-    reply_json_at(r, created ? 201 : 200, describe_stream(r->session), created ? location : NULL);
+    if (e || !created || !r->server->handover)
+        return e ? e : reply_stream(r, created);
+    take_up(r, false, reply_opened);
     return ERR_OK;
 }
 
@@ -77,11 +113,32 @@ enum err stream_get(struct request *r)
     return e;
 }
 
-enum err stream_delete(struct request *r)
+/* The stream that the path names, if need be from the store, and then `then`. */
+static enum err with_stream(struct request *r, handler then)
+{
+    struct server *s = r->server;
+    bool created;
+    enum err e = r->session ? ERR_OK : request_session(r);
+    if (e != ERR_NOT_FOUND || !s->handover)
+        return e ? e : then(r);
+    r->params = (struct session_params){.owner = r->owner, .format = MASK_PNG};
+    TRY(models_find(s->models, NULL, &r->params.model));
+    TRY(session_make(s->sessions, r->name, &r->params, &created, &r->session));
+    if (!created)
+        return then(r);
+    take_up(r, true, then);
+    return ERR_OK;
+}
+
+/* The same before the body is here: not to be found is found later. */
+static enum err find_first(struct request *r)
 {
     enum err e = request_session(r);
-    if (e)
-        return e;
+    return e == ERR_NOT_FOUND && r->server->handover ? ERR_OK : e;
+}
+
+static enum err delete_now(struct request *r)
+{
     session_delete(r->server->sessions, r->session);
     if (r->server->ws)
         ws_stream_gone(r->server->ws, r->session, "deleted");
@@ -89,12 +146,17 @@ enum err stream_delete(struct request *r)
     return ERR_OK;
 }
 
+enum err stream_delete(struct request *r)
+{
+    return with_stream(r, delete_now);
+}
+
 /* ---- frames -------------------------------------------------------------------------------------
  */
 
 enum err stream_frame_begin(struct request *r)
 {
-    enum err e = request_session(r);
+    enum err e = find_first(r);
     return e ? e : image_begin(r);
 }
 
@@ -102,7 +164,7 @@ enum err stream_frame(struct request *r)
 {
     if (r->input.len == 0)
         return err_set(ERR_ARG, "the image is empty");
-    return image_segment(r);
+    return with_stream(r, image_segment);
 }
 
 /* ---- state: commands to the engine thread -------------------------------------------------------
@@ -149,10 +211,14 @@ static enum err reply_done(struct request *r)
     return ERR_OK;
 }
 
+static enum err reset_now(struct request *r)
+{
+    return command(r, COMMAND_RESET, reply_done);
+}
+
 enum err stream_reset_state(struct request *r)
 {
-    enum err e = request_session(r);
-    return e ? e : command(r, COMMAND_RESET, reply_done);
+    return with_stream(r, reset_now);
 }
 
 static enum err reply_state(struct request *r)
@@ -165,21 +231,30 @@ static enum err reply_state(struct request *r)
     return ERR_OK;
 }
 
+static enum err export_now(struct request *r)
+{
+    return command(r, COMMAND_EXPORT, reply_state);
+}
+
 enum err stream_state_get(struct request *r)
 {
-    enum err e = request_session(r);
-    return e ? e : command(r, COMMAND_EXPORT, reply_state);
+    return with_stream(r, export_now);
 }
 
 enum err stream_state_begin(struct request *r)
 {
     r->limit = r->server->config->max_state_import;
-    return request_session(r);
+    return find_first(r);
+}
+
+static enum err import_now(struct request *r)
+{
+    return command(r, COMMAND_IMPORT, reply_done);
 }
 
 enum err stream_state_put(struct request *r)
 {
     if (r->input.len == 0)
         return err_set(ERR_ARG, "the state is empty");
-    return command(r, COMMAND_IMPORT, reply_done);
+    return with_stream(r, import_now);
 }

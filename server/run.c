@@ -3,6 +3,7 @@
 #include "server/access.h"
 #include "server/decoders.h"
 #include "server/front.h"
+#include "server/handover.h"
 #include "server/jobs.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -67,6 +68,7 @@ enum err server_open(struct server *s, struct config *c)
     workers_connect(s->workers, s->sched);
     TRY(sessions_open(c, s->metrics, &s->sessions));
     sessions_connect(s->sessions, s->sched);
+    TRY(handover_open(s, &s->handover));
     TRY(jobs_open(s, &s->jobs));
     TRY(ws_open(s, &s->ws)); /* before HTTP, whose DELETE tells it that a stream is gone */
     return http_open(s, &s->http);
@@ -77,7 +79,8 @@ enum err server_open(struct server *s, struct config *c)
 void server_close(struct server *s)
 {
     if (s->jobs)
-        jobs_stop(s->jobs); /* what the scheduler gives back unlabelled is no failure */
+        jobs_stop(s->jobs);     /* what the scheduler gives back unlabelled is no failure */
+    handover_stop(s->handover); /* what the engine gives it later is not kept */
     if (s->sched)
         sched_stop(s->sched);
     if (s->workers)
@@ -89,6 +92,7 @@ void server_close(struct server *s)
     if (s->jobs)
         jobs_close(s->jobs);
     sessions_close(s->sessions);
+    handover_close(s->handover);
     sched_close(s->sched);
     workers_close(s->workers);
     models_close(s->models);
@@ -174,6 +178,14 @@ static void tidy_up(struct server *s, uint64_t watchdog)
 
 enum { FAILED_DRAIN = 5, FAILED_SECONDS = 30 };
 
+static double left(uint64_t began, double seconds, double least)
+{
+    double rest = seconds - (double)(clock_ns() - began) * 1e-9;
+    return rest > least ? rest : least;
+}
+
+/* Streams with a WebSocket are handed over before their client is told to go, the others at the
+ * end, for which there is time in any case. */
 static void drain(struct server *s, double seconds)
 {
     uint64_t began = clock_ns();
@@ -181,8 +193,9 @@ static void drain(struct server *s, double seconds)
     s->draining = true;
     notify("STOPPING=1");
     ws_drain(s->ws, seconds);
-    double left = seconds - (double)(clock_ns() - began) * 1e-9;
-    http_drain(s->http, left > 0 ? left : 0);
+    http_drain(s->http, left(began, seconds, 0));
+    if (s->handover)
+        handover_drain(s->handover, left(began, seconds, 5));
     log_event(LOG_INFO, "drained", "seconds=%.1f", (double)(clock_ns() - began) * 1e-9);
 }
 

@@ -193,6 +193,11 @@ enum err sched_open(const struct config *c, struct metrics *m, struct models *mo
     return ERR_OK;
 }
 
+void sched_hand_over(struct sched *s, struct handover *h)
+{
+    s->handover = h;
+}
+
 void sched_stop(struct sched *s)
 {
     struct inbox in;

@@ -29,6 +29,9 @@ struct config;
 /* Starts the engine thread. The models' engines are in place already. */
 enum err sched_open(const struct config *c, struct metrics *m, struct models *models,
                     struct workers *workers, struct sched **out);
+/* Where states are kept, before the first session; NULL: nowhere. */
+struct handover;
+void sched_hand_over(struct sched *s, struct handover *h);
 /* Ends the engine thread after the batch under way; items left are delivered with ERR_CANCELLED,
  * commands end so too. What comes later ends at once, in the caller's thread. */
 void sched_stop(struct sched *s);
@@ -39,7 +42,9 @@ void sched_close(struct sched *s);
  * delivered with ERR_BUSY. (Uploads limit themselves: jobs.c keeps few frames in flight.) */
 void sched_submit(struct sched *s, struct item *item);
 
-enum command_kind { COMMAND_RESET, COMMAND_EXPORT, COMMAND_IMPORT };
+/* KEEP: the state goes to the store (handover.h). LEAVE: so too, and the stream takes no frame any
+ * more; a failure there leaves it usable. */
+enum command_kind { COMMAND_RESET, COMMAND_EXPORT, COMMAND_IMPORT, COMMAND_KEEP, COMMAND_LEAVE };
 
 struct command {
     enum command_kind kind;
@@ -48,7 +53,7 @@ struct command {
     size_t len;
     enum err error;
     char error_text[256];
-    void (*done)(struct command *c); /* engine thread; takes the command over */
+    void (*done)(struct command *c); /* engine thread, hand-over's; takes the command over */
     void *owner;
     struct item carrier; /* the scheduler's: it queues among the frames in it */
 };
@@ -64,6 +69,9 @@ static inline struct command *command_of(struct item *carrier)
 {
     return (struct command *)((char *)carrier - offsetof(struct command, carrier));
 }
+
+/* Takes the command to its end with an error and err_text(), or ERR_OK. */
+void sched_end_command(struct command *c, enum err e);
 
 /* Any thread; takes the command, which the caller zeroed and filled. Front ends call
  * workers_command instead, so that frames that are still being decoded go first. */

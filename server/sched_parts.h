@@ -56,6 +56,7 @@ struct sched {
     struct metrics *metrics;
     struct models *models;
     struct workers *workers;
+    struct handover *handover; /* NULL: none */
     pthread_t thread;
     atomic_ullong alive;
     atomic_int waiting; /* live frames between sched_submit and their batch */
@@ -128,8 +129,6 @@ void sched_run_batch(struct sched *s);
 void sched_end_ahead(struct sched *s);
 /* Takes the command; after this its session may be gone. */
 void sched_run_command(struct sched *s, struct command *c);
-/* Takes the command to its end with an error and err_text(). */
-void sched_end_command(struct command *c, enum err e);
 /* Every engine has labelled a frame lately, or does so now. */
 enum err sched_run_probe(struct sched *s);
 /* Closes the stream and frees the session. */

@@ -1,6 +1,7 @@
 /* What the engine thread does with the engine: batches, commands, probes. */
 #include "server/sched_parts.h"
 
+#include "server/handover.h"
 #include "server/log.h"
 
 #include "base/try.h"
@@ -53,12 +54,43 @@ static void applied(struct sched *s, struct session *session, struct item *const
         item[i]->applied = !no_state;
         item[i]->from_zero = no_state || (began && i == 0);
     }
-    item[0]->restarted = !no_state && began && frames_before > 0;
+    item[0]->restarted = !no_state && began && (frames_before > 0 || session->began_anew);
+    session->began_anew = false;
     atomic_store(&session->last_seq, last->seq);
     atomic_fetch_add(&session->frames, (unsigned)count);
     atomic_store(&session->frame_width, last->width);
     atomic_store(&session->frame_height, last->height);
     sched_place(s, session);
+}
+
+/* ---- states that are stored ---------------------------------------------------------------------
+ */
+
+/* The session's state goes to the store. `then`, or NULL, ends when it is there. */
+static void keep(struct sched *s, struct session *session, struct command *then)
+{
+    void *state = NULL;
+    size_t len = 0;
+    enum err e = session->stream ? stream_export(session->stream, &state, &len) : ERR_OK;
+    if (!e || e == ERR_NOT_FOUND || e == ERR_UNSUPPORTED) { /* these have none */
+        handover_keep(s->handover, session, state, len, then);
+        return;
+    }
+    log_event(LOG_WARNING, "keep_failed", "stream=%s error=%s", session->id, log_text(err_text()));
+    if (then)
+        sched_end_command(then, then->kind == COMMAND_LEAVE ? e : ERR_OK);
+}
+
+/* Snapshots of those of the batch that are due. */
+static void keep_due(struct sched *s, struct session *const *session, int count)
+{
+    int kept = 0;
+    for (int i = 0; s->handover && i < count; i++) {
+        if (session[i]->stream && handover_due(s->handover, session[i], kept)) {
+            keep(s, session[i], NULL);
+            kept++;
+        }
+    }
 }
 
 /* ---- batches ------------------------------------------------------------------------------------
@@ -207,6 +239,7 @@ static void send_on(struct sched *s, struct batch *b)
         else
             workers_encode(s->workers, item);
     }
+    keep_due(s, b->held, b->holds);
     for (int i = 0; i < b->holds; i++) {
         sched_settle(s, b->held[i]); /* commands that waited for these frames */
         session_unref(b->held[i]);
@@ -298,6 +331,14 @@ static enum err run_command(struct sched *s, struct session *session, struct com
     case COMMAND_IMPORT:
         return stream_import(session->stream, c->data, c->len, room_for_import,
                              &(struct newcomer){s, session});
+    case COMMAND_KEEP:
+        return ERR_OK;
+    case COMMAND_LEAVE:
+        if (!s->handover || !atomic_load(&session->lease.ours))
+            return err_set(ERR_BUSY, "stream '%s' has no lease", session->id);
+        atomic_store(&session->phase, SESSION_LEAVING);
+        atomic_store(&session->dead, true);
+        return ERR_OK;
     }
     return err_set(ERR_INTERNAL, "command %d", (int)c->kind);
 }
@@ -317,8 +358,13 @@ void sched_run_command(struct sched *s, struct command *c)
     enum err e = noted(s, session->params.model, run_command(s, session, c));
     if (session->stream)
         sched_place(s, session);
-    atomic_store(&session->touched, clock_ns());
-    sched_end_command(c, e);
+    bool stores = s->handover && c->kind != COMMAND_EXPORT && atomic_load(&session->lease.ours);
+    if (c->kind != COMMAND_KEEP)
+        atomic_store(&session->touched, clock_ns());
+    if (!e && stores)
+        keep(s, session, c);
+    else
+        sched_end_command(c, e);
 }
 
 /* ---- probes -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ struct sandbox;
 struct workers;
 struct sched;
 struct sessions;
+struct handover;
 struct jobs;
 struct http;
 struct ws;
@@ -27,6 +28,7 @@ struct server {
     struct workers *workers;
     struct sched *sched;
     struct sessions *sessions;
+    struct handover *handover; /* NULL: none */
     struct jobs *jobs;
     struct http *http;
     struct ws *ws;

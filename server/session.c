@@ -7,6 +7,7 @@
 
 #include "server/access.h"
 #include "server/config.h"
+#include "server/handover.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/sched.h"
@@ -27,6 +28,7 @@ struct sessions {
     const struct config *config;
     struct metrics *metrics;
     struct sched *sched;
+    struct handover *handover; /* NULL: none */
     pthread_mutex_t lock;
     size_t count;
     struct session *bucket[BUCKETS];
@@ -84,6 +86,11 @@ void sessions_connect(struct sessions *t, struct sched *s)
     t->sched = s;
 }
 
+void sessions_hand_over(struct sessions *t, struct handover *h)
+{
+    t->handover = h;
+}
+
 /* With the lock held: out of its chain; the table's reference is the caller's now. */
 static void unlist(struct sessions *t, struct session *s)
 {
@@ -126,7 +133,7 @@ void sessions_each(struct sessions *t, const struct owner *owner,
     pthread_mutex_lock(&t->lock);
     for (int i = 0; i < BUCKETS; i++)
         for (struct session *s = t->bucket[i]; s; s = s->hash_next)
-            if (s->params.owner == owner)
+            if (s->params.owner == owner && s->phase == SESSION_READY)
                 visit(ctx, s);
     pthread_mutex_unlock(&t->lock);
 }
@@ -151,6 +158,7 @@ enum err session_new(struct sessions *t, enum session_kind kind, const char *id,
     s->table = t;
     s->refs = 1;
     s->last_seq = -1;
+    s->lease.stored = SESSION_NOT_STORED;
     s->touched = clock_ns();
     *out = s;
     return ERR_OK;
@@ -216,9 +224,18 @@ static enum err make(struct sessions *t, const char *id, const struct session_pa
     struct session **bucket = &t->bucket[hash(p->owner, id) % BUCKETS];
     (*out)->hash_next = *bucket;
     (*out)->listed = true;
+    (*out)->phase = t->handover ? SESSION_OPENING : SESSION_READY;
     *bucket = *out;
     t->count++;
     return ERR_OK;
+}
+
+/* With the lock held. */
+static enum err usable(struct session *s)
+{
+    return atomic_load(&s->phase) == SESSION_READY
+               ? ERR_OK
+               : err_set(ERR_BUSY, "stream '%s' is just being opened or handed over", s->id);
 }
 
 enum err session_make(struct sessions *t, const char *id, const struct session_params *p,
@@ -238,6 +255,8 @@ enum err session_make(struct sessions *t, const char *id, const struct session_p
     *created = s == NULL;
     if (!s)
         e = make(t, id, p, &s);
+    else if (usable(s))
+        e = ERR_BUSY;
     else if (!same_state(&s->params, p))
         e = err_set(ERR_EXISTS, "stream '%s' is there with another model, mode or resize", id);
     if (!e)
@@ -254,12 +273,14 @@ enum err session_find(struct sessions *t, const struct owner *owner, const char 
 {
     pthread_mutex_lock(&t->lock);
     struct session *s = lookup(t, owner, id);
-    *out = s ? session_ref(s) : NULL;
+    enum err e = s ? usable(s) : err_set(ERR_NOT_FOUND, "there is no stream '%.128s'", id);
+    *out = e ? NULL : session_ref(s);
     pthread_mutex_unlock(&t->lock);
-    return s ? ERR_OK : err_set(ERR_NOT_FOUND, "there is no stream '%.128s'", id);
+    return e;
 }
 
-void session_delete(struct sessions *t, struct session *s)
+/* Whether it was in the table; then its reference is the caller's. */
+static bool remove_session(struct sessions *t, struct session *s)
 {
     pthread_mutex_lock(&t->lock);
     bool listed = s->listed;
@@ -267,11 +288,34 @@ void session_delete(struct sessions *t, struct session *s)
         unlist(t, s);
     pthread_mutex_unlock(&t->lock);
     atomic_store(&s->dead, true);
-    if (!listed)
+    return listed;
+}
+
+void session_delete(struct sessions *t, struct session *s)
+{
+    if (!remove_session(t, s))
         return;
     log_event(LOG_INFO, "stream_deleted", "stream=%s frames=%llu", s->id,
               (unsigned long long)atomic_load(&s->frames));
+    if (t->handover)
+        handover_forget(t->handover, s);
     session_unref(s);
+}
+
+void session_drop(struct sessions *t, struct session *s)
+{
+    if (remove_session(t, s))
+        session_unref(s);
+}
+
+void session_stay(struct sessions *t, struct session *s)
+{
+    pthread_mutex_lock(&t->lock);
+    if (s->listed) {
+        atomic_store(&s->dead, false);
+        atomic_store(&s->phase, SESSION_READY);
+    }
+    pthread_mutex_unlock(&t->lock);
 }
 
 /* ---- connections and numbers --------------------------------------------------------------------
@@ -363,6 +407,8 @@ static void census_session(struct sessions *t, struct census *c, struct session 
 {
     bool idle = !s->attached && atomic_load(&s->in_flight) == 0;
     uint64_t touched = atomic_load(&s->touched);
+    if (atomic_load(&s->phase) != SESSION_READY)
+        return;
     if (idle && c->now > touched && c->now - touched > c->linger) {
         expire(t, c, s);
         return;
@@ -427,6 +473,8 @@ void sessions_expire(struct sessions *t)
         c.expired = s->hash_next;
         log_event(LOG_INFO, "stream_expired", "stream=%s idle=%.1f", s->id,
                   (double)(c.now - atomic_load(&s->touched)) * 1e-9);
+        if (t->handover)
+            handover_forget(t->handover, s);
         session_unref(s);
     }
     metric_add(t->metrics, METRIC_STREAMS_EXPIRED, (int64_t)c.expired_count);

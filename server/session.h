@@ -19,6 +19,11 @@ enum session_kind { SESSION_LIVE, SESSION_UPLOAD, SESSION_SINGLE };
 
 enum { SESSION_ID = 129 };
 
+/* A live stream is opened by who made it, and used by others only when it is ready. */
+enum session_phase { SESSION_READY, SESSION_OPENING, SESSION_LEAVING };
+
+#define SESSION_NOT_STORED INT64_MIN
+
 struct owner;
 
 /* What is taken of the engine's time (sched_share.c). */
@@ -37,13 +42,35 @@ struct session_params {
 
 struct sessions; /* the table */
 
+/* What hand-over (handover.h) knows of a live stream. */
+struct session_lease {
+    /* its thread */
+    char token[48];
+    bool held; /* on its list; a reference */
+    bool had;  /* the lease was ours at some time */
+    struct session *next, **link;
+    uint64_t written; /* frames, as the record has them */
+
+    /* any thread */
+    atomic_bool ours;    /* the lease, as far as we know */
+    atomic_bool keeping; /* a snapshot is on its way */
+    atomic_bool leaving; /* it was asked to leave */
+    atomic_bool unsaved; /* what should have been written was not */
+    atomic_ullong kept;  /* frames, when the last snapshot was taken */
+    atomic_llong
+        stored; /* number of the frame whose state is in the store, or SESSION_NOT_STORED */
+};
+
 struct session {
-    /* const */
+    /* const, but that a stream which is taken up gets the parameters that it had elsewhere */
     char id[SESSION_ID];
     enum session_kind kind;
     struct session_params params;
-    unsigned worker; /* its decode and encode worker, by hash of the ID */
-    double created;  /* wall clock */
+    unsigned worker;  /* its decode and encode worker, by hash of the ID */
+    double created;   /* wall clock */
+    bool resumed;     /* taken up, from when it is ready */
+    enum err refused; /* why it was not opened, with a text */
+    char refused_text[256];
 
     /* engine thread */
     struct stream *stream;
@@ -54,6 +81,7 @@ struct session {
     uint64_t served; /* scheduler's clock at its last frame, and its place there: fairness */
     struct share share;
     unsigned crowd; /* the last one it was counted in */
+    bool began_anew; /* its state was lost: the next frame says restarted */
     bool resident;  /* on the scheduler's list of states on the device */
     struct session *resident_older, *resident_newer;
 
@@ -62,6 +90,8 @@ struct session {
 
     /* any thread */
     atomic_int refs;
+    atomic_int phase;
+    struct session_lease lease;
     atomic_llong last_seq; /* of the last frame applied, -1 none */
     atomic_ullong frames;
     atomic_ullong state_bytes;   /* on the device */
@@ -87,6 +117,10 @@ struct sched;
 enum err sessions_open(const struct config *c, struct metrics *m, struct sessions **out);
 /* Before the first session: where those without references go. */
 void sessions_connect(struct sessions *t, struct sched *s);
+/* Streams that are made from now on are SESSION_OPENING: who makes one hands it to
+ * handover_take_up. Before the first. */
+struct handover;
+void sessions_hand_over(struct sessions *t, struct handover *h);
 /* Deletes all live streams. Who still has a reference to a session may use it no more. */
 void sessions_close(struct sessions *t);
 
@@ -96,15 +130,16 @@ bool session_id_valid(const char *id);
 enum err session_id_random(char id[SESSION_ID]);
 
 /* Makes a live stream, or finds its owner's: *created says which. `id` NULL: a random one of 22
- * characters. ERR_ARG bad ID; ERR_EXISTS there with other parameters; ERR_BUSY too many streams,
- * ERR_QUOTA of this owner.
+ * characters. ERR_ARG bad ID; ERR_EXISTS there with other parameters; ERR_BUSY too many streams, or
+ * one that is being opened or left; ERR_QUOTA of this owner.
  * The caller gets a reference. */
 enum err session_make(struct sessions *t, const char *id, const struct session_params *p,
                       bool *created, struct session **out);
 /* A session outside the table, for an upload or a single image. The caller's reference. */
 enum err session_new(struct sessions *t, enum session_kind kind, const char *id,
                      const struct session_params *p, struct session **out);
-/* The owner's stream of that ID. ERR_NOT_FOUND, also where another owner has one. */
+/* The owner's stream of that ID. ERR_NOT_FOUND, also where another owner has one; ERR_BUSY for one
+ * that is being opened or left. */
 enum err session_find(struct sessions *t, const struct owner *owner, const char *id,
                       struct session **out);
 
@@ -113,8 +148,12 @@ void session_unref(struct session *s); /* NULL is allowed */
 /* Frees it; stream and decoder are closed. For sched_release alone. */
 void session_free(struct session *s);
 
-/* Takes it out of the table and marks it dead. The caller's reference stays. */
+/* Takes it out of the table and marks it dead, also in the store. The caller's reference stays. */
 void session_delete(struct sessions *t, struct session *s);
+/* The same where the stream lives on elsewhere, or was not opened: the store is as it was. */
+void session_drop(struct sessions *t, struct session *s);
+/* What was leaving stays, and is ready again; unless it was deleted meanwhile. */
+void session_stay(struct sessions *t, struct session *s);
 
 /* A connection claims the stream. ERR_EXISTS when another has it and `takeover` is not set; else
  * *previous is the connection that lost it, or NULL. */
@@ -129,8 +168,8 @@ int64_t session_number(struct session *s, int64_t seq);
  * new connection, when nothing is in flight. */
 void session_renumber(struct session *s);
 
-/* Calls visit for each of the owner's live streams, with the lock held: quick, no calls back into
- * the table. */
+/* Calls visit for each of the owner's live streams that are ready, with the lock held: quick, no
+ * calls back into the table. */
 void sessions_each(struct sessions *t, const struct owner *owner,
                    void (*visit)(void *ctx, struct session *s), void *ctx);
 

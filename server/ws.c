@@ -59,18 +59,30 @@ void ws_take_reset(struct command *command)
     lws_cancel_service(w->context);
 }
 
-void ws_stream_gone(struct ws *w, struct session *s, const char *reason)
+static void tell_gone(struct ws *w, struct session *s, int code, const char *reason, bool now)
 {
     struct ws_gone *g = calloc(1, sizeof *g);
     if (!g)
-        return; /* its frames fail with ERR_NOT_FOUND */
+        return; /* its frames fail with ERR_NOT_FOUND, or the other replica asks again */
     g->session = session_ref(s);
+    g->code = code;
+    g->now = now;
     g->reason = reason;
     pthread_mutex_lock(&w->lock);
     g->next = w->gone;
     w->gone = g;
     pthread_mutex_unlock(&w->lock);
     lws_cancel_service(w->context);
+}
+
+void ws_stream_gone(struct ws *w, struct session *s, const char *reason)
+{
+    tell_gone(w, s, CLOSE_GONE, reason, true);
+}
+
+void ws_stream_moved(struct ws *w, struct session *s, bool has)
+{
+    tell_gone(w, s, CLOSE_TAKEOVER, "takeover", has);
 }
 
 void ws_check_keys(struct ws *w)
@@ -115,9 +127,12 @@ static void take_gone(struct ws *w, struct ws_gone *g)
 {
     while (g) {
         struct ws_gone *next = g->next;
-        for (struct connection *c = w->connections; c; c = c->next)
-            if (c->session == g->session)
-                connection_close(c, CLOSE_GONE, g->reason, true);
+        for (struct connection *c = w->connections; c; c = c->next) {
+            if (c->session != g->session)
+                continue;
+            c->wanted = !g->now;
+            connection_close(c, g->code, g->reason, g->now);
+        }
         session_unref(g->session);
         free(g);
         g = next;

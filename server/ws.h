@@ -43,7 +43,8 @@ enum close_code {
     CLOSE_DEVICE = 1011,
     CLOSE_TAKEOVER = 4001,
     CLOSE_REVOKED = 4003,
-    CLOSE_GONE = 4004
+    CLOSE_GONE = 4004,
+    CLOSE_REFUSED = 4009
 };
 
 struct out; /* ws_out.c: a message that waits to be sent */
@@ -59,6 +60,7 @@ struct connection {
     /* what the client asked for */
     enum drop_policy drop;
     enum mask_format format;
+    bool format_given; /* else the stream's */
 
     /* flow */
     int credit;        /* frames the client may have in flight, without `delay` */
@@ -77,6 +79,8 @@ struct connection {
     bool ended;      /* the client says: no more frames */
     int closing;     /* the close code, once we are to close when all is answered */
     const char *bye; /* its reason */
+    bool wanted;     /* another replica wants the stream */
+    bool handed;     /* it was handed over, or that was tried */
     bool said_bye;   /* nothing more is taken in, and what comes back is not told */
     bool sent_close; /* the close frame is out: the client's is awaited, for a while */
     char fault[124]; /* what the client did wrong, for the close frame; or "" */
@@ -84,23 +88,26 @@ struct connection {
     /* the message that is arriving */
     struct buf message;
 
+    int64_t stored; /* number of the last frame in the store, as the client knows */
     struct out *out_head, *out_tail;
     int out_count;
     uint64_t received, answered, failed, dropped; /* frames */
 };
 
-/* A command's way back. */
+/* A command's way back: a reset, or a hand-over. */
 struct ws_reset {
     struct command command; /* first */
     struct connection *owner;
     struct ws_reset *next;
 };
 
-/* ws_stream_gone, from another thread. */
+/* ws_stream_gone and ws_stream_moved, from another thread. */
 struct ws_gone {
     struct ws_gone *next;
     struct session *session; /* a reference */
-    const char *reason;      /* a constant */
+    int code;
+    bool now;
+    const char *reason; /* a constant */
 };
 
 struct ws {

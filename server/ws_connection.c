@@ -1,6 +1,7 @@
 /* A connection's life.
  *
- *     upgrade -> (old frames come home) -> hello -> frames -> end | drain | takeover | lost
+ *     upgrade -> (old frames come home, or the stream from elsewhere) -> hello -> frames -> end |
+ * drain | takeover | lost
  *
  * Hello says the number of the last frame applied, so it waits until frames of an earlier
  * connection have had their effect. Until then nothing is read.
@@ -20,6 +21,7 @@
 
 #include "server/config.h"
 #include "server/describe.h"
+#include "server/handover.h"
 #include "server/log.h"
 #include "server/workers.h"
 
@@ -70,10 +72,22 @@ static void begin(struct connection *c)
 {
     session_renumber(c->session);
     c->open = true;
+    c->stored = atomic_load(&c->session->lease.stored);
+    if (!c->format_given)
+        c->format = c->session->params.format;
     log_event(LOG_INFO, "ws_opened", "stream=%s credit=%d last_seq=%lld", c->session->id, c->credit,
               (long long)atomic_load(&c->session->last_seq));
     out_hello(c);
     connection_update(c);
+}
+
+/* The stream is not opened, so neither is the connection. */
+static void refuse(struct connection *c)
+{
+    const struct session *s = c->session;
+    out_json(c, json_pack("{s:s, s:n, s:o}", "type", "error", "seq", "problem",
+                          describe_problem(s->refused, s->refused_text, NULL)));
+    connection_close(c, CLOSE_REFUSED, "refused", true);
 }
 
 static bool old_frames(const struct connection *c)
@@ -82,14 +96,23 @@ static bool old_frames(const struct connection *c)
     return patient && atomic_load(&c->session->in_flight) > 0;
 }
 
+static void begin_when_ready(struct connection *c)
+{
+    if (c->said_bye)
+        return;
+    if (atomic_load(&c->session->phase) == SESSION_OPENING || old_frames(c)) {
+        connection_update(c);
+        set_timer(c, OLD_FRAMES_MS);
+    } else if (c->session->refused) {
+        refuse(c);
+    } else {
+        begin(c);
+    }
+}
+
 void connection_established(struct connection *c)
 {
-    if (!old_frames(c)) {
-        begin(c);
-        return;
-    }
-    connection_update(c);
-    set_timer(c, OLD_FRAMES_MS);
+    begin_when_ready(c);
 }
 
 /* ---- the timer ----------------------------------------------------------------------------------
@@ -114,10 +137,8 @@ void connection_timer(struct connection *c)
 {
     if (c->open)
         look_at_decoder(c);
-    else if (old_frames(c))
-        set_timer(c, OLD_FRAMES_MS);
     else
-        begin(c);
+        begin_when_ready(c);
 }
 
 /* ---- items out and back -------------------------------------------------------------------------
@@ -232,24 +253,50 @@ void connection_item(struct connection *c, struct item *item)
         free_connection(c);
 }
 
-/* ---- reset --------------------------------------------------------------------------------------
+/* ---- reset, hand-over ---------------------------------------------------------------------------
  */
+
+/* NULL: no memory. */
+static struct command *new_command(struct connection *c, enum command_kind kind)
+{
+    struct ws_reset *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->owner = c;
+    r->command.kind = kind;
+    r->command.session = session_ref(c->session);
+    r->command.done = ws_take_reset;
+    c->outstanding++;
+    return &r->command;
+}
 
 void connection_reset(struct connection *c)
 {
     release_held(c);
-    struct ws_reset *r = calloc(1, sizeof *r);
-    if (!r) {
-        err_set(ERR_NOMEM, "no memory for a command");
-        connection_fail(c, LWS_CLOSE_STATUS_UNEXPECTED_CONDITION);
+    struct command *command = new_command(c, COMMAND_RESET);
+    if (command) {
+        workers_command(c->ws->server->workers, command);
         return;
     }
-    r->owner = c;
-    r->command.kind = COMMAND_RESET;
-    r->command.session = session_ref(c->session);
-    r->command.done = ws_take_reset;
-    c->outstanding++;
-    workers_command(c->ws->server->workers, &r->command);
+    err_set(ERR_NOMEM, "no memory for a command");
+    connection_fail(c, LWS_CLOSE_STATUS_UNEXPECTED_CONDITION);
+}
+
+/* Another replica shall go on with the stream: the state goes first, then we say bye. */
+static bool hands_over(const struct connection *c)
+{
+    return c->ws->server->handover && c->open && !c->handed &&
+           (c->closing == CLOSE_DRAIN || c->wanted);
+}
+
+static void hand_over(struct connection *c)
+{
+    struct command *command = new_command(c, COMMAND_LEAVE);
+    c->handed = true;
+    if (command)
+        handover_leave(c->ws->server->handover, command);
+    else
+        connection_update(c);
 }
 
 void connection_reset_done(struct connection *c, const struct command *command)
@@ -262,7 +309,9 @@ void connection_reset_done(struct connection *c, const struct command *command)
     }
     if (c->said_bye)
         return;
-    if (command->error)
+    if (command->kind == COMMAND_LEAVE)
+        ; /* bye follows, and says the same whether it is in the store or not */
+    else if (command->error)
         out_json(c, json_pack("{s:s, s:n, s:o}", "type", "error", "seq", "problem",
                               describe_problem(command->error, command->error_text, NULL)));
     else
@@ -337,10 +386,12 @@ void connection_update(struct connection *c)
         return;
     if (c->held && c->in_flight < connection_limit(c))
         release_held(c);
-    if (c->closing && c->outstanding == 0)
-        say_bye(c);
-    else
+    if (!c->closing || c->outstanding > 0)
         update_flow(c);
+    else if (hands_over(c))
+        hand_over(c);
+    else
+        say_bye(c);
 }
 
 void connection_lost(struct connection *c)

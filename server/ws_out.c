@@ -125,13 +125,26 @@ void out_hello(struct connection *c)
     static const char *const policy[] = {"none", "oldest", "newest"};
     struct session *s = c->session;
     const struct config *config = c->ws->server->config;
-    out_json(c, json_pack("{s:s, s:s, s:b, s:I, s:i, s:s, s:s, s:s, s:s, s:o, s:I}", "type",
-                          "hello", "stream", s->id, "resumed", !c->created, "last_seq",
-                          (json_int_t)atomic_load(&s->last_seq), "credit", connection_limit(c),
-                          "drop", policy[c->drop], "model", s->params.model->name, "mode",
-                          mode_name(s->params.stream.mode), "format", mask_format_name(c->format),
-                          "classes", describe_classes(s->params.model), "max_message",
-                          (json_int_t)config->max_image));
+    json_t *o = json_pack(
+        "{s:s, s:s, s:b, s:I, s:i, s:s, s:s, s:s, s:s, s:o, s:I}", "type", "hello", "stream", s->id,
+        "resumed", !c->created || s->resumed, "last_seq", (json_int_t)atomic_load(&s->last_seq),
+        "credit", connection_limit(c), "drop", policy[c->drop], "model", s->params.model->name,
+        "mode", mode_name(s->params.stream.mode), "format", mask_format_name(c->format), "classes",
+        describe_classes(s->params.model), "max_message", (json_int_t)config->max_image);
+    if (o && c->ws->server->handover)
+        json_object_set_new(o, "stored",
+                            json_integer(c->stored == SESSION_NOT_STORED ? -1 : c->stored));
+    out_json(c, o);
+}
+
+/* A state was stored since the client was told last. */
+static void tell_stored(struct connection *c)
+{
+    int64_t stored = atomic_load(&c->session->lease.stored);
+    if (stored == c->stored)
+        return;
+    c->stored = stored;
+    out_json(c, json_pack("{s:s, s:I}", "type", "stored", "seq", (json_int_t)stored));
 }
 
 void out_stats(struct connection *c)
@@ -201,6 +214,7 @@ void out_answer(struct connection *c, struct item *item)
         .encode_us = microseconds(item->labelled, item->encoded),
     };
     uint8_t header[ANSWER_HEADER];
+    tell_stored(c);
     if (item->restarted)
         out_json(c, json_pack("{s:s, s:I}", "type", "restarted", "seq", (json_int_t)item->seq));
     struct out *o = new_out(OUT_ANSWER);

@@ -7,7 +7,10 @@
 #include "base/whole.h"
 #include "server/config.h"
 #include "server/describe.h"
+#include "server/handover.h"
 #include "server/log.h"
+
+#include "base/try.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -143,6 +146,18 @@ static enum err find_or_make(struct ws *w, struct owner *owner, const char *id, 
     return session_make(w->server->sessions, id, &p, created, out);
 }
 
+/* What was made just now comes from elsewhere, if it is there. The connection waits for it. */
+static void take_up(struct ws *w, struct session *session, struct query *q, bool takeover)
+{
+    const struct take_up want = {.model = query_get(q, "model"),
+                                 .mode = query_get(q, "mode"),
+                                 .resize = query_get(q, "resize"),
+                                 .format = query_get(q, "format"),
+                                 .takeover = takeover};
+    if (w->server->handover)
+        handover_take_up(w->server->handover, session, &want);
+}
+
 /* Takes the stream for `c`; the connection that had it is told. */
 static enum err claim(struct connection *c, bool takeover)
 {
@@ -153,38 +168,57 @@ static enum err claim(struct connection *c, bool takeover)
     return e;
 }
 
-static enum err make_connection(struct ws *w, struct lws *wsi, struct owner *owner,
-                                const struct address *client, const char *id, struct query *q)
+/* What of the query is the connection's alone. */
+struct wishes {
+    enum drop_policy drop;
+    int credit;
+    bool takeover;
+};
+
+static enum err parse_wishes(const struct query *q, struct wishes *out)
 {
-    bool created, takeover = false;
-    enum drop_policy drop = DROP_NONE;
-    int credit = w->server->config->stream_credit;
-    struct session *session = NULL;
-    struct connection *c = NULL;
-    enum err e = ERR_OK;
     if (q->given[4])
-        e = parse_drop(q->value[4], &drop);
-    if (!e && q->given[5])
-        e = parse_credit(q->value[5], &credit);
-    if (!e && q->given[6])
-        e = parse_takeover(q->value[6], &takeover);
-    if (!e)
-        e = find_or_make(w, owner, id, q, &created, &session);
-    if (!e)
-        e = connection_open(w, wsi, client, session, &c);
-    if (e)
-        return e;
+        TRY(parse_drop(q->value[4], &out->drop));
+    if (q->given[5])
+        TRY(parse_credit(q->value[5], &out->credit));
+    if (q->given[6])
+        TRY(parse_takeover(q->value[6], &out->takeover));
+    return ERR_OK;
+}
+
+/* A connection that has the session. */
+static enum err connect_to(struct ws *w, struct lws *wsi, const struct address *client,
+                           struct session *session, struct query *q, const struct wishes *wishes,
+                           bool created)
+{
+    struct connection *c;
+    TRY(connection_open(w, wsi, client, session_ref(session), &c));
     c->created = created;
-    c->drop = drop;
-    c->credit = credit;
-    c->format = session->params.format;
+    c->drop = wishes->drop;
+    c->credit = wishes->credit;
+    c->format_given = q->given[2];
     if (q->given[2]) /* parsed once already */
         mask_format_parse(q->value[2], &c->format);
-    e = claim(c, takeover);
+    enum err e = claim(c, wishes->takeover);
     if (e)
         connection_lost(c);
     else
         lws_set_opaque_user_data(wsi, c);
+    return e;
+}
+
+static enum err make_connection(struct ws *w, struct lws *wsi, struct owner *owner,
+                                const struct address *client, const char *id, struct query *q)
+{
+    struct wishes wishes = {.drop = DROP_NONE, .credit = w->server->config->stream_credit};
+    struct session *session;
+    bool created;
+    TRY(parse_wishes(q, &wishes));
+    TRY(find_or_make(w, owner, id, q, &created, &session));
+    enum err e = connect_to(w, wsi, client, session, q, &wishes, created);
+    if (created)
+        take_up(w, session, q, wishes.takeover); /* after the claim, which needs it in the table */
+    session_unref(session);
     return e;
 }
 

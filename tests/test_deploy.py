@@ -49,7 +49,7 @@ def test_alerts_and_dashboard_ask_for_metrics_that_are_there(daemon, tmp_path):
 def test_compose_takes_its_file():
     """And every file that it mounts is there."""
     services = yaml.safe_load(run("docker-compose", "-f", "compose.yaml", "config"))["services"]
-    assert set(services) == {"tv3sd-1", "tv3sd-2", "nginx", "prometheus", "grafana"}
+    assert set(services) == {"tv3sd-1", "tv3sd-2", "redis", "nginx", "prometheus", "grafana"}
     for name in ("tv3sd-1", "tv3sd-2"):
         assert services[name]["read_only"] and services[name]["cap_drop"] == ["ALL"]
     mounts = [v.split(":")[0] for s in services.values() for v in s.get("volumes", []) if v.startswith("/")]

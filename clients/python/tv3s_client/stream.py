@@ -7,7 +7,7 @@ import json
 from typing import Any, AsyncIterable, AsyncIterator, Callable, Dict, Iterable, List, Optional, Set, Union
 from urllib.parse import quote, urlencode
 
-from .errors import ConnectionLost, FrameFailed, ProtocolError
+from .errors import ConnectionLost, FrameFailed, ProtocolError, Tv3sError
 from .message import Answer, Dropped, Event, Failed, Frame, Restarted
 
 Frames = Union[Iterable[Union[Frame, bytes]], AsyncIterable[Union[Frame, bytes]]]
@@ -55,7 +55,8 @@ class AsyncStream:
     # ---- opening and closing ----------------------------------------------------------------------------------------
 
     async def open(self) -> "AsyncStream":
-        """Connects. Tv3sError when the server refuses, such as 409 for a stream that has a connection."""
+        """Connects. Tv3sError when the server refuses, such as 409 for a stream that has a connection, or that another
+        replica has."""
         from .socket import connect  # here, so that uploads do without its package
         server = self._server if isinstance(self._server, str) else await asyncio.to_thread(self._server)
         self.url = server + self._path
@@ -67,6 +68,9 @@ class AsyncStream:
                 await asyncio.wait_for(self._socket.recv(), self.timeout)
         except ConnectionLost as e:
             raise self._ended(e) from None
+        if first.get("type") == "error":
+            await self._socket.close()
+            raise Tv3sError(first["problem"])
         if first.get("type") != "hello":
             raise ProtocolError(f"the first message is {first!r}")
         self.hello = first
@@ -264,21 +268,34 @@ class AsyncStream:
         await self._send('{"type":"end"}')
 
 
+def _passes(e: BaseException) -> bool:
+    """Whether the same may succeed a little later."""
+    if isinstance(e, FrameFailed):
+        return False
+    if isinstance(e, Tv3sError):
+        return e.status in (502, 503, 504) or e.type == "elsewhere"
+    return not isinstance(e, ConnectionLost) or e.bye not in ("takeover", "deleted", "revoked")
+
+
 async def resuming(open_stream: Callable[[], AsyncStream], frames_from: Callable[[int], Frames], *,
                    attempts: int = 5, pause: float = 0.5) -> AsyncIterator[Answer]:
     """The answers of a stream that outlives its connection. `open_stream()` makes a stream of the same ID each time,
     `frames_from(n)` gives the frames from number n on. A frame that was applied, but whose answer was lost with the
-    connection, is not sent again: its number is missing among the answers. `attempts` fail in a row at most."""
-    failed = 0
+    connection, is not sent again: its number is missing among the answers. After a crash of the server, another goes on
+    with the state of an earlier frame: then the frames since are sent again, and answers that were given already are not
+    given twice. `attempts` fail in a row at most."""
+    failed, given = 0, -1
     while True:
         try:
             async with open_stream() as stream:
                 async for answer in stream.masks(frames_from(stream.last_seq + 1)):
                     failed = 0
-                    yield answer
+                    if answer.seq > given:
+                        given = answer.seq
+                        yield answer
                 return
-        except (ConnectionLost, OSError, asyncio.TimeoutError):
+        except (ConnectionLost, OSError, asyncio.TimeoutError, Tv3sError) as e:
             failed += 1
-            if failed == attempts:
+            if failed == attempts or not _passes(e):
                 raise
             await asyncio.sleep(pause * failed)
