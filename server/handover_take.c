@@ -256,10 +256,13 @@ static void take(struct operation *o)
 
 void take_run(struct operation *o)
 {
-    if (o->kind == OPERATION_TAKEN)
+    if (o->kind == OPERATION_TAKEN) {
         on_imported_here(o);
-    else if (atomic_load(&o->handover->server->draining))
-        take_refuse(o, err_set(ERR_BUSY, "the server is shutting down"));
+        return;
+    }
+    enum err e = server_takes_work(o->handover->server);
+    if (e)
+        take_refuse(o, e);
     else
         take(o);
 }

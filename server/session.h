@@ -80,9 +80,9 @@ struct session {
     struct session *sched_next;
     uint64_t served; /* scheduler's clock at its last frame, and its place there: fairness */
     struct share share;
-    unsigned crowd; /* the last one it was counted in */
+    unsigned crowd;  /* the last one it was counted in */
     bool began_anew; /* its state was lost: the next frame says restarted */
-    bool resident;  /* on the scheduler's list of states on the device */
+    bool resident;   /* on the scheduler's list of states on the device */
     struct session *resident_older, *resident_newer;
 
     /* decode worker */
