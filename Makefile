@@ -263,9 +263,9 @@ faults: deps all ## FAULTS random faults over a loaded pair of daemons; prints f
 # libgomp and oneDNN are not instrumented, so ThreadSanitizer cannot see their barriers: the engine
 # runs on one thread there, and what OpenMP regions share is suppressed. The threads under test are
 # ours: queues, decode, encode.
-# Arithmetic has no threads of ours, and takes long here: the engine on the stand-in for CUDA, which is
-# one thread whatever it runs, was not through in 6 minutes. Batches there, and a daemon on it, have not
-# been tried.
+# Arithmetic has no threads of ours, and takes long here: on the stand-in for CUDA, which is one thread
+# whatever it runs, the engine was not through in 6 minutes, its batches not in 80 seconds of CPU time.
+# A daemon on it has not been tried.
 TSAN_UNIT := $(filter-out $(patsubst %,tests/unit/test_cuda_%.c,batch engine),$(TEST_SRCS))
 TSAN_PYTEST := tests $(patsubst %,--ignore=tests/test_%.py,architectures device parity streams eval)
 tsan: export TSAN_OPTIONS := suppressions=$(CURDIR)/tests/tsan.supp:halt_on_error=1:exitcode=66
