@@ -16,7 +16,7 @@ import pytest
 
 import cases
 import masks
-from conftest import SANITIZED
+from conftest import HERE, SANITIZED
 from daemon import PATIENCE, TV3SD, Daemon
 from keys import new_key
 from live import Raw, header
@@ -294,16 +294,57 @@ def gone(pid: int) -> None:
         time.sleep(0.02)
 
 
-def forbid_seccomp() -> None:
-    """As a container may: seccomp(2) and its elder way are EPERM from here on."""
+ALLOW, REFUSE = 0x7fff0000, 0x00050001   # SCMP_ACT_ALLOW, SCMP_ACT_ERRNO(EPERM)
+
+
+def load_filter(default: int, action: int, names) -> None:
+    """For this process and what it starts: `action` for these system calls, `default` for all others."""
     lib = ctypes.CDLL("libseccomp.so.2")
     lib.seccomp_init.restype = ctypes.c_void_p
     lib.seccomp_rule_add.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint]
     lib.seccomp_load.argtypes = [ctypes.c_void_p]
-    allow, refuse = 0x7fff0000, 0x00050001   # SCMP_ACT_ALLOW, SCMP_ACT_ERRNO(EPERM)
-    f = lib.seccomp_init(allow)
-    lib.seccomp_rule_add(f, refuse, lib.seccomp_syscall_resolve_name(b"seccomp"), 0)
+    f = lib.seccomp_init(default)
+    for name in names:
+        if (number := lib.seccomp_syscall_resolve_name(name.encode())) >= 0:
+            assert lib.seccomp_rule_add(f, action, number, 0) == 0
     assert lib.seccomp_load(f) == 0
+
+
+def forbid_seccomp() -> None:
+    """As a container may."""
+    load_filter(ALLOW, REFUSE, ["seccomp"])
+
+
+def calls(name: str) -> set[str]:
+    """A system call, or those of a set of systemd's."""
+    if not name.startswith("@"):
+        return {name}
+    out = subprocess.run(["systemd-analyze", "syscall-filter", name], capture_output=True, text=True, check=True).stdout
+    members = (line.strip() for line in out.splitlines() if line.startswith("    "))
+    return {call for m in members if not m.startswith("#") for call in calls(m)}
+
+
+def allowed_by_the_unit() -> set[str]:
+    """Its SystemCallFilter lines, and RestrictNamespaces."""
+    allowed = calls("@default")
+    with open(os.path.join(HERE, "../systemd/tv3sd.service")) as f:
+        for value in re.findall(r"^SystemCallFilter=(.*)$", f.read(), re.M):
+            of = {call for name in value.lstrip("~").split() for call in calls(name)}
+            allowed = allowed - of if value.startswith("~") else allowed | of
+    return allowed - {"unshare"}
+
+
+def test_there_is_a_sandbox_under_the_filter_of_the_unit(tiny_model, tmp_path, video, jpeg, monkeypatch):
+    allowed, popen = allowed_by_the_unit(), subprocess.Popen
+    want = tool(tiny_model, video, tmp_path / "o.jsonl")
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **more: popen(
+        *args, **more, preexec_fn=lambda: load_filter(REFUSE, ALLOW, allowed)))
+    with Daemon(tiny_model, tmp_path / "s") as d:
+        monkeypatch.undo()
+        assert segment(d, jpeg).status == 200
+        job = d.upload(video, "?format=rle")
+        assert d.get(job["masks"]).body == want
+        assert re.search('event=sandbox by="?seccomp', d.log()) and "namespaces" not in d.log()
 
 
 def test_without_a_sandbox_the_daemon_does_not_start_unless_told(tiny_model, tmp_path):
