@@ -22,6 +22,7 @@ RUN make -j"$(nproc)" OPT=-O2 && make install-files CLIENT=0 PREFIX=/usr DESTDIR
 
 FROM ${CUDA_IMAGE} AS toolkit
 FROM source AS build-cuda
+RUN apt-get install -qy --no-install-recommends g++
 COPY --from=toolkit /usr/local/cuda /usr/local/cuda
 RUN make -j"$(nproc)" CUDA=1 OPT=-O2 && \
     make install-files CUDA=1 CLIENT=0 PREFIX=/usr DESTDIR=/out && strip /out/usr/bin/* && \
