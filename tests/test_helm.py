@@ -21,6 +21,7 @@ CHART = os.path.join(DEPLOY, "helm/tv3sd")
 OPEN = {"openAccess": True}
 FULL = {"keys": {"secret": "who"}, "gpu": {"enabled": True, "runtimeClassName": "nvidia"}, "tls": {"secret": "site"},
         "autoscaling": {"enabled": True, "maxReplicas": 5}, "replicas": 3, "persistence": {"storageClass": "fast"},
+        "redis": {"address": "redis.space:6379", "secret": "cache"},
         "settings": {"max_streams": 500, "max_upload": 8589934592, "batch_delay": 0.0025, "dtype": "bf16",
                      "cors_origins": ["https://a.example", "https://b.example"], "gzip": False},
         "router": {"service": {"type": "LoadBalancer", "annotations": {"a.example/b": "c"}}},
@@ -134,7 +135,7 @@ def test_selectors_find_what_they_are_for(objects):
 
 
 def test_what_is_mounted_is_there(objects):
-    given = {"Secret/who", "Secret/site"}  # the operator's
+    given = {"Secret/who", "Secret/site", "Secret/cache"}  # the operator's
     for o in workloads(objects):
         pod = o["spec"]["template"]["spec"]
         container, = pod["containers"]
@@ -201,6 +202,8 @@ def test_the_daemon_takes_the_settings(rendered, values, tmp_path):
     assert r.returncode == 0, r.stderr
     settings = yaml.safe_load(r.stdout)
     assert settings["open_access"] or settings["keys_file"]
+    assert settings["state_store"] == ("redis" if "redis" in VALUES[values] else "none")
+    assert ("redis", "redis.space:6379") in settings.items() or "redis" not in VALUES[values]
     for name, value in VALUES[values].get("settings", {}).items():
         assert settings[name] == value, name
 
