@@ -24,8 +24,8 @@ class Balancer:
     """`with Nginx(folder, daemons) as b`: replicas tv3sd-1 to tv3sd-3 are the daemons, more where there are."""
     SOURCE, COMMAND = "", []
 
-    def __init__(self, folder, daemons):
-        self.folder, self.port = str(folder), free_port()
+    def __init__(self, folder, daemons, port=None):
+        self.folder, self.port = str(folder), port or free_port()
         self.peers_port = free_port()
         os.makedirs(self.folder, exist_ok=True)
         self.configure(daemons)

@@ -7,8 +7,8 @@
  * applied twice and none is passed over. Packets of a codec are the exception: the server's decoder
  * went with the connection, so they are dropped and a key frame has to come.
  *
- * A server that comes back without the state says hello with an older frame: the stream goes on
- * from zero, which is told as TV3S_RESTARTED. */
+ * A server that goes on from an older frame is sent what was answered since, if that is kept
+ * (stream_kept.c). Else the stream goes on from another state, which is told as TV3S_RESTARTED. */
 #include "clients/c/stream_parts.h"
 #include "proto/message.h"
 
@@ -22,7 +22,7 @@ enum tv3s_result tv3s_stream_open(struct tv3s *c, const char *id,
     *out = NULL;
     if (!s)
         return client_fail(c, TV3S_MEMORY, "no memory");
-    *s = (struct tv3s_stream){.c = c, .id = strdup(id), .o = *o, .first_seq = -1};
+    *s = (struct tv3s_stream){.c = c, .id = strdup(id), .o = *o, .first_seq = -1, .forgot = -1};
     s->events_end = &s->events;
     const char **texts[] = {&s->o.params.model, &s->o.params.mode, &s->o.params.format,
                             &s->o.params.resize};
@@ -48,6 +48,8 @@ void tv3s_stream_close(struct tv3s_stream *s)
     while (s->count)
         stream_flying_remove(s, s->count - 1);
     free(s->flying);
+    stream_kept_free(s);
+    json_decref(s->refused);
     stream_event_free(s->given);
     for (struct event *e = s->events, *next; e; e = next) {
         next = e->next;

@@ -67,17 +67,31 @@ static enum tv3s_result explain(struct tv3s *c, const char *path, const char *lo
                          : client_fail(c, TV3S_LOST, "%s: %s", c->ws_url, lost);
 }
 
+/* In place of hello, by a server that had to ask others. */
+static enum tv3s_result refused(struct tv3s_stream *s)
+{
+    char *text = json_dumps(s->refused, JSON_COMPACT);
+    int status = (int)json_integer_value(json_object_get(s->refused, "status"));
+    enum tv3s_result r = client_refused(s->c, status, text, text ? strlen(text) : 0);
+    json_decref(s->refused);
+    s->refused = NULL;
+    free(text);
+    return r;
+}
+
 static enum tv3s_result greet(struct tv3s_stream *s, const char *path)
 {
     struct tv3s *c = s->c;
     int64_t until = stream_now_us() + c->timeout_ms * 1000;
-    while (!s->greeted && !s->dead && !s->failed) {
+    while (!s->greeted && !s->dead && !s->failed && !s->refused) {
         if (stream_now_us() >= until)
             return client_fail(c, TV3S_TIMEOUT, "%s: no answer", c->ws_url);
         socket_serve(s->socket, until - stream_now_us());
     }
     if (s->failed)
         return s->failed;
+    if (s->refused)
+        return refused(s);
     if (!s->dead)
         return TV3S_OK;
     if (*s->bye)
@@ -115,7 +129,8 @@ enum tv3s_result stream_connect(struct tv3s_stream *s)
 static bool may_pass(const struct tv3s *c, enum tv3s_result r)
 {
     return r == TV3S_LOST || r == TV3S_TIMEOUT ||
-           (r == TV3S_REFUSED && c->status >= 502 && c->status <= 504);
+           (r == TV3S_REFUSED &&
+            ((c->status >= 502 && c->status <= 504) || strcmp(c->problem, "elsewhere") == 0));
 }
 
 static enum tv3s_result reconnect(struct tv3s_stream *s)

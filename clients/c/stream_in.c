@@ -68,12 +68,18 @@ void stream_flying_remove(struct tv3s_stream *s, size_t i)
     memmove(&s->flying[i], &s->flying[i + 1], (s->count - i) * sizeof *s->flying);
 }
 
-/* Whether frame `seq` was in flight; it is not any more. */
-static bool settle(struct tv3s_stream *s, int64_t seq)
+/* Whether frame `seq` was in flight; it is not any more. `out`, or NULL, gets it. */
+static bool settle(struct tv3s_stream *s, int64_t seq, struct flying *out)
 {
     for (size_t i = 0; i < s->count; i++)
         if (s->flying[i].seq == seq) {
+            if (out) {
+                *out = s->flying[i];
+                s->flying[i].message = (struct buf){0};
+            }
             stream_flying_remove(s, i);
+            if (s->unsent < s->count)
+                socket_want_write(s->socket); /* which may have waited for the credit */
             return true;
         }
     return false;
@@ -91,14 +97,18 @@ static void broken(struct tv3s_stream *s, enum tv3s_result r, const char *text)
 static void on_answer(struct tv3s_stream *s, const void *data, size_t len)
 {
     struct answer_message a;
+    struct flying f;
     if (message_parse_answer(data, len, &a)) {
         broken(s, TV3S_PROTOCOL, err_text());
         return;
     }
-    if (!settle(s, a.seq))
+    if (!settle(s, a.seq, &f))
         return; /* told as dropped or unanswered before */
+    bool again = f.again;
+    stream_keep(s, &f);
     s->failures = 0;
-    s->settled = a.seq;
+    if (again)
+        return; /* it had its answer */
     add_event(s,
               (struct tv3s_event){.kind = TV3S_ANSWER,
                                   .seq = a.seq,
@@ -119,16 +129,24 @@ static void on_dropped(struct tv3s_stream *s, const json_t *m)
     const char *reason = json_string_value(json_object_get(m, "reason"));
     size_t i;
     json_t *seq;
-    json_array_foreach(json_object_get(m, "seq"), i, seq) if (settle(s, json_integer_value(seq)))
+    if (reason && strcmp(reason, "drain") == 0 && s->o.reconnects > 0)
+        return; /* they go to the server that follows */
+    json_array_foreach(json_object_get(m, "seq"), i,
+                       seq) if (settle(s, json_integer_value(seq), NULL))
         stream_event(s, TV3S_DROPPED, json_integer_value(seq), reason ? reason : "");
 }
 
 static void on_error(struct tv3s_stream *s, const json_t *m)
 {
     int64_t seq = json_integer_value(json_object_get(m, "seq"));
-    const char *type = json_string_value(json_object_get(json_object_get(m, "problem"), "type"));
+    const json_t *problem = json_object_get(m, "problem");
+    const char *type = json_string_value(json_object_get(problem, "type"));
     const char *slash = type ? strrchr(type, '/') : NULL;
-    if (settle(s, seq))
+    if (!s->greeted) {
+        s->refused = json_deep_copy(problem);
+        return;
+    }
+    if (settle(s, seq, NULL))
         stream_event(s, TV3S_FAILED_FRAME, seq, slash ? slash + 1 : type ? type : "");
 }
 
@@ -137,6 +155,7 @@ static void on_hello(struct tv3s_stream *s, const json_t *m)
 {
     bool again = s->first_seq >= 0;
     s->greeted = true;
+    s->stores = json_is_integer(json_object_get(m, "stored"));
     s->last_seq = json_integer_value(json_object_get(m, "last_seq"));
     s->credit = (int)json_integer_value(json_object_get(m, "credit"));
     s->unsent = 0;
@@ -144,27 +163,32 @@ static void on_hello(struct tv3s_stream *s, const json_t *m)
     if (!again) {
         s->resumed = json_is_true(json_object_get(m, "resumed"));
         s->first_seq = s->next_seq = s->last_seq + 1;
-        s->settled = s->last_seq;
         return;
     }
     stream_event(s, TV3S_RECONNECTED, s->last_seq, "");
-    bool forgotten = s->last_seq < s->settled;
     for (size_t i = 0; i < s->count;) {
-        const struct flying f = s->flying[i];
+        struct flying f = s->flying[i];
         if (f.seq > s->last_seq && !f.packet) {
             i++;
             continue;
         }
+        s->flying[i].message = (struct buf){0};
         stream_flying_remove(s, i);
-        if (f.seq <= s->last_seq)
-            stream_event(s, TV3S_UNANSWERED, f.seq, "");
-        else
+        if (f.seq > s->last_seq)
             stream_event(s, TV3S_DROPPED, f.seq, "lost");
+        else if (!f.again)
+            stream_event(s, TV3S_UNANSWERED, f.seq, "");
         s->wants_key_frame |= f.packet;
+        if (f.seq <= s->last_seq)
+            stream_keep(s, &f);
+        else
+            buf_free(&f.message);
     }
-    if (forgotten)
-        stream_event(s, TV3S_RESTARTED, s->count ? s->flying[0].seq : s->next_seq, "");
-    s->settled = s->last_seq;
+    if (s->stores)
+        stream_kept_forget(s, json_integer_value(json_object_get(m, "stored")));
+    int64_t next = s->count ? s->flying[0].seq : s->next_seq;
+    if (!stream_kept_fly(s, s->last_seq))
+        stream_event(s, TV3S_RESTARTED, next, "");
 }
 
 static void on_text(struct tv3s_stream *s, const char *text, size_t len)
@@ -182,6 +206,8 @@ static void on_text(struct tv3s_stream *s, const char *text, size_t len)
         on_dropped(s, m);
     else if (strcmp(type, "error") == 0)
         on_error(s, m);
+    else if (strcmp(type, "stored") == 0)
+        stream_kept_forget(s, json_integer_value(json_object_get(m, "seq")));
     else if (strcmp(type, "restarted") == 0)
         stream_event(s, TV3S_RESTARTED, json_integer_value(json_object_get(m, "seq")), "");
     else if (strcmp(type, "bye") == 0)
@@ -195,6 +221,8 @@ static void on_writable(struct tv3s_stream *s)
     static const char end[] = "{\"type\":\"end\"}";
     enum tv3s_result r = TV3S_OK;
     if (s->greeted && s->unsent < s->count) {
+        if (s->flying[0].again && (int)s->unsent >= s->credit)
+            return; /* beyond the credit, until an answer comes */
         struct flying *f = &s->flying[s->unsent++];
         r = socket_write(s->socket, f->message.data, f->message.len, true);
         if (s->o.reconnects == 0 || f->packet)

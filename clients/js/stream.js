@@ -4,7 +4,9 @@
 // back goes on where the last one was: the server's hello tells the last frame that is in the state.
 // Of the frames that were in flight, those in the state lost their masks, reason `unanswered`; the
 // others are reported as dropped, reason `lost`, or sent again where `resend` is set, but for packets
-// of a codec: those have to begin anew with a key frame.
+// of a codec: those have to begin anew with a key frame. With `resend`, frames that were answered are
+// kept until the server says that they are stored: a server that takes over from one that crashed goes
+// on from an earlier state, and gets them again, without masks (proto/PROTOCOL.md, Several servers).
 //
 // Events (CustomEvent, see `detail`):
 //   open        the server's hello
@@ -22,6 +24,8 @@ import {KIND, decodeAnswer, encodeFrame} from "./message.js";
 import {decodeMask} from "./mask.js";
 
 const FIRST_DELAY = 0.25, LAST_DELAY = 8; // seconds between attempts
+const KEPT_BYTES = 64 << 20;              // of answered frames that may have to be sent again
+const FLAGS_AT = 7, SILENT = 2;           // in a frame's header
 const ENDS = {
     end: "",
     takeover: "Another connection has taken this stream.",
@@ -32,7 +36,10 @@ const ENDS = {
 export class Stream extends EventTarget {
     #client; #id; #params; #socket = null; #timer = 0; #delay = FIRST_DELAY; #reading = Promise.resolve();
     #credit = 0; #bye = null; #opened = false; #ended = false; #next = 0;
-    #resend; #flying = new Map(); // seq -> {at: when it was sent, message: to send again, or null}
+    #resend; #flying = new Map(); // seq -> {at: when it was sent, message: to send again or null, again: it had its answer}
+    #unsent = []; // of these, the numbers of those that wait for credit, after a loss
+    #stores = false; #kept = new Map(); #keptBytes = 0; // seq -> message: answered, not stored yet
+    #refusal = null; // the problem that came in place of hello
 
     // params: model, mode, format, resize, drop, credit, takeover; resend: after a loss. Connects at once.
     constructor(client, id, {resend = false, ...params} = {}) {
@@ -59,7 +66,10 @@ export class Stream extends EventTarget {
         const seq = this.#next++, message = encodeFrame(payload, {...about, seq});
         const again = this.#resend && about.kind !== KIND.packet;
         this.#flying.set(seq, {at: performance.now(), message: again ? message : null});
-        this.#socket.send(message);
+        if (this.#unsent.length > 0)
+            this.#unsent.push(seq);
+        else
+            this.#socket.send(message);
         return seq;
     }
 
@@ -101,7 +111,7 @@ export class Stream extends EventTarget {
             return;
         const socket = this.#socket = new WebSocket(url, this.#client.protocols);
         socket.binaryType = "arraybuffer";
-        this.#bye = null;
+        this.#bye = this.#refusal = null;
         let greeted = false;
         socket.addEventListener("message", ({data}) => {
             if (socket !== this.#socket)
@@ -110,7 +120,10 @@ export class Stream extends EventTarget {
                 return this.#answer(data);
             const message = JSON.parse(data);
             greeted ||= message.type === "hello";
-            this.#control(message);
+            if (greeted || message.type !== "error")
+                this.#control(message);
+            else
+                this.#refusal = message.problem;
         });
         socket.addEventListener("close", (event) => {
             if (socket === this.#socket)
@@ -130,7 +143,12 @@ export class Stream extends EventTarget {
             return this.#finish("protocol", `The server closed the connection: ${event.reason || event.code}.`);
         if (greeted)
             return this.#retry(this.#bye === "drain" ? "The server is shutting down." : "The connection was lost.");
-        await this.#explain();
+        if (!this.#refusal)
+            await this.#explain();
+        else if (this.#refusal.status >= 500 || this.#refusal.type === "/problems/elsewhere")
+            this.#retry("Another server has this stream.");
+        else
+            this.#finish("refused", this.#refusal.detail ?? this.#refusal.title);
     }
 
     // A browser does not tell why an upgrade was refused; the stream itself may.
@@ -181,15 +199,54 @@ export class Stream extends EventTarget {
             this.#emit("dropped", {seq, reason});
     }
 
-    // What the server did not apply goes again, in order.
+    // What is not in the server's state goes again, in order; what was answered already goes first.
     #again(last) {
-        for (const [seq, {message}] of this.#flying)
+        const again = [...this.#kept].filter(([seq]) => seq > last);
+        for (const [seq, message] of again) {
+            this.#kept.delete(seq);
+            this.#keptBytes -= message.byteLength;
+        }
+        for (const [seq, {message, again: answered}] of this.#flying) {
+            if (seq > last && message)
+                continue;
             if (seq <= last)
-                this.#drop(seq, "unanswered");
-            else if (message)
-                this.#socket.send(message);
+                this.#keep(seq, message);
+            if (answered)
+                this.#flying.delete(seq);
             else
-                this.#drop(seq, "lost");
+                this.#drop(seq, seq <= last ? "unanswered" : "lost");
+        }
+        this.#flying = new Map([...again.map(([seq, message]) => [seq, {at: 0, message, again: true}]), ...this.#flying]);
+        this.#unsent = [...this.#flying.keys()];
+        this.#sendUnsent();
+    }
+
+    #sendUnsent() {
+        while (this.#unsent.length > 0 && this.#flying.size - this.#unsent.length < this.#credit)
+            this.#socket.send(this.#flying.get(this.#unsent.shift()).message);
+    }
+
+    // An answered frame, until it is stored; the oldest go when they are too many.
+    #keep(seq, message) {
+        if (!this.#stores || !message)
+            return;
+        new Uint8Array(message)[FLAGS_AT] |= SILENT;
+        this.#kept.set(seq, message);
+        this.#keptBytes += message.byteLength;
+        for (const [oldest] of this.#kept) {
+            if (this.#keptBytes <= KEPT_BYTES)
+                break;
+            this.#forget(oldest);
+        }
+    }
+
+    #forget(stored) {
+        for (const [seq, message] of this.#kept) {
+            if (seq > stored)
+                break;
+            this.#kept.delete(seq);
+            this.#keptBytes -= message.byteLength;
+        }
     }
 
     // ---- what the server says
@@ -198,6 +255,9 @@ export class Stream extends EventTarget {
         switch (message.type) {
         case "hello":
             this.#credit = message.credit;
+            this.#stores = Number.isInteger(message.stored);
+            if (this.#stores)
+                this.#forget(message.stored);
             this.#again(message.last_seq);
             this.#next = Math.max(message.last_seq, ...this.#flying.keys()) + 1;
             this.#delay = FIRST_DELAY;
@@ -206,7 +266,11 @@ export class Stream extends EventTarget {
             this.#emit("open", message);
             break;
         case "credit": this.#credit = message.credit; break;
-        case "dropped": message.seq.forEach((seq) => this.#drop(seq, message.reason)); break;
+        case "stored": this.#forget(message.seq); break;
+        case "dropped":
+            if (message.reason === "drain" && this.#resend)
+                break; // they go to the server that follows
+            message.seq.forEach((seq) => this.#drop(seq, message.reason)); break;
         case "error":
             this.#flying.delete(message.seq);
             this.#emit("failed", message);
@@ -221,6 +285,10 @@ export class Stream extends EventTarget {
         const answer = decodeAnswer(buffer), sent = this.#flying.get(answer.seq);
         const ms = performance.now() - sent?.at;
         this.#flying.delete(answer.seq);
+        this.#keep(answer.seq, sent?.message);
+        this.#sendUnsent();
+        if (sent?.again)
+            return; // it had its mask
         this.#reading = this.#reading.then(async () => {
             try {
                 const mask = answer.format ? await decodeMask(answer.format, answer.data, answer) : {};

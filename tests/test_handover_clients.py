@@ -1,0 +1,93 @@
+"""Every client's own reconnecting, behind the real HAProxy, while the daemon that has its stream is stopped or killed."""
+from __future__ import annotations
+
+import signal
+import threading
+import types
+
+import numpy as np
+import pytest
+
+import cases
+from balancers import Haproxy, free_port
+from browser import Browser
+from live import tool_masks
+from replicas import Redis, replica
+from test_clients import SIZE, C, Js, Python
+
+COUNT, PACE, CREDIT = 60, 0.03, 4
+
+
+@pytest.fixture(scope="module")
+def frames() -> np.ndarray:
+    return cases.frames(SIZE, COUNT, 31)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model, frames, tmp_path_factory) -> np.ndarray:
+    return tool_masks(tiny_model, frames, tmp_path_factory.mktemp("expected"))
+
+
+@pytest.fixture
+def balanced(tiny_model, tmp_path):
+    """(what clients take for the daemon, the daemons)"""
+    port = free_port()
+    with Redis() as redis:
+        daemons = [replica(tiny_model, tmp_path / f"spool{i}", redis, "--snapshot-frames", 10, "--ws-url",
+                           f"ws://127.0.0.1:{port}", "--open-access", "true") for i in range(3)]
+        try:
+            with Haproxy(tmp_path / "balancer", daemons, port) as b:
+                yield types.SimpleNamespace(http_port=b.port, ws_port=b.port), daemons
+        finally:
+            for d in daemons:
+                if d.process.poll() is None:
+                    assert d.stop() == 0, d.log()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("chromium")) as b:
+        yield b
+
+
+@pytest.fixture(params=["python", "c", "js"])
+def one(request, balanced, tmp_path):
+    folder = tmp_path / "client"
+    folder.mkdir()
+    if request.param == "js":
+        return Js(balanced[0], folder, request.getfixturevalue("chromium"))
+    return {"python": Python, "c": C}[request.param](balanced[0], folder)
+
+
+def home(daemons, id: str):
+    """The daemon that has the stream."""
+    there = [d for d in daemons if d.process.poll() is None and d.get(f"/v1/streams/{id}").status == 200]
+    return there[0] if there else None
+
+
+def end_the_first(daemons, id: str, number: int) -> threading.Thread:
+    """After some frames the daemon that has the stream gets the signal."""
+    def run():
+        daemons[0].wait_for(lambda: home(daemons, id))
+        d = home(daemons, id)
+        d.wait_for(lambda: d.json(f"/v1/streams/{id}")["frames"] >= 25)
+        d.process.send_signal(number)
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["drained", "killed"])
+def test_a_client_goes_on_at_another_replica(one, balanced, frames, expected, number):
+    """Each mask is that of a stream in one daemon. A daemon that is stopped answers every frame, once; of one that is
+    killed the answers to frames in flight may be missing, but not their effect."""
+    _, daemons = balanced
+    ender = end_the_first(daemons, "cam", number)
+    got = one.stream("cam", frames, PACE)
+    ender.join()
+    assert [seq for seq in got if (got[seq] != expected[seq]).any()] == []
+    missing = sorted(set(range(COUNT)) - set(got))
+    assert len(missing) <= (0 if number == signal.SIGTERM else CREDIT), missing
+    last = home(daemons, "cam")
+    assert last.json("/v1/streams/cam")["frames"] == COUNT
+    assert last.metric('tv3sd_streams_moved_total{direction="in"}') == 1
