@@ -1,14 +1,16 @@
 """Faults at random over a loaded pair of daemons behind nginx: `faults.py --faults 300 --seed 1` prints JSON.
 
-Each daemon has a network namespace of its own, whose link can be cut, and a small tmpfs as its spool, which can be filled.
+Each daemon has a network namespace of its own, whose link can be cut, and a small tmpfs as its spool, which can be filled; a
+Redis hands their streams over.
 Clients (faults_client.py) upload videos and stream, through nginx, without end. Then things are killed, filled, cut, slowed
 and set, one after the other as FAULTS and the seed have it. At the end every job that was accepted must be there, with the
 result of a run that nobody disturbed; every mask of a stream must be the one of its number in an undisturbed stream; every
 request must have had an answer; and the daemons hold as many descriptors, threads and files as before.
 
-Seed 1, 300 faults, 618 seconds of two busy cores: 630 jobs accepted, 0 lost, 0 with another result, 36 failed since their
-decoder was killed, as 42 were; 237 connections of streams, 47 that went on with a state, 15965 masks, 0 wrong; 0 requests
-without an answer; 18 descriptors, 10 threads, 0 bytes of the spool before and after, memory 78 MiB before, 86 and 88 after.
+Seed 1, 300 faults, before there was a Redis, 618 seconds of two busy cores: 630 jobs accepted, 0 lost, 0 with another
+result, 36 failed since their decoder was killed, as 42 were; 237 connections of streams, 47 that went on with a state, 15965
+masks, 0 wrong; 0 requests without an answer; 18 descriptors, 10 threads, 0 bytes of the spool before and after, memory 78 MiB
+before, 86 and 88 after.
 
 What needs privileges happens in namespaces of this process's own (unshare), so nothing stays of it."""
 from __future__ import annotations
@@ -42,6 +44,7 @@ from chaos import Process, metrics, settled  # noqa: E402
 from conftest import SANITIZED, TV3S, make_tiny_model  # noqa: E402
 from daemon import Daemon  # noqa: E402
 from live import tool_masks  # noqa: E402
+from replicas import Redis  # noqa: E402
 from test_videos import ENDING, X264  # noqa: E402
 
 SPOOL_MIB = 48
@@ -60,7 +63,8 @@ def command(*args) -> None:
 class Host:
     """A machine with a daemon: a namespace behind a link, a disk, a clock."""
 
-    def __init__(self, number: int, folder: Path, model: str):
+    def __init__(self, number: int, folder: Path, model: str, flags: tuple):
+        self.flags = (*FLAGS, *flags)
         self.folder, self.model, self.address = folder, model, f"10.77.{number}.2"
         self.link, inside = f"host{number}", f"inner{number}"
         self.spool, self.clock = folder / "spool", folder / "clock"
@@ -87,8 +91,8 @@ class Host:
         self.start()
 
     def start(self) -> None:
-        self.daemon = Daemon(self.model, self.spool, "--listen", self.address, "--http-port", 8080, "--ws-port", 8081, *FLAGS,
-                             env=self.env, prefix=self.enter, host=self.address)
+        self.daemon = Daemon(self.model, self.spool, "--listen", self.address, "--http-port", 8080, "--ws-port", 8081,
+                             *self.flags, env=self.env, prefix=self.enter, host=self.address)
 
     def end(self, number: signal.Signals) -> None:
         status = self.daemon.stop(number)
@@ -113,12 +117,14 @@ class Host:
 
 
 class Rig:
-    """Two hosts, nginx before them, clients, and what is done to them."""
+    """Two hosts and a Redis, nginx before them, clients, and what is done to them."""
 
     def __init__(self, folder: Path, seed: int):
         self.folder, self.chance = folder, random.Random(seed)
         self.model = make_tiny_model(folder)
-        self.hosts = [Host(i, folder / f"host{i}", self.model) for i in (1, 2)]
+        self.redis = Redis().start()
+        flags = (*self.redis.flags_of_daemon(), "--snapshot-frames", 20)
+        self.hosts = [Host(i, folder / f"host{i}", self.model, flags) for i in (1, 2)]
         self.nginx: Nginx | None = None  # while there is load
         self.material()
         self.clients: list[tuple[str, Path, subprocess.Popen]] = []
@@ -192,6 +198,12 @@ class Rig:
             os.kill(self.chance.choice(decoders), signal.SIGKILL)
             self.decoders_killed += 1
 
+    def kill_redis(self, _: Host) -> None:
+        """It comes back empty."""
+        self.redis.kill()
+        time.sleep(self.chance.uniform(0, 2))
+        self.redis.start()
+
     def full_disk(self, host: Host) -> None:
         ballast = host.spool / "ballast"
         with open(ballast, "wb", buffering=0) as f, contextlib.suppress(OSError):
@@ -221,8 +233,8 @@ class Rig:
         """By up to six hours: less than `job_keep`, after which results go."""
         host.set_clock(self.chance.randint(-6 * 3600, 6 * 3600))
 
-    FAULTS = {kill_daemon: 4, stop_daemon: 1, kill_client: 3, kill_decoder: 3, full_disk: 2, network_cut: 3, slow_peer: 2,
-              clock_step: 2}  # and how often
+    FAULTS = {kill_daemon: 4, stop_daemon: 2, kill_client: 3, kill_decoder: 3, kill_redis: 2, full_disk: 2, network_cut: 3,
+              slow_peer: 2, clock_step: 2}  # and how often
 
     def run(self, count: int) -> dict[str, int]:
         done: collections.Counter = collections.Counter()
@@ -290,6 +302,7 @@ class Rig:
             host.holder.kill()
             host.holder.wait()
             command("umount", host.spool)
+        self.redis.__exit__()
 
 
 def measure(rig: Rig) -> list[dict]:
@@ -323,7 +336,8 @@ def run(folder: Path, count: int, seed: int) -> dict:
         rig.close()
     unanswered = [line for line in journal if line["what"] == "unanswered"]
     result = {"seed": seed, "sanitized": SANITIZED, "seconds": round(seconds), "faults": faults,
-              "decoders_killed": rig.decoders_killed, "jobs": jobs, "streams": streams, "unanswered": len(unanswered), "unanswered_first": unanswered[:5],
+              "decoders_killed": rig.decoders_killed, "jobs": jobs, "streams": streams,
+              "unanswered": len(unanswered), "unanswered_first": unanswered[:5],
               "before": before, "after": after, "reports": "".join(h.reports for h in rig.hosts)[:4000]}
     same = all(b[k] == a[k] for b, a in zip(before, after) for k in ("descriptors", "threads", "spool_bytes"))
     grown = max(a["memory_mib"] - b["memory_mib"] for b, a in zip(before, after))

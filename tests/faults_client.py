@@ -107,6 +107,10 @@ def stream(port: int, folder: Path, journal: Journal, chance: random.Random) -> 
                         at += 1
                     whole = True
             except FrameFailed as e:
+                if e.seq is None:  # no frame: the stream is elsewhere still
+                    journal("cut", error=repr(e))
+                    time.sleep(0.2)
+                    continue
                 journal("frame failed", problem=e.problem)
                 break
             except (ConnectionLost, OSError, Tv3sError, asyncio.TimeoutError) as e:
