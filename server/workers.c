@@ -4,8 +4,8 @@
  * encoded, which goes first since it is nearly done. Both lists link the items themselves, so
  * nothing is allocated and encoding always has room; decoding is bounded by queue_max.
  *
- * A frame may keep its decoder for as long as decode_timeout. Nobody else is to notice: after a
- * tenth of a second the thread that waits for it steps aside with its session, and another takes
+ * A frame may keep its decoder for as long as decode_timeout. Nobody else is to notice: after
+ * SANDBOX_LATE_MS the thread that waits for it steps aside with its session, and another takes
  * its place. Frames of that session then go to the list of the one aside, which ends when it has
  * done them: so a session's frames stay in order, each by one thread at a time.
  *
