@@ -26,6 +26,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+enum { BODY_LEAST = 16 << 10 }; /* bytes in each http_timeout */
 enum { DISCARD_MAX = 1 << 20, CONNECTION_MEMORY = 64 << 10, STOP_SECONDS = 10, HTTP_FRESH = 3 };
 
 /* ---- requests -----------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ static void on_completed(void *http, struct MHD_Connection *connection, void **c
 {
     struct http *h = http;
     struct request *r = *context;
-    (void)connection;
+    loop_expect(connection, 2 * h->server->config->http_timeout); /* the next request */
     if (!r)
         return;
     *context = NULL;
@@ -276,6 +277,13 @@ static void answer(struct request *r, handler how)
         reply_problem(r, e == ERR_CANCELLED ? ERR_BUSY : e, text);
 }
 
+/* More of the body, while it lasts. */
+static void expect(struct request *r)
+{
+    r->brought = 0;
+    loop_expect(r->connection, r->server->config->http_timeout);
+}
+
 static enum MHD_Result on_headers(struct request *r, const char *method, const char *path)
 {
     const char *id = request_header(r, "X-Request-Id");
@@ -285,6 +293,7 @@ static enum MHD_Result on_headers(struct request *r, const char *method, const c
     r->gzip = r->server->config->gzip && accepts_gzip(request_header(r, "Accept-Encoding"));
     r->endpoint = route(r, method, path);
     r->stage = REQUEST_BODY;
+    expect(r);
     enum err e = prepare(r);
     if (e)
         request_fail(r, e);
@@ -299,6 +308,9 @@ static enum MHD_Result on_headers(struct request *r, const char *method, const c
 /* A piece of the body. False: enough is enough. */
 static bool on_body(struct request *r, const char *data, size_t len)
 {
+    r->brought += len;
+    if (r->brought >= BODY_LEAST)
+        expect(r);
     if (!r->error && r->endpoint->take) {
         enum err e = body_take(r, data, len);
         if (e)
@@ -316,6 +328,7 @@ static bool on_body(struct request *r, const char *data, size_t len)
 
 static void on_whole(struct request *r)
 {
+    loop_expect(r->connection, 0);
     enum err e = r->endpoint->take && !r->error ? body_finish(r) : ERR_OK;
     if (e)
         request_fail(r, e);

@@ -68,6 +68,7 @@ struct request {
     /* the body */
     uint64_t limit; /* bytes at most; set by begin */
     uint64_t discarded;
+    size_t brought; /* of the body, since loop_expect */
     struct MHD_PostProcessor *form;
     int files; /* file parts seen */
     bool in_file;
@@ -128,6 +129,9 @@ void loop_connection(void *http, struct MHD_Connection *connection, void **conte
 enum MHD_Result loop_accept(void *http, const struct sockaddr *peer, socklen_t len);
 /* MHD_resume_connection, from any thread. */
 void loop_resume(struct http *h, struct MHD_Connection *connection);
+/* So many seconds from now the client must have brought something, or it is hung up on; 0: no limit
+ * but libmicrohttpd's. The network thread. */
+void loop_expect(struct MHD_Connection *connection, double seconds);
 void loop_stop_listening(struct http *h); /* soon */
 /* The connection has sent a request. The network thread. */
 void loop_asked(struct http *h, struct MHD_Connection *connection);

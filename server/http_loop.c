@@ -8,6 +8,10 @@
  * once: what is resumed is read, and there it finds the end. A client that has closed its half
  * alone gets its answer all the same.
  *
+ * libmicrohttpd's timeout begins anew with every byte, so a client that trickles would never meet
+ * it. Every peer has a deadline besides: loop_expect says until when it must have brought
+ * something.
+ *
  * Our set holds libmicrohttpd's as well, and an eventfd by which other threads wake the loop.
  *
  * At a stop who is connected is answered. A listening socket that is closed resets the connections
@@ -16,6 +20,7 @@
  * the next process. Who has been let in and has not asked yet has HTTP_FRESH seconds to ask. */
 #include "server/http.h"
 
+#include "server/config.h"
 #include "server/listen.h"
 
 #include <errno.h>
@@ -27,6 +32,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 enum { EVENTS = 64, LAST_NS = 100000000 };
@@ -38,6 +44,8 @@ struct peer {
     bool counted;
     bool asked;                /* it has sent a request, or the begin of one */
     struct peer *next, **link; /* of those that hung up; link NULL: it did not */
+    struct peer *newer, *older;
+    uint64_t deadline; /* clock_ns; 0: none */
 };
 
 struct loop {
@@ -46,6 +54,8 @@ struct loop {
     pthread_t thread;
     bool started;
     struct peer *hung_up;           /* and libmicrohttpd may not know */
+    struct peer *newest;            /* of all */
+    uint64_t looked;                /* at deadlines: clock_ns */
     atomic_bool no_listen, stopped; /* what is asked for */
     atomic_bool deaf;               /* nothing listens */
     atomic_int fresh;               /* peers that have not asked */
@@ -123,6 +133,48 @@ static void look_at_hung_up(struct loop *l)
     }
 }
 
+/* ---- clients that trickle -----------------------------------------------------------------------
+ */
+
+void loop_expect(struct MHD_Connection *connection, double seconds)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct peer *p = info ? info->socket_context : NULL;
+    if (p)
+        p->deadline = seconds > 0 ? clock_ns() + (uint64_t)(seconds * 1e9) : 0;
+}
+
+/* Where one is over, libmicrohttpd finds the end of what comes. Once a second: there may be many.
+ */
+static void look_at_deadlines(struct loop *l)
+{
+    uint64_t now = clock_ns();
+    if (now - l->looked < 1000000000u)
+        return;
+    l->looked = now;
+    for (struct peer *p = l->newest; p; p = p->older)
+        if (p->deadline && p->deadline < now) {
+            p->deadline = 0;
+            shutdown(p->fd, SHUT_RDWR);
+        }
+}
+
+static void enter(struct loop *l, struct peer *p)
+{
+    p->older = l->newest;
+    if (p->older)
+        p->older->newer = p;
+    l->newest = p;
+}
+
+static void leave(struct loop *l, struct peer *p)
+{
+    *(p->newer ? &p->newer->older : &l->newest) = p->older;
+    if (p->older)
+        p->older->newer = p->newer;
+}
+
 /* Who comes by a proxy of ours is counted with each request (http.c). */
 static void count_peer(struct http *h, struct MHD_Connection *connection, struct peer *p)
 {
@@ -145,6 +197,8 @@ static void watch(struct loop *l, struct MHD_Connection *connection, void **cont
     atomic_fetch_add(&l->fresh, 1);
     struct epoll_event e = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.ptr = p};
     epoll_ctl(l->epoll, EPOLL_CTL_ADD, p->fd, &e); /* or http_timeout will do */
+    p->deadline = clock_ns() + (uint64_t)(l->http->server->config->http_timeout * 1e9);
+    enter(l, p);
     *context = p;
 }
 
@@ -157,6 +211,7 @@ static void unwatch(struct loop *l, void **context)
     forget(p);
     if (!p->asked)
         atomic_fetch_sub(&l->fresh, 1);
+    leave(l, p);
     if (p->counted)
         address_leave(l->http->addresses, &p->address);
     free(p);
@@ -201,9 +256,11 @@ void loop_connection(void *http, struct MHD_Connection *connection, void **conte
 static int patience(struct http *h)
 {
     MHD_UNSIGNED_LONG_LONG ms;
+    bool deadlines = h->loop->newest;
+    int most = deadlines ? 1000 : INT_MAX;
     if (MHD_get_timeout(h->daemon, &ms) != MHD_YES)
-        return -1;
-    return ms < INT_MAX ? (int)ms : INT_MAX;
+        return deadlines ? most : -1;
+    return ms < (unsigned)most ? (int)ms : most;
 }
 
 /* No segment with SYN gets in any more: the others are of connections that are being made. */
@@ -257,6 +314,7 @@ static void *network_main(void *loop)
             else if (event[i].data.ptr)
                 hang_up(l, event[i].data.ptr);
         }
+        look_at_deadlines(l);
         MHD_run(l->http->daemon); /* peers may go here, and with them their events */
         if (atomic_load(&l->no_listen))
             stop_listening(l->http);

@@ -1,0 +1,105 @@
+"""Clients that send a byte now and then, for ever: what they have begun is ended by its time limit, and holds up nobody."""
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+import chaos
+from daemon import PATIENCE, Daemon
+
+HEAD = b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
+UPGRADE = b"GET /v1/streams/slow/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX: "
+HELLO = bytes.fromhex("16030100f8010000f40303") + b"r" * 32  # of TLS: a client's first words, cut off
+SLOW = {  # the port, what is said at once, and byte by byte
+    "head": ("http_port", b"", HEAD),
+    "head-of-the-second": ("http_port", b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", HEAD),
+    "body": ("http_port", HEAD + b"\r\n", b""),
+    "refused-body": ("http_port", HEAD.replace(b"segment", b"nothing") + b"\r\n", b""),
+    "upgrade": ("ws_port", b"", UPGRADE),
+}
+
+
+class Trickle(threading.Thread):
+    """Sends until the other side has enough."""
+
+    def __init__(self, port: int, at_once: bytes, slowly: bytes):
+        super().__init__()
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.at_once, self.slowly, self.sent, self.ended = at_once, slowly, 0, False
+
+    def run(self) -> None:
+        end = time.monotonic() + PATIENCE
+        with self.socket as s:
+            try:
+                s.sendall(self.at_once)
+                s.setblocking(False)
+                while time.monotonic() < end:
+                    s.send(self.slowly[self.sent:self.sent + 1] or b"x")
+                    self.sent += 1
+                    time.sleep(0.1)
+                    try:
+                        if not s.recv(4096):
+                            break
+                    except BlockingIOError:
+                        pass
+                else:
+                    return
+            except ConnectionError:
+                pass
+            self.ended = True
+
+
+def trickle(d: Daemon, cases: dict) -> None:
+    process = chaos.Process(d.process.pid)
+    clients = {name: Trickle(getattr(d, port), *bytes_) for name, (port, *bytes_) in cases.items()}
+    for c in clients.values():
+        c.start()
+    d.wait_for(lambda: all(c.sent > 2 for c in clients.values()))
+    for c in clients.values():
+        c.join()
+    assert [name for name, c in clients.items() if not c.ended] == []
+    return process
+
+
+@pytest.fixture(scope="module")
+def d(tiny_model, tmp_path_factory):
+    with Daemon(tiny_model, tmp_path_factory.mktemp("slow") / "s", "--http-timeout", "2", "--ws-timeout", "6") as d:
+        yield d
+
+
+def test_who_trickles_is_hung_up_on(d):
+    def held() -> float:
+        return d.metric('tv3sd_connections{protocol="http"}') - 1 + d.metric('tv3sd_connections{protocol="ws"}')
+    before = chaos.settled(chaos.Process(d.process.pid))
+    trickle(d, SLOW)
+    d.wait_for(lambda: held() == 0)
+    assert chaos.settled(chaos.Process(d.process.pid)) == before
+    assert d.json("/v1/streams")["streams"] == [] and d.json("/v1/videos")["videos"] == [] and d.folders() == []
+
+
+def test_who_trickles_into_an_upload_leaves_none(d):
+    trickle(d, {"upload": ("http_port", HEAD.replace(b"segment", b"videos") + b"\r\n", b"")})
+    d.wait_for(lambda: d.folders() == [] and d.json("/v1/videos")["videos"] == [])
+
+
+def test_who_sends_slowly_but_surely_is_served(d):
+    """More than the time limit, with 16 KiB in each."""
+    size = 16 << 10
+    with socket.create_connection(("127.0.0.1", d.http_port), timeout=PATIENCE) as s:
+        s.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (size * 4))
+        for _ in range(4):
+            s.sendall(b"x" * size)
+            time.sleep(1)
+        assert s.recv(12) == b"HTTP/1.1 415"
+
+
+def test_a_handshake_of_tls_has_the_same_limit(tiny_model, tmp_path):
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost",
+                    "-days", "2", "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+    with Daemon(tiny_model, tmp_path / "s", "--http-timeout", "2", "--tls-certificate", files[0], "--tls-key", files[1]) as d:
+        trickle(d, {"http": ("http_port", b"", HELLO), "ws": ("ws_port", b"", HELLO)})
