@@ -192,7 +192,9 @@ def warm_up(d: Daemon, folder: Path) -> None:
     for clip in sorted((folder / "clips").iterdir()):
         job = d.upload(str(clip), "?format=overlay")
         d.request("DELETE", "/v1/videos/" + job["id"])
-    d.request("POST", "/v1/segment", next((folder / "images").iterdir()).read_bytes())
+    image = next((folder / "images").iterdir()).read_bytes()
+    workers = 2  # each has a process of its own for images, from its first on
+    d.wait_for(lambda: d.request("POST", "/v1/segment", image).status == 200 and d.metric("tv3sd_decoders") >= workers)
 
 
 def run(model: str, folder: Path, seconds: float, seed: int, **env: str) -> dict:
