@@ -29,9 +29,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.join(HERE, "../..")
 CLIP, MODEL = (os.path.join(ROOT, "models", f"street.{e}") for e in ("mp4", "safetensors"))
 PATIENCE, GATEWAY = 60, "10.77.0.1"
-COMMANDS = {"nginx": [], "prometheus": ["/usr/bin/prometheus", "--config.file=/etc/prometheus/prometheus.yml",
-                                        "--storage.tsdb.path=/prometheus"],
-            "redis": ["/usr/bin/redis-server", "--protected-mode", "no"]}  # what the images run by themselves
+COMMANDS = {"prometheus": ["/usr/bin/prometheus", "--config.file=/etc/prometheus/prometheus.yml",
+                           "--storage.tsdb.path=/prometheus"]}  # what the image runs by itself
+ALWAYS = {"redis": ["--protected-mode", "no"]}                   # as Redis is built there
 
 
 def sh(*args: str) -> None:
@@ -83,7 +83,7 @@ class Service:
         """Runs in namespaces of its own: the mounts, then the command as its user."""
         root, lines = os.path.join(self.folder, "root"), ["set -e"]
         os.makedirs(root)
-        uid = self.config["User"] if self.config else "0:0"
+        uid = self.config["User"] if self.config else ":".join([self.about.get("user", "0")] * 2)
 
         def line(*args: str) -> None:
             lines.append(shlex.join(args))
@@ -123,7 +123,8 @@ class Service:
             line("mount", "-o", "remount,ro", root)
         env = [*(self.config or {}).get("Env", ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]),
                *(f"{k}={v}" for k, v in (self.about.get("environment") or {}).items())]
-        command = [*(self.config or {}).get("Entrypoint", []), *(self.about.get("command") or COMMANDS.get(self.name, []))]
+        command = [*(self.config or {}).get("Entrypoint", []), *(self.about.get("command") or COMMANDS.get(self.name, [])),
+                   *ALWAYS.get(self.name, [])]
         rights = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"] if self.about.get("cap_drop") else []
         if uid != "0:0":
             rights += [f"--reuid={uid.split(':')[0]}", f"--regid={uid.split(':')[1]}", "--clear-groups"]
@@ -251,6 +252,7 @@ def inside(compose: str, image: str, config: str, folder: str) -> None:
         check_front(front, folder)
         at = [json.loads(get(f"http://{s.address}:8080/v1/streams"))["streams"] for s in replicas]
         ok("both replicas have streams", all(at) and sum(map(len, at)) == 4, at)
+        ok("and Redis answers them", b'tv3sd_store_away 0' in get(f"http://{replicas[0].address}:8080/metrics"))
         check_prometheus(prometheus, replicas)
         status = replicas[0].stop()
         ok("a replica that is told to stop does so, and in order", status == 0, replicas[0].log()[-2000:])
