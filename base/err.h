@@ -27,7 +27,7 @@
     X(ERR_IO, 500, "io", "reading or writing failed")                                              \
     X(ERR_NOMEM, 503, "out-of-memory", "memory ran out")                                           \
     X(ERR_DEVICE, 500, "device", "the compute device failed")                                      \
-    X(ERR_DECODER, 500, "decoder-died", "the process that decodes the input died")                  \
+    X(ERR_DECODER, 500, "decoder-died", "the process that decodes the input died")                 \
     X(ERR_CANCELLED, 409, "cancelled", "the work was cancelled")                                   \
     X(ERR_INTERNAL, 500, "internal", "an internal invariant broke")
 

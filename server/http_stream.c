@@ -83,7 +83,7 @@ static void take_up(struct request *r, bool stored, handler then)
 
 static enum err make(struct request *r, const char *id)
 {
-    bool created;
+    bool created = false;
     enum err e = request_params(r);
     if (!e)
         e = server_takes_work(r->server);
