@@ -227,7 +227,7 @@ unit: $(TESTS) ## the C tests alone
 	echo "unit tests: all $(words $(TESTS)) programs passed"
 
 pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) ## the Python tests alone; PYTEST=tests/test_X.py for one
-	$(RUN_ENV) TV3S_BUILD=$(abspath $(BUILD)) $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST)
+	TV3S_BUILD=$(abspath $(BUILD)) $(RUN_ENV) $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST)
 
 asan: export ASAN_OPTIONS := detect_leaks=1:abort_on_error=1
 asan: export UBSAN_OPTIONS := print_stacktrace=1

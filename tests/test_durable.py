@@ -332,7 +332,7 @@ def test_an_upload_that_is_sent_again_is_the_same_job(tmp_path, tiny_model, clip
 
 def test_a_key_whose_upload_is_arriving_is_taken_and_one_that_broke_off_is_free(daemon, clip):
     data = open(clip, "rb").read()
-    head = f"POST /v1/videos HTTP/1.1\r\nHost: x\r\nIdempotency-Key: k\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    head = f"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nIdempotency-Key: k\r\nContent-Length: {len(data)}\r\n\r\n".encode()
     before = len(daemon.json("/v1/videos")["videos"])
     with socket.create_connection(("127.0.0.1", daemon.http_port)) as s:
         s.sendall(head + data[:5000])
@@ -361,7 +361,7 @@ def test_a_job_that_does_not_fit_alone_fails_and_an_upload_without_room_is_refus
         alone = d.upload(clip, "?format=raw")
         assert alone["state"] == "failed" and alone["error"]["type"] == "/problems/over-limit"
         with socket.create_connection(("127.0.0.1", d.http_port)) as s:
-            s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Length: 1900000\r\n\r\n" + b"x" * 1800000)
+            s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1900000\r\n\r\n" + b"x" * 1800000)
             d.wait_for(lambda: d.metric("tv3sd_spool_bytes") == 1800000)
             assert [j["state"] for j in d.json("/v1/videos")["videos"]] == ["queued"]       # the failed one made room
             r = d.request("POST", "/v1/videos", b"x" * 300000)
