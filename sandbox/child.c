@@ -76,7 +76,7 @@ static enum err keep_files(const int fd[CHILD_FDS])
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
     for (int i = 0; i < CHILD_FDS; i++) /* out of the way first */
         high[i] = fd[i] >= 0 ? fcntl(fd[i], F_DUPFD_CLOEXEC, FDS_END + CHILD_FDS) : -1;
-    if (place(high[0], SOCKET) != ERR_OK)
+    if (high[0] < 0 || place(high[0], SOCKET) != ERR_OK)
         _exit(1); /* what is there is the zygote's */
     TRY(place(high[1], MEMORY));
     TRY(place(high[2], INPUT));

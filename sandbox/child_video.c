@@ -6,8 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { REPORTS_MAX = 256 }; /* a file may be damaged everywhere */
-
 struct video_child {
     const struct child *c;
     int64_t known; /* bytes that the file has at least */
@@ -53,7 +51,7 @@ static void report(void *video, const char *text)
 {
     struct video_child *v = video;
     struct wire_reply r = {.what = TELL_REPORT};
-    if (v->reported++ >= REPORTS_MAX)
+    if (v->reported++ >= WIRE_REPORTS_MAX)
         return;
     child_set_text(&r, text);
     child_tell(&r);

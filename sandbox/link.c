@@ -268,16 +268,12 @@ static enum err give_up(struct link *l)
     return err_set(ERR_CANCELLED, "cancelled");
 }
 
-/* One slice of waiting is over. */
-static enum err waited(struct link *l, const struct sandbox_wait *wait, bool first, int64_t left)
+/* Also between words: a child that always has another to say is no nearer to its answer. */
+static enum err check_patience(struct link *l, const struct sandbox_wait *wait, int64_t left)
 {
     if (left <= 0)
         return die(l, SANDBOX_HUNG);
-    if (wait && wait->cancelled && wait->cancelled(wait->ctx))
-        return give_up(l);
-    if (first && wait && wait->late)
-        wait->late(wait->ctx);
-    return ERR_OK;
+    return wait && wait->cancelled && wait->cancelled(wait->ctx) ? give_up(l) : ERR_OK;
 }
 
 enum err link_receive(struct link *l, const struct sandbox_wait *wait, int64_t *left,
@@ -287,20 +283,22 @@ enum err link_receive(struct link *l, const struct sandbox_wait *wait, int64_t *
     ssize_t n;
     if (l->dead)
         return link_gone(l);
-    for (int64_t begun = now_ns(), at = begun;;) {
+    for (int64_t at = now_ns();;) {
         n = recv(l->fd, bytes, sizeof bytes, 0);
         if (n < 0 && errno == EINTR)
             continue;
-        bool first = at == begun;
         int64_t now = now_ns();
         *left -= now - at;
         at = now;
         if (n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
             break;
-        TRY(waited(l, wait, first, *left));
+        TRY(check_patience(l, wait, *left));
+        if (wait && wait->late)
+            wait->late(wait->ctx);
     }
     if (n <= 0)
         return die(l, SANDBOX_ENDS);
+    TRY(check_patience(l, wait, *left));
     return wire_check(&l->order, bytes, (size_t)n, out) ? ERR_OK : die(l, SANDBOX_LIED);
 }
 

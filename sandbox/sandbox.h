@@ -57,7 +57,7 @@ const char *sandbox_means(const struct sandbox *s);
 /* While a decoder waits for its child; all may be NULL. */
 struct sandbox_wait {
     bool (*cancelled)(void *ctx); /* polled some times a second: ERR_CANCELLED */
-    void (*late)(void *ctx);      /* once, after SANDBOX_LATE_MS */
+    void (*late)(void *ctx);      /* after each SANDBOX_LATE_MS */
     void *ctx;
 };
 enum { SANDBOX_LATE_MS = 300 }; /* more than a large image takes: another thread costs too */

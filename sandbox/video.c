@@ -21,6 +21,8 @@ struct video {
     struct sandbox_wait wait;
     struct decode_info info;
     int64_t delivered, corrupt, last_pts;
+    int64_t known; /* bytes that the file has, as the child was told last */
+    int reports;
     bool ended;
 };
 
@@ -31,12 +33,21 @@ struct video {
 static enum err answer_need(struct video *v, int64_t offset)
 {
     struct wire_request q = {.what = ASK_BYTES, .bytes = -1};
-    if (!v->o.growing)
+    if (!v->o.growing || offset < v->known)
         return link_lied(v->link);
     int64_t end = v->o.growing(v->o.ctx, offset);
     if (!v->o.cancelled || !v->o.cancelled(v->o.ctx))
-        q.bytes = end < 0 ? 0 : end;
+        q.bytes = v->known = end < 0 ? 0 : end;
     return link_send(v->link, &q);
+}
+
+static enum err pass_report(struct video *v, const char *text)
+{
+    if (v->reports++ == WIRE_REPORTS_MAX)
+        return link_lied(v->link);
+    if (v->o.report)
+        v->o.report(v->o.ctx, text);
+    return ERR_OK;
 }
 
 /* The next reply that is neither a need nor a report. */
@@ -47,9 +58,9 @@ static enum err receive(struct video *v, struct wire_reply *r)
         TRY(link_receive(v->link, &v->wait, &left, r));
         if (r->what == TELL_NEED)
             TRY(answer_need(v, r->value));
-        else if (r->what == TELL_REPORT && v->o.report)
-            v->o.report(v->o.ctx, r->text);
-        else if (r->what != TELL_REPORT)
+        else if (r->what == TELL_REPORT)
+            TRY(pass_report(v, r->text));
+        else
             return r->what == TELL_FAILED ? link_error(v->link, r->error, r) : ERR_OK;
     }
 }

@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 enum { WIRE_SLOTS_MAX = 8, WIRE_TEXT = 512, WIRE_SLACK = 128 }; /* bytes behind a slot's pixels */
+enum { WIRE_REPORTS_MAX = 256 }; /* of a video: it may be damaged everywhere */
 
 enum child_kind { CHILD_VIDEO = 1, CHILD_IMAGES, CHILD_PACKETS };
 

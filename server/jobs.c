@@ -319,9 +319,10 @@ enum err job_append(struct job *job, const void *data, size_t len)
         return err_set(ERR_LIMIT, "the video has more than %llu bytes", (unsigned long long)most);
     if (atomic_load(&job->cancelled))
         return err_set(ERR_EXISTS, "the job was deleted");
-    TRY(jobs_room(job, len));
-    TRY(owner_take_bytes(job->params.owner, len));
-    enum err e = spool_write_at(job->upload, before, data, len);
+    TRY(owner_take_bytes(job->params.owner, len)); /* before others' results go for it */
+    enum err e = jobs_room(job, len);
+    if (!e)
+        e = spool_write_at(job->upload, before, data, len);
     if (e) {
         owner_give_bytes(job->params.owner, len);
         return e;
@@ -343,8 +344,12 @@ enum err job_append(struct job *job, const void *data, size_t len)
 
 void job_complete(struct job *job, job_done done, void *owner)
 {
-    digest_end(job->digest, job->digest_text);
+    char digest[sizeof job->digest_text] = "";
+    digest_end(job->digest, digest);
     job->digest = NULL;
+    pthread_mutex_lock(&job->jobs->lock); /* a streamed job may end, and be written, right now */
+    memcpy(job->digest_text, digest, sizeof digest);
+    pthread_mutex_unlock(&job->jobs->lock);
     writer_post(job, &job->accept, writer_accept, done, owner);
 }
 

@@ -69,6 +69,8 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Replica:
+    host = "127.0.0.1"
+
     def __init__(self, name: str):
         self.servers = {kind: Server(("127.0.0.1", 0), Says) for kind in ("http", "ws")}
         for kind, server in self.servers.items():
