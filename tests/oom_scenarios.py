@@ -389,7 +389,7 @@ class Left:
 
     def follow(self, process: subprocess.Popen, log: Path) -> str:
         d = Daemon.__new__(Daemon)
-        d.process, d.log_path, d.key = process, str(log), None
+        d.process, d.log_path, d.key, d.host = process, str(log), None, "127.0.0.1"
         while process.poll() is None and not (ready := re.search(r"event=ready .*http=(\d+)", d.log())):
             time.sleep(0.01)
         if process.poll() is not None:

@@ -18,7 +18,8 @@ static void drop_first(struct tv3s_stream *s, size_t count)
         buf_free(&s->kept[i].message);
     }
     s->kept_count -= count;
-    memmove(s->kept, s->kept + count, s->kept_count * sizeof *s->kept);
+    if (s->kept_count > 0)
+        memmove(s->kept, s->kept + count, s->kept_count * sizeof *s->kept);
 }
 
 static bool make_room(struct tv3s_stream *s)
