@@ -220,11 +220,13 @@ test: deps ## build and run every test
 unit pytest chaos oom: export OMP_WAIT_POLICY ?= passive
 
 unit: $(TESTS) ## the C tests alone
-	@failed=; for t in $(TESTS); do \
-	    $(RUN_ENV) $$t > $$t.log 2>&1 && tail -n 1 $$t.log | sed "s|^|$$(basename $$t): |" || \
-	        { cat $$t.log; failed="$$failed $$(basename $$t)"; }; done; \
-	if [ -n "$$failed" ]; then echo "FAILED:$$failed" >&2; exit 1; fi; \
-	echo "unit tests: all $(words $(TESTS)) programs passed"
+	+@$(MAKE) --no-print-directory -k $(TESTS:=.run)
+	@echo "unit tests: all $(words $(TESTS)) programs passed"
+
+.PHONY: $(TESTS:=.run)
+$(TESTS:=.run): %.run: %
+	@if $(RUN_ENV) $< > $<.log 2>&1; then tail -n 1 $<.log | sed 's|^|$(notdir $<): |'; \
+	else cat $<.log; echo "FAILED: $(notdir $<)" >&2; exit 1; fi
 
 pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) ## the Python tests alone; PYTEST=tests/test_X.py for one
 	TV3S_BUILD=$(abspath $(BUILD)) $(RUN_ENV) $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST)
