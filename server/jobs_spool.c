@@ -37,10 +37,21 @@ static bool among(const char *const *names, const char *name)
     return *names;
 }
 
-/* All files in it but those called like one of `keep`. */
+/* It takes memory, which may be short for a moment. */
+static DIR *open_folder(const char *folder)
+{
+    enum { TRIES = 3 };
+    DIR *dir = NULL;
+    for (int i = 0; !dir && i < TRIES && (i == 0 || errno == ENOMEM); i++)
+        dir = opendir(folder);
+    return dir;
+}
+
+/* All files in it but those called like one of `keep`. What stays for want of memory or
+ * descriptors goes at the next start. */
 static void empty_folder(const char *folder, const char *const *keep)
 {
-    DIR *dir = opendir(folder);
+    DIR *dir = open_folder(folder);
     if (!dir)
         return;
     for (struct dirent *entry; (entry = readdir(dir));)
