@@ -61,6 +61,13 @@ struct operation *operation_first(struct operation_list *l)
     return o;
 }
 
+void handover_failed(struct handover *h, struct session *s, const struct command *then)
+{
+    atomic_store(&s->lease.unsaved, true);
+    if (then && then->kind == COMMAND_LEAVE && !atomic_load(&h->server->draining))
+        session_stay(h->server->sessions, s);
+}
+
 /* A state is on its way no more; takes the operation. An error, with err_text(): it was not
  * written. */
 void operation_end_keep(struct operation *o, enum err e)
@@ -71,9 +78,7 @@ void operation_end_keep(struct operation *o, enum err e)
     bool leave = then && then->kind == COMMAND_LEAVE;
     atomic_fetch_sub(&h->bytes, o->len);
     if (e)
-        atomic_store(&s->lease.unsaved, true);
-    if (e && leave && !atomic_load(&h->server->draining))
-        session_stay(h->server->sessions, s);
+        handover_failed(h, s, then);
     if (then)
         sched_end_command(then, leave ? e : ERR_OK);
     else
@@ -166,6 +171,7 @@ void handover_keep(struct handover *h, struct session *s, void *state, size_t le
     if (!meta) {
         free(state);
         operation_free(o);
+        handover_failed(h, s, then);
         if (then)
             sched_end_command(then, then->kind == COMMAND_LEAVE
                                         ? err_set(ERR_NOMEM, "no memory for a record")

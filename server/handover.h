@@ -90,5 +90,7 @@ bool handover_due(struct handover *h, struct session *s, int others);
  * `then`, or NULL, is a command that ends when that is done: COMMAND_LEAVE gives up the lease. */
 void handover_keep(struct handover *h, struct session *s, void *state, size_t len,
                    struct command *then);
+/* It could not be: the next renewal asks again, and a stream that was to leave stays. */
+void handover_failed(struct handover *h, struct session *s, const struct command *then);
 
 #endif

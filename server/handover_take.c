@@ -143,6 +143,15 @@ static void import(struct operation *o, const struct stored *stored)
     sched_command(o->handover->server->sched, &o->command);
 }
 
+/* With err_text(): another time, or elsewhere. */
+static void refuse_record(struct operation *o, enum err e)
+{
+    char text[sizeof o->error_text];
+    snprintf(text, sizeof text, "%s", err_text());
+    give_back(o);
+    take_refuse(o, err_set(e, "%s", text));
+}
+
 static void on_imported_here(struct operation *o)
 {
     enum err e = o->error ? err_set(o->error, "%s", o->error_text) : ERR_OK;
@@ -150,11 +159,8 @@ static void on_imported_here(struct operation *o)
         go_on(o);
     } else if (e == ERR_FORMAT || e == ERR_UNSUPPORTED || e == ERR_ARG) {
         begin_anew(o);
-    } else { /* another time, or elsewhere */
-        char text[sizeof o->error_text];
-        snprintf(text, sizeof text, "%s", o->error_text);
-        give_back(o);
-        take_refuse(o, err_set(e, "%s", text));
+    } else {
+        refuse_record(o, e);
     }
 }
 
@@ -163,6 +169,10 @@ static void use_record(struct operation *o, const struct stored *stored)
     struct session *s = o->session;
     struct record *r = &o->record;
     enum err e = record_read(o->handover->server, s, stored->meta, stored->meta_len, r);
+    if (e == ERR_NOMEM || (e && o->want.stored)) { /* who did not open it cannot say what it is */
+        refuse_record(o, e);
+        return;
+    }
     if (e) {
         begin_anew(o);
         return;

@@ -77,6 +77,7 @@ static void keep(struct sched *s, struct session *session, struct command *then)
         return;
     }
     log_event(LOG_WARNING, "keep_failed", "stream=%s error=%s", session->id, log_text(err_text()));
+    handover_failed(s->handover, session, then);
     if (then)
         sched_end_command(then, then->kind == COMMAND_LEAVE ? e : ERR_OK);
 }
