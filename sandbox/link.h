@@ -13,8 +13,8 @@
 struct link;
 
 /* `order` but for what every child has. `file` is -1, or the caller's to close afterwards. ERR_BUSY
- * when no process is to be had, ERR_NOMEM, ERR_UNSUPPORTED, ERR_DECODER. */
-/* *confined (or NULL): enum confined. */
+ * when no process is to be had, ERR_NOMEM, ERR_UNSUPPORTED, ERR_DECODER.
+ * *confined (or NULL): enum confined. */
 enum err link_open(struct sandbox *s, const struct child_order *order, int file, const char *who,
                    int *confined, struct link **out);
 /* Ends the child, and reaps it. NULL is allowed. */

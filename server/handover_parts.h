@@ -100,8 +100,6 @@ char *record_write(struct session *s);
 /* ERR_FORMAT for what is no record of this stream, ERR_NOT_FOUND for a model that is not here. */
 enum err record_read(struct server *server, const struct session *s, const char *text, size_t len,
                      struct record *out);
-/* Whether streams of these parameters carry a state that can be written. */
-bool record_has_state(const struct session_params *p);
 
 /* ---- handover.c --------------------------------------------------------------------------------
  */

@@ -11,11 +11,6 @@
 
 enum { RECORD_MAX = 4096, WEIGHTS = 64, VERSION = 1 };
 
-bool record_has_state(const struct session_params *p)
-{
-    return p->stream.mode == MODE_STREAM && p->model->model->arch.head == HEAD_TV3S;
-}
-
 char *record_write(struct session *s)
 {
     const struct session_params *p = &s->params;

@@ -96,21 +96,13 @@ static void go_on(struct operation *o)
 /* ---- the record ---------------------------------------------------------------------------------
  */
 
-static bool same_resize(const struct stream_config *a, const struct stream_config *b)
-{
-    return a->resize_override == b->resize_override &&
-           (!a->resize_override ||
-            (a->resize.kind == b->resize.kind && a->resize.width == b->resize.width &&
-             a->resize.height == b->resize.height));
-}
-
 /* What was asked for and what is there do not fit. */
 static bool conflict(const struct operation *o)
 {
     const struct session_params *asked = &o->session->params, *there = &o->record.params;
     return (o->want.model && asked->model != there->model) ||
            (o->want.mode && asked->stream.mode != there->stream.mode) ||
-           (o->want.resize && !same_resize(&asked->stream, &there->stream));
+           (o->want.resize && !session_same_resize(&asked->stream, &there->stream));
 }
 
 /* The engine thread, or whoever ends the command. */

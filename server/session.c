@@ -186,7 +186,7 @@ void session_unref(struct session *s)
         session_free(s);
 }
 
-static bool same_resize(const struct stream_config *a, const struct stream_config *b)
+bool session_same_resize(const struct stream_config *a, const struct stream_config *b)
 {
     if (!a->resize_override || !b->resize_override)
         return a->resize_override == b->resize_override;
@@ -197,7 +197,7 @@ static bool same_resize(const struct stream_config *a, const struct stream_confi
 static bool same_state(const struct session_params *a, const struct session_params *b)
 {
     return a->model == b->model && a->stream.mode == b->stream.mode &&
-           same_resize(&a->stream, &b->stream);
+           session_same_resize(&a->stream, &b->stream);
 }
 
 /* With the lock held; NULL: none. */

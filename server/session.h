@@ -155,6 +155,9 @@ void session_drop(struct sessions *t, struct session *s);
 /* What was leaving stays, and is ready again; unless it was deleted meanwhile. */
 void session_stay(struct sessions *t, struct session *s);
 
+/* Whether both streams' frames are resized alike. */
+bool session_same_resize(const struct stream_config *a, const struct stream_config *b);
+
 /* A connection claims the stream. ERR_EXISTS when another has it and `takeover` is not set; else
  * *previous is the connection that lost it, or NULL. */
 enum err session_attach(struct session *s, void *connection, bool takeover, void **previous);
