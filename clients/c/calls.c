@@ -118,36 +118,40 @@ static enum tv3s_result send_file(struct tv3s *c, const struct call *call, const
     return result;
 }
 
+/* `path` "-" is standard output. */
+static enum tv3s_result open_output(struct tv3s *c, const char *path, struct outfile **out)
+{
+    return client_err(c, outfile_open(strcmp(path, "-") == 0 ? "/dev/stdout" : path, out));
+}
+
+/* Whole, or not there: `r` is what became of the writing. */
+static enum tv3s_result close_output(struct tv3s *c, struct outfile *f, enum tv3s_result r)
+{
+    if (!r)
+        return client_err(c, outfile_commit(f));
+    outfile_abort(f);
+    return r;
+}
+
 static enum tv3s_result fetch_file(struct tv3s *c, const struct call *call, const char *file)
 {
     struct request r = {0};
-    enum err e = outfile_open(strcmp(file, "-") == 0 ? "/dev/stdout" : file, &r.to);
-    if (e)
-        return client_err(c, e);
-    enum tv3s_result result = ask(c, call, r);
-    if (result) {
-        outfile_abort(r.to);
-        return result;
-    }
-    return client_err(c, outfile_commit(r.to));
+    enum tv3s_result result = open_output(c, file, &r.to);
+    return result ? result : close_output(c, r.to, ask(c, call, r));
 }
 
 enum tv3s_result tv3s_segment(struct tv3s *c, const char *image, const struct tv3s_params *p,
                               const char *path)
 {
     /* Mask and image are small: the mask is kept until it is whole. */
-    struct outfile *to = NULL;
+    struct outfile *to;
     enum tv3s_result r =
         send_file(c, &(struct call){.method = "POST", .collection = "segment", .params = p}, image);
+    if (!r)
+        r = open_output(c, path, &to);
     if (r)
         return r;
-    enum err e = outfile_open(strcmp(path, "-") == 0 ? "/dev/stdout" : path, &to);
-    e = e ? e : outfile_write(to, c->body.data, c->body.len);
-    if (e) {
-        outfile_abort(to);
-        return client_err(c, e);
-    }
-    return client_err(c, outfile_commit(to));
+    return close_output(c, to, client_err(c, outfile_write(to, c->body.data, c->body.len)));
 }
 
 enum tv3s_result tv3s_save_state(struct tv3s *c, const char *id, const char *path)
