@@ -2,7 +2,6 @@
 #include "clients/c/parts.h"
 #include "base/version.h"
 
-#include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,14 +39,19 @@ enum tv3s_result client_err(struct tv3s *c, enum err e)
     return r ? client_fail(c, r, "%s", err_text()) : r;
 }
 
+const char *client_problem_name(const json_t *problem)
+{
+    const char *type = json_string_value(json_object_get(problem, "type"));
+    const char *slash = type ? strrchr(type, '/') : NULL;
+    return slash ? slash + 1 : type ? type : "";
+}
+
 enum tv3s_result client_refused(struct tv3s *c, int status, const void *body, size_t len)
 {
     json_t *p = body ? json_loadb(body, len, 0, NULL) : NULL;
-    const char *type = json_string_value(json_object_get(p, "type"));
     const char *title = json_string_value(json_object_get(p, "title"));
     const char *detail = json_string_value(json_object_get(p, "detail"));
-    const char *slash = type ? strrchr(type, '/') : NULL;
-    const char *name = slash ? slash + 1 : type ? type : "";
+    const char *name = client_problem_name(p);
     client_fail(c, TV3S_REFUSED, "%s (%d%s%s)",
                 detail  ? detail
                 : title ? title

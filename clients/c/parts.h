@@ -7,6 +7,7 @@
 #include "clients/c/tv3s_client.h"
 
 #include <curl/curl.h>
+#include <jansson.h>
 #include <stdio.h>
 
 enum { TYPE_MAX = 64 };
@@ -30,6 +31,10 @@ enum tv3s_result client_err(struct tv3s *c, enum err e);
 
 /* TV3S_REFUSED with what a problem object says; without one, with the status alone. */
 enum tv3s_result client_refused(struct tv3s *c, int status, const void *body, size_t len);
+
+/* The stable name of a problem object's type, such as "not-found"; "" without one. Valid while the
+ * object lives. */
+const char *client_problem_name(const json_t *problem);
 
 /* "/v1/streams/ID/ws?..." into `out`, as a string. */
 enum tv3s_result client_stream_path(struct tv3s *c, struct buf *out, const char *id,

@@ -140,14 +140,12 @@ static void on_error(struct tv3s_stream *s, const json_t *m)
 {
     int64_t seq = json_integer_value(json_object_get(m, "seq"));
     const json_t *problem = json_object_get(m, "problem");
-    const char *type = json_string_value(json_object_get(problem, "type"));
-    const char *slash = type ? strrchr(type, '/') : NULL;
     if (!s->greeted) {
         s->refused = json_deep_copy(problem);
         return;
     }
     if (settle(s, seq, NULL))
-        stream_event(s, TV3S_FAILED_FRAME, seq, slash ? slash + 1 : type ? type : "");
+        stream_event(s, TV3S_FAILED_FRAME, seq, client_problem_name(problem));
 }
 
 /* The first hello, or that of a connection made again. */
