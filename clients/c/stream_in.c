@@ -152,32 +152,32 @@ static void on_error(struct tv3s_stream *s, const json_t *m)
 static void on_hello(struct tv3s_stream *s, const json_t *m)
 {
     bool again = s->first_seq >= 0;
+    int64_t last = json_integer_value(json_object_get(m, "last_seq"));
     s->greeted = true;
     s->stores = json_is_integer(json_object_get(m, "stored"));
-    s->last_seq = json_integer_value(json_object_get(m, "last_seq"));
     s->credit = (int)json_integer_value(json_object_get(m, "credit"));
     s->unsent = 0;
     s->end_written = false;
     if (!again) {
         s->resumed = json_is_true(json_object_get(m, "resumed"));
-        s->first_seq = s->next_seq = s->last_seq + 1;
+        s->first_seq = s->next_seq = last + 1;
         return;
     }
-    stream_event(s, TV3S_RECONNECTED, s->last_seq, "");
+    stream_event(s, TV3S_RECONNECTED, last, "");
     for (size_t i = 0; i < s->count;) {
         struct flying f = s->flying[i];
-        if (f.seq > s->last_seq && !f.packet) {
+        if (f.seq > last && !f.packet) {
             i++;
             continue;
         }
         s->flying[i].message = (struct buf){0};
         stream_flying_remove(s, i);
-        if (f.seq > s->last_seq)
+        if (f.seq > last)
             stream_event(s, TV3S_DROPPED, f.seq, "lost");
         else if (!f.again)
             stream_event(s, TV3S_UNANSWERED, f.seq, "");
         s->wants_key_frame |= f.packet;
-        if (f.seq <= s->last_seq)
+        if (f.seq <= last)
             stream_keep(s, &f);
         else
             buf_free(&f.message);
@@ -185,7 +185,7 @@ static void on_hello(struct tv3s_stream *s, const json_t *m)
     if (s->stores)
         stream_kept_forget(s, json_integer_value(json_object_get(m, "stored")));
     int64_t next = s->count ? s->flying[0].seq : s->next_seq;
-    if (!stream_kept_fly(s, s->last_seq))
+    if (!stream_kept_fly(s, last))
         stream_event(s, TV3S_RESTARTED, next, "");
 }
 

@@ -30,7 +30,7 @@ struct tv3s_stream {
     bool greeted, dead, ended; /* the server said hello; the socket is closed; so is the stream */
     bool resumed, wants_key_frame;
     bool ending, end_written; /* tv3s_end was called; the server knows */
-    int64_t first_seq, last_seq, next_seq;
+    int64_t first_seq, next_seq;
     int64_t forgot; /* of the frames answered, the last that is not kept; or -1 */
     bool stores;    /* the server says what is stored */
     int credit, failures;
