@@ -9,8 +9,8 @@
 
 static char end_of_codec; /* the tag of a packet that is nobody's */
 
-/* Everything that the decoder has to give now. */
-static void take_all(struct packets *d, const struct packet_way *way)
+/* Everything that the decoder has to give now; `forget`: without its pictures. */
+static void take_all(struct packets *d, const struct packet_way *way, bool forget)
 {
     void *tag;
     enum err e;
@@ -22,12 +22,14 @@ static void take_all(struct packets *d, const struct packet_way *way)
             return;
         if (tag == &end_of_codec)
             continue;
-        if (r == PACKET_FRAME) {
+        if (r == PACKET_FRAME && forget) {
+            free(f.rgb);
+        } else if (r == PACKET_FRAME) {
             item->rgb = f.rgb;
             item->width = f.width;
             item->height = f.height;
         }
-        item->empty = r == PACKET_EMPTY;
+        item->empty = r == PACKET_EMPTY || (r == PACKET_FRAME && forget);
         way->pass_on(way->ctx, item, r == PACKET_FAILED ? e : ERR_OK);
     }
 }
@@ -39,13 +41,13 @@ static void give_back(void *tag)
     item->deliver(item);
 }
 
-/* Gives up the decoder: its pictures come out first. */
-static void close_decoder(struct session *s, const struct packet_way *way)
+/* Gives up the decoder: its pictures come out first, or are forgotten. */
+static void close_decoder(struct session *s, const struct packet_way *way, bool forget)
 {
     if (s->decoder) {
         packets_wait(s->decoder, way->wait);
         packets_send(s->decoder, NULL, 0, &end_of_codec);
-        take_all(s->decoder, way); /* after an error too: what is inside comes back with it */
+        take_all(s->decoder, way, forget); /* after an error too: what is inside comes back */
     }
     packets_close(s->decoder, give_back); /* empty, but after ERR_NOMEM */
     s->decoder = NULL;
@@ -62,7 +64,7 @@ static enum err get_decoder(struct item *item, const struct packet_way *way)
         packets_wait(s->decoder, way->wait);
         return ERR_OK;
     }
-    close_decoder(s, way);
+    close_decoder(s, way, false);
     snprintf(who, sizeof who, "stream=%s", s->id);
     return packets_open(way->sandbox, codec, (int64_t)way->max_pixels, who, way->wait, &s->decoder);
 }
@@ -80,16 +82,16 @@ static void decode(struct item *item, const struct packet_way *way)
     if (!s->decoder)
         return;
     atomic_store(&s->held, packets_held(s->decoder));
-    take_all(s->decoder, way);
+    take_all(s->decoder, way, false);
     if (packets_dead(s->decoder)) /* the next packet gets another, and begins anew */
-        close_decoder(s, way);
+        close_decoder(s, way, false);
 }
 
 void decode_packet(struct item *item, const struct packet_way *way)
 {
     struct session *s = session_ref(item->session); /* the items may be the last to hold it */
     if (item->input.len == 0) { /* nothing stays for the connection that comes next */
-        close_decoder(s, way);
+        close_decoder(s, way, item->forget);
         item->empty = true;
         way->pass_on(way->ctx, item, ERR_OK);
     } else {

@@ -62,7 +62,7 @@ enum err image_segment(struct request *r)
         return err_set(ERR_NOMEM, "no memory for a frame");
     item->input = r->input;
     r->input = (struct buf){0};
-    item->seq = r->session->kind == SESSION_LIVE ? session_number(r->session, -1) : -1;
+    item->seq = r->session->kind == SESSION_LIVE ? session_number(r->session, -1, false) : -1;
     item->deliver = on_delivered;
     item->owner = r;
     request_wait(r, reply_mask);

@@ -63,6 +63,7 @@ struct item {
                      packet comes so far: it is decoded for those after it and then delivered */
     bool empty;   /* a packet without a picture (PACKET_EMPTY): neither mask nor error. A packet
                      item without input ends its sequence: see media/packet.h */
+    bool forget;  /* of such an item: what the decoder still holds comes out `empty` */
 
     /* monotonic nanoseconds: when the stage was done with it */
     uint64_t received, decoded, batched, labelled, encoded;

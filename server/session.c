@@ -356,15 +356,15 @@ bool session_attached(struct session *s)
     return attached;
 }
 
-int64_t session_number(struct session *s, int64_t seq)
+int64_t session_number(struct session *s, int64_t seq, bool packet)
 {
     pthread_mutex_lock(&s->table->lock);
     if (seq < 0)
         seq = s->next_seq;
-    if (seq >= s->next_seq && seq < INT64_MAX)
-        s->next_seq = seq + 1;
-    else
+    if (seq < (packet ? s->first_seq : s->next_seq) || seq == INT64_MAX)
         seq = -1;
+    else if (seq >= s->next_seq)
+        s->next_seq = seq + 1;
     pthread_mutex_unlock(&s->table->lock);
     return seq;
 }
@@ -372,7 +372,7 @@ int64_t session_number(struct session *s, int64_t seq)
 void session_renumber(struct session *s)
 {
     pthread_mutex_lock(&s->table->lock);
-    s->next_seq = atomic_load(&s->last_seq) + 1;
+    s->next_seq = s->first_seq = atomic_load(&s->last_seq) + 1;
     pthread_mutex_unlock(&s->table->lock);
 }
 

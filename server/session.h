@@ -103,9 +103,10 @@ struct session {
     atomic_int held; /* of them, packets whose picture the decoder still keeps: its reordering */
 
     /* the table's lock */
-    bool listed;      /* in the table: a live stream that was not deleted */
-    void *attached;   /* the WebSocket connection that owns it, or NULL */
-    int64_t next_seq; /* for frames without a number */
+    bool listed;       /* in the table: a live stream that was not deleted */
+    void *attached;    /* the WebSocket connection that owns it, or NULL */
+    int64_t next_seq;  /* for frames without a number */
+    int64_t first_seq; /* no number of this connection's is below */
     struct sessions *table;
     struct session *hash_next;
 };
@@ -165,8 +166,10 @@ void session_detach(struct session *s, void *connection); /* only if it is still
 bool session_attached(struct session *s);
 
 /* The next number for a frame without one (`seq` -1); a frame with a number passes it and gets it
- * back, or -1 when it does not ascend. */
-int64_t session_number(struct session *s, int64_t seq);
+ * back, or -1 when it does not ascend. Packets come in the order in which they are decoded, and may
+ * have the numbers of their pictures: theirs is only not to be one that was applied before the
+ * connection. */
+int64_t session_number(struct session *s, int64_t seq, bool packet);
 /* Numbers go on after the last frame applied: what failed or was cut off may be sent again. For a
  * new connection, when nothing is in flight. */
 void session_renumber(struct session *s);

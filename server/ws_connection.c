@@ -206,7 +206,9 @@ static void release_held(struct connection *c)
         connection_submit(c, item);
 }
 
-/* Empties the packet decoder: what it keeps comes out, and the next packet begins anew. */
+/* Empties the packet decoder, and the next packet begins anew. At the end of all frames what it
+ * keeps comes out; else a picture that is shown earlier may have been on its way, so none is
+ * applied. */
 static void flush_decoder(struct connection *c)
 {
     if (!c->packets)
@@ -216,6 +218,7 @@ static void flush_decoder(struct connection *c)
         return; /* the next codec or the stream's end closes it */
     item->seq = -1;
     item->dropped = true;
+    item->forget = c->closing != CLOSE_END;
     connection_submit(c, item);
 }
 
@@ -227,7 +230,10 @@ static void tell(struct connection *c, struct item *item)
         return;
     if (item->empty || overload) {
         connection_credit(c);
-        out_dropped(c, item->seq, overload ? DROPPED_OVERLOAD : DROPPED_EMPTY);
+        out_dropped(c, item->seq,
+                    overload                                ? DROPPED_OVERLOAD
+                    : c->closing && c->closing != CLOSE_END ? DROPPED_DRAIN
+                                                            : DROPPED_EMPTY);
     } else if (item->error) {
         out_error(c, item);
     } else {

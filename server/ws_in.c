@@ -75,7 +75,7 @@ static int take_frame(struct connection *c)
     }
     if (message_parse_frame(c->message.data, c->message.len, &f))
         return MALFORMED;
-    int64_t seq = session_number(c->session, f.seq);
+    int64_t seq = session_number(c->session, f.seq, f.kind == MESSAGE_PACKET);
     if (seq < 0) {
         err_set(ERR_FORMAT, "the sequence number %lld does not ascend", (long long)f.seq);
         return MALFORMED;

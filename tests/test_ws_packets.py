@@ -49,7 +49,7 @@ def daemon(tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(tiny_model, tmp_path_factory):
-    """codec -> (packets, what is to come of them)"""
+    """codec -> (packets, what is to come of them); `decoded`: codec -> their pictures"""
     made = {}
 
     def make(name):
@@ -60,8 +60,10 @@ def clips(tiny_model, tmp_path_factory):
             decoded = masks.decoded(path, "rgb24", (*SIZE, 3))
             assert len(decoded) == COUNT
             made[name] = packets_of(path), tool_masks(tiny_model, decoded, folder)
+            make.decoded[name] = decoded
             assert len(made[name][0]) == COUNT
         return made[name]
+    make.decoded = {}
     return make
 
 
@@ -155,6 +157,31 @@ def test_a_new_connection_begins_with_a_new_decoder(daemon, clips):
         assert len(answers) == COUNT
         assert all((labels(a) == e).all() for a, e in zip(answers, expected)), round_
     assert np.array_equal(labels(answers[-1]), expected[-1])
+
+
+def test_a_broken_connection_leaves_the_state_of_what_was_shown(daemon, clips):
+    """Pictures that the decoder still held are not applied, so `last_seq` says where to go on."""
+    packets, expected = clips("h264-reordered")
+    with client(daemon).stream("order", format="raw") as s:
+        order = [a.seq for a in s.masks(packet(p, "h264") for p in packets)]
+    assert order != sorted(order)
+    shown = {number: place for place, number in enumerate(order)}
+    pictures = clips.decoded["h264-reordered"]
+
+    async def leave(sent: int) -> None:
+        async with Raw(daemon, f"shown-{sent}?credit=16&format=raw") as c:
+            for i, p in enumerate(packets[:sent]):
+                await c.send(header(shown[i], 4, 1) + p)
+            c.socket.transport.abort()
+    for sent in range(1, COUNT):
+        asyncio.run(leave(sent))
+        with client(daemon).stream(f"shown-{sent}", format="raw", takeover=True) as s:
+            last = s.last_seq
+            assert set(range(last + 1)) <= {shown[i] for i in range(sent)}
+            answers = list(s.masks(rgb(p) for p in pictures[last + 1:]))
+        assert [a.seq for a in answers] == list(range(last + 1, COUNT))
+        assert all((labels(a) == e).all() for a, e in zip(answers, expected[last + 1:])), (sent, last)
+    assert last > 5
 
 
 def test_pictures_beyond_the_limit_are_refused(tiny_model, tmp_path, clips):

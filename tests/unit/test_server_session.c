@@ -159,13 +159,21 @@ static void numbers_ascend(void **state)
 {
     struct fixture *f = *state;
     struct session *s = make(f, "a");
-    assert_int_equal(session_number(s, -1), 0);
-    assert_int_equal(session_number(s, -1), 1);
-    assert_int_equal(session_number(s, 7), 7);
-    assert_int_equal(session_number(s, 7), -1);
-    assert_int_equal(session_number(s, 3), -1);
-    assert_int_equal(session_number(s, -1), 8);
-    assert_int_equal(session_number(s, INT64_MAX), -1);
+    assert_int_equal(session_number(s, -1, false), 0);
+    assert_int_equal(session_number(s, -1, false), 1);
+    assert_int_equal(session_number(s, 7, false), 7);
+    assert_int_equal(session_number(s, 7, false), -1);
+    assert_int_equal(session_number(s, 3, false), -1);
+    assert_int_equal(session_number(s, -1, false), 8);
+    assert_int_equal(session_number(s, INT64_MAX, false), -1);
+    assert_int_equal(session_number(s, INT64_MAX, true), -1);
+    assert_int_equal(session_number(s, 12, true), 12); /* packets are sent as they are decoded */
+    assert_int_equal(session_number(s, 10, true), 10);
+    assert_int_equal(session_number(s, 12, false), -1);
+    s->last_seq = 10;
+    session_renumber(s);
+    assert_int_equal(session_number(s, 10, true), -1); /* what is in the state */
+    assert_int_equal(session_number(s, 11, true), 11);
     session_unref(s);
 }
 
@@ -229,7 +237,7 @@ static void *churn(void *fixture)
         char id[8];
         snprintf(id, sizeof id, "%d", i % 7);
         struct session *s = make(f, id);
-        session_number(s, -1);
+        session_number(s, -1, false);
         if (i % 3 == 0)
             session_delete(f->table, s);
         session_unref(s);
