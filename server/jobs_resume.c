@@ -14,7 +14,10 @@
  * The state means something to the same weights and arithmetic only. The row says what computed the
  * n masks (served_model.origin); under another model, device or instruction set the job begins
  * anew, as it does when anything of the checkpoint cannot be read: that costs time, no result.
- * Every `job_checkpoint` seconds there is a checkpoint, so about as much work is done twice. */
+ * Every `job_checkpoint` seconds there is a checkpoint, so about as much work is done twice.
+ *
+ * 750 frames of 256x160 on two cores (tests/bench/checkpoints.py, medians of seven): 2.49 s without
+ * checkpoints, 2.53 s with one every 2 seconds (the default), 2.65 s with one a frame. */
 #include "server/job_run.h"
 
 #include "base/try.h"
