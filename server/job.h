@@ -183,8 +183,11 @@ void job_result_name(const struct job *job, char name[32]); /* "masks.zip", ...:
 /* ---- jobs_end.c */
 /* Its run has ended: with no error, or the calling thread's. */
 void job_finish(struct job *job, enum err e);
-/* Writes the row of a job that has ended, and the delivery to its webhook. */
-enum err job_keep_end(struct job *job, const struct job_row *end);
+/* Writes the row of a job that has ended, and the delivery to its webhook. `keep`: store_add or
+ * store_update. */
+enum err job_keep_end(struct job *job, const struct job_row *end,
+                      enum err (*keep)(struct store *, const struct job_row *,
+                                       const struct store_delivery *));
 /* Back to where it waits, to go on from its checkpoint. */
 void job_put_back(struct job *job, enum err e);
 

@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { STREAM_MIN = 64 << 10, TELL_NS = 50000000 };
+enum { STREAM_MIN = 64 << 10, TELL_NS = 50000000, THREAD_RETRY_NS = 1000000000 };
 
 double jobs_clock(void)
 {
@@ -179,21 +179,22 @@ static bool may_run(const struct job *job)
     return job->whole || (job->streamable && j->asleep < most);
 }
 
-/* With the lock held. */
+/* With the lock held, which the thread waits for. */
 static void start(struct job *job)
 {
     pthread_t thread;
-    job->error = ERR_OK;
-    job_set_state(job, JOB_RUNNING);
-    if (pthread_create(&thread, NULL, job_thread, job_ref(job)) == 0) {
-        pthread_detach(thread);
-        job->jobs->threads++;
+    if (pthread_create(&thread, NULL, job_thread, job_ref(job)) != 0) {
+        atomic_fetch_sub(&job->refs, 1); /* not the last: the list's */
+        job->error = ERR_NOMEM;
+        snprintf(job->error_text, sizeof job->error_text, "no thread for the job");
+        job->retry = clock_ns() + THREAD_RETRY_NS;
+        job_changed(job, true);
         return;
     }
-    job->error = ERR_NOMEM;
-    snprintf(job->error_text, sizeof job->error_text, "no thread for the job");
-    job_set_state(job, JOB_FAILED);
-    atomic_fetch_sub(&job->refs, 1); /* not the last: the list's */
+    pthread_detach(thread);
+    job->jobs->threads++;
+    job->error = ERR_OK;
+    job_set_state(job, JOB_RUNNING);
 }
 
 void jobs_schedule(struct jobs *j)

@@ -18,16 +18,20 @@ static void hide_folder(const struct job *job, char *text)
         memmove(p, p + n, strlen(p + n) + 1);
 }
 
-enum err job_keep_end(struct job *job, const struct job_row *end)
+enum err job_keep_end(struct job *job, const struct job_row *end,
+                      enum err (*keep)(struct store *, const struct job_row *,
+                                       const struct store_delivery *))
 {
     struct jobs *j = job->jobs;
-    char id[SESSION_ID];
+    char id[SESSION_ID], host[WEBHOOK_HOST];
     if (!job->webhook[0])
-        return store_update(j->store, end);
+        return keep(j->store, end, NULL);
     TRY(session_id_random(id));
+    webhooks_host(j->webhooks, job->webhook, host);
     char *body = job_webhook_body(end, id);
+    struct store_delivery delivery = {id, body, host};
     enum err e =
-        body ? store_end(j->store, end, id, body) : err_set(ERR_NOMEM, "no memory for a webhook");
+        body ? keep(j->store, end, &delivery) : err_set(ERR_NOMEM, "no memory for a webhook");
     free(body);
     if (!e)
         webhooks_wake(j->webhooks);
@@ -57,7 +61,7 @@ static bool end_job(struct job *job, const struct job_row *end, enum job_state s
     pthread_mutex_unlock(&j->lock);
     if (!stored)
         return true;
-    bool kept = job_keep_end(job, end) == ERR_OK;
+    bool kept = job_keep_end(job, end, store_update) == ERR_OK;
     if (!kept)
         log_event(LOG_ERROR, "job_end_not_kept", "job=%s error=%s", job->id, log_text(err_text()));
     pthread_mutex_lock(&j->lock);

@@ -145,7 +145,7 @@ static enum err keep(struct run *r, const void *state, size_t len)
     pthread_mutex_unlock(&job->jobs->lock);
     row.done = (int64_t)r->checkpoint.frames;
     snprintf(row.origin, sizeof row.origin, "%s", job->params.model->origin);
-    enum err e = store_update(job->jobs->store, &row);
+    enum err e = store_update(job->jobs->store, &row, NULL);
     if (e)
         return e;
     state_name(job->kept, name);

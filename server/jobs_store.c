@@ -30,6 +30,8 @@ static const char *const migrations[] = {
     "CREATE TABLE deliveries("
     " number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, job TEXT NOT NULL UNIQUE,"
     " url TEXT NOT NULL, body TEXT NOT NULL, tries INTEGER NOT NULL, due REAL NOT NULL)",
+    "ALTER TABLE deliveries ADD COLUMN host TEXT NOT NULL DEFAULT '-';"
+    "CREATE INDEX deliveries_due ON deliveries(host, due)",
 };
 enum { VERSION = sizeof migrations / sizeof *migrations };
 
@@ -47,11 +49,13 @@ static const char *const sql[STATEMENTS] = {
     [BEGIN] = "BEGIN IMMEDIATE",
     [COMMIT] = "COMMIT",
     [ROLLBACK] = "ROLLBACK",
-    [DELIVER] = "INSERT INTO deliveries(id, job, url, body, tries, due)"
-                " SELECT ?1, id, webhook, ?3, 0, 0 FROM jobs WHERE id = ?2",
+    [DELIVER] = "INSERT INTO deliveries(id, job, url, body, tries, due, host)"
+                " SELECT ?1, id, webhook, ?3, 0, 0, ?4 FROM jobs WHERE id = ?2",
+    [NEXT_HOST] = "SELECT host, (SELECT min(due) FROM deliveries WHERE host = next.host),"
+                  " (SELECT max(due) FROM deliveries WHERE host = next.host)"
+                  " FROM (SELECT min(host) AS host FROM deliveries WHERE host > ?1) AS next",
     [DUE] = "SELECT number, id, job, url, body, tries FROM deliveries"
-            " WHERE due <= ?1 OR due > ?2 ORDER BY due, number",
-    [WAITING] = "SELECT count(*), min(due) FROM deliveries",
+            " WHERE host = ?1 AND due >= ?2 AND due <= ?3 ORDER BY due, number LIMIT ?4",
     [TRIED] = "UPDATE deliveries SET tries = ?2, due = ?3 WHERE number = ?1",
     [DELIVERED] = "DELETE FROM deliveries WHERE number = ?1",
 };
@@ -97,11 +101,8 @@ static void bind_fields(sqlite3_stmt *st, const struct job_row *r)
     store_text(st, 13, r->origin);
 }
 
-enum err store_add(struct store *s, const struct job_row *r)
+static void bind_names(sqlite3_stmt *st, const struct job_row *r)
 {
-    pthread_mutex_lock(&s->lock);
-    sqlite3_stmt *st = s->statement[ADD];
-    bind_fields(st, r);
     store_text(st, 14, r->model);
     store_text(st, 15, r->mode);
     store_text(st, 16, r->format);
@@ -111,33 +112,42 @@ enum err store_add(struct store *s, const struct job_row *r)
     store_text(st, 20, r->key);
     store_text(st, 21, r->digest);
     store_text(st, 22, r->webhook);
-    enum err e = store_run(s, ADD);
-    pthread_mutex_unlock(&s->lock);
-    return e;
 }
 
-enum err store_update(struct store *s, const struct job_row *r)
+static enum err write_row(struct store *s, enum statement which, const struct job_row *r)
 {
-    pthread_mutex_lock(&s->lock);
-    bind_fields(s->statement[UPDATE], r);
-    enum err e = store_run(s, UPDATE);
-    pthread_mutex_unlock(&s->lock);
-    return e;
+    bind_fields(s->statement[which], r);
+    if (which == ADD)
+        bind_names(s->statement[which], r);
+    return store_run(s, which);
+}
+
+static enum err add_delivery(struct store *s, const struct job_row *r,
+                             const struct store_delivery *d)
+{
+    sqlite3_stmt *st = s->statement[DELIVER];
+    store_text(st, 1, d->id);
+    store_text(st, 2, r->id);
+    store_text(st, 3, d->body);
+    store_text(st, 4, d->host);
+    return store_run(s, DELIVER);
 }
 
 /* With the lock held: both, or nothing. */
-static enum err end_job(struct store *s, const struct job_row *r, const char *id, const char *body)
+static enum err write_both(struct store *s, enum statement which, const struct job_row *r,
+                           const struct store_delivery *d)
 {
+    int more = 0;
     TRY(store_run(s, BEGIN));
-    bind_fields(s->statement[UPDATE], r);
-    enum err e = store_run(s, UPDATE);
-    store_text(s->statement[DELIVER], 1, id);
-    store_text(s->statement[DELIVER], 2, r->id);
-    store_text(s->statement[DELIVER], 3, body);
+    enum err e = write_row(s, which, r);
     if (!e)
-        e = store_run(s, DELIVER);
-    if (!e)
+        e = add_delivery(s, r, d);
+    if (!e) {
+        more = sqlite3_changes(s->db);
         e = store_run(s, COMMIT);
+    }
+    if (!e)
+        s->deliveries += more;
     if (e && !sqlite3_get_autocommit(s->db)) {
         char text[256];
         snprintf(text, sizeof text, "%s", err_text());
@@ -147,12 +157,23 @@ static enum err end_job(struct store *s, const struct job_row *r, const char *id
     return e;
 }
 
-enum err store_end(struct store *s, const struct job_row *r, const char *id, const char *body)
+static enum err write_job(struct store *s, enum statement which, const struct job_row *r,
+                          const struct store_delivery *d)
 {
     pthread_mutex_lock(&s->lock);
-    enum err e = end_job(s, r, id, body);
+    enum err e = d ? write_both(s, which, r, d) : write_row(s, which, r);
     pthread_mutex_unlock(&s->lock);
     return e;
+}
+
+enum err store_add(struct store *s, const struct job_row *r, const struct store_delivery *d)
+{
+    return write_job(s, ADD, r, d);
+}
+
+enum err store_update(struct store *s, const struct job_row *r, const struct store_delivery *d)
+{
+    return write_job(s, UPDATE, r, d);
 }
 
 enum err store_remove(struct store *s, const char *id)
@@ -313,6 +334,9 @@ static enum err set_up(struct store *s)
         if (sqlite3_prepare_v3(s->db, sql[i], -1, SQLITE_PREPARE_PERSISTENT, &s->statement[i],
                                NULL) != SQLITE_OK)
             return unreadable(s);
+    long deliveries;
+    TRY(ask_number(s, "SELECT count(*) FROM deliveries", &deliveries));
+    s->deliveries = deliveries;
     return ERR_OK;
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "server/session.h"
+#include "server/webhook_rules.h"
 
 struct store;
 
@@ -40,17 +41,23 @@ struct job_row {
 enum err store_open(const char *path, struct store **out);
 void store_close(struct store *s); /* NULL is allowed */
 
-enum err store_add(struct store *s, const struct job_row *r);
-/* All that changes in a job's life; nothing happens where the row is gone. */
-enum err store_update(struct store *s, const struct job_row *r);
+/* What a webhook is told: goes to the URL that the job's row names. */
+struct store_delivery {
+    const char *id, *body;
+    const char *host; /* deliveries to one host are found together */
+};
+
+/* With a delivery (or NULL), in one transaction. */
+enum err store_add(struct store *s, const struct job_row *r, const struct store_delivery *d);
+/* All that changes in a job's life, with a delivery or NULL; nothing happens where the row is gone.
+ */
+enum err store_update(struct store *s, const struct job_row *r, const struct store_delivery *d);
 enum err store_remove(struct store *s, const char *id);
-/* The same as store_update, and in one transaction a delivery `id` of `body` to the webhook that
- * the job's row names; nothing happens where the row is gone. */
-enum err store_end(struct store *s, const struct job_row *r, const char *id, const char *body);
 /* Calls visit for every row, oldest first; no calls back into the store. */
 enum err store_each(struct store *s, void (*visit)(void *ctx, const struct job_row *r), void *ctx);
 
-/* ---- deliveries of webhooks: rows that outlive their jobs */
+/* ---- deliveries of webhooks: rows that outlive their jobs. However many there are, a call costs
+ * no more than the rows that it visits: an index on (host, due) finds them. */
 struct delivery_row {
     int64_t number;
     char id[SESSION_ID];
@@ -60,12 +67,21 @@ struct delivery_row {
     int tries;        /* that were begun */
 };
 
-/* Calls visit for those due at `now`, and for those due after `latest`, which a clock that was set
- * back has left behind; oldest first, until it returns false. No calls back into the store. */
-enum err store_due(struct store *s, double now, double latest,
-                   bool (*visit)(void *ctx, const struct delivery_row *r), void *ctx);
-/* How many there are, and when the next is due. */
-enum err store_waiting(struct store *s, int64_t *count, double *due);
+struct delivery_host {
+    char host[WEBHOOK_HOST];
+    double first, last; /* when the first and the last of its deliveries are due */
+};
+
+/* The host next to `after` in order, of those for which there is a delivery. ERR_NOT_FOUND: no
+ * more.
+ */
+enum err store_next_host(struct store *s, const char *after, struct delivery_host *out);
+/* Calls visit for `most` of the host's deliveries that are due between the two times, the first
+ * first. No calls back into the store. */
+enum err store_due(struct store *s, const char *host, double from, double to, int most,
+                   void (*visit)(void *ctx, const struct delivery_row *r), void *ctx);
+/* How many there are. */
+int64_t store_deliveries(struct store *s);
 enum err store_tried(struct store *s, int64_t number, int tries, double due);
 enum err store_delivered(struct store *s, int64_t number);
 

@@ -12,36 +12,54 @@ static void get_row(sqlite3_stmt *st, struct delivery_row *r)
     r->tries = sqlite3_column_int(st, c.at + 1);
 }
 
-enum err store_due(struct store *s, double now, double latest,
-                   bool (*visit)(void *ctx, const struct delivery_row *r), void *ctx)
+enum err store_next_host(struct store *s, const char *after, struct delivery_host *out)
 {
-    int code;
-    bool more = true;
     pthread_mutex_lock(&s->lock);
-    sqlite3_stmt *st = s->statement[DUE];
-    sqlite3_bind_double(st, 1, now);
-    sqlite3_bind_double(st, 2, latest);
-    while (more && (code = sqlite3_step(st)) == SQLITE_ROW) {
-        struct delivery_row r;
-        get_row(st, &r);
-        more = visit(ctx, &r);
+    sqlite3_stmt *st = s->statement[NEXT_HOST];
+    store_text(st, 1, after);
+    enum err e = sqlite3_step(st) == SQLITE_ROW ? ERR_OK : store_failed(s);
+    if (!e && sqlite3_column_type(st, 0) == SQLITE_NULL)
+        e = err_set(ERR_NOT_FOUND, "no more hosts");
+    if (!e) {
+        struct columns c = {st, 0};
+        store_get_text(&c, out->host, sizeof out->host);
+        out->first = sqlite3_column_double(st, 1);
+        out->last = sqlite3_column_double(st, 2);
     }
-    enum err e = !more || code == SQLITE_DONE ? ERR_OK : store_failed(s);
     sqlite3_reset(st);
+    sqlite3_clear_bindings(st);
     pthread_mutex_unlock(&s->lock);
     return e;
 }
 
-enum err store_waiting(struct store *s, int64_t *count, double *due)
+enum err store_due(struct store *s, const char *host, double from, double to, int most,
+                   void (*visit)(void *ctx, const struct delivery_row *r), void *ctx)
 {
+    int code;
     pthread_mutex_lock(&s->lock);
-    sqlite3_stmt *st = s->statement[WAITING];
-    enum err e = sqlite3_step(st) == SQLITE_ROW ? ERR_OK : store_failed(s);
-    *count = e ? 0 : sqlite3_column_int64(st, 0);
-    *due = e ? 0 : sqlite3_column_double(st, 1);
+    sqlite3_stmt *st = s->statement[DUE];
+    store_text(st, 1, host);
+    sqlite3_bind_double(st, 2, from);
+    sqlite3_bind_double(st, 3, to);
+    sqlite3_bind_int(st, 4, most);
+    while ((code = sqlite3_step(st)) == SQLITE_ROW) {
+        struct delivery_row r;
+        get_row(st, &r);
+        visit(ctx, &r);
+    }
+    enum err e = code == SQLITE_DONE ? ERR_OK : store_failed(s);
     sqlite3_reset(st);
+    sqlite3_clear_bindings(st);
     pthread_mutex_unlock(&s->lock);
     return e;
+}
+
+int64_t store_deliveries(struct store *s)
+{
+    pthread_mutex_lock(&s->lock);
+    int64_t count = s->deliveries;
+    pthread_mutex_unlock(&s->lock);
+    return count;
 }
 
 enum err store_tried(struct store *s, int64_t number, int tries, double due)
@@ -61,6 +79,8 @@ enum err store_delivered(struct store *s, int64_t number)
     pthread_mutex_lock(&s->lock);
     sqlite3_bind_int64(s->statement[DELIVERED], 1, number);
     enum err e = store_run(s, DELIVERED);
+    if (!e)
+        s->deliveries -= sqlite3_changes(s->db);
     pthread_mutex_unlock(&s->lock);
     return e;
 }

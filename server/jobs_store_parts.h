@@ -16,8 +16,8 @@ enum statement {
     COMMIT,
     ROLLBACK,
     DELIVER,
+    NEXT_HOST,
     DUE,
-    WAITING,
     TRIED,
     DELIVERED,
     STATEMENTS
@@ -27,6 +27,7 @@ struct store {
     sqlite3 *db;
     pthread_mutex_t lock; /* one caller at a time */
     sqlite3_stmt *statement[STATEMENTS];
+    int64_t deliveries; /* rows; the lock */
 };
 
 /* With the lock held: steps to the end. */

@@ -48,21 +48,21 @@ static enum err add_row(struct job *job)
     struct jobs *j = job->jobs;
     struct job_row row;
     pthread_mutex_lock(&j->lock);
-    bool listed = job->listed;
+    bool listed = job->listed, ended = job->state > JOB_RUNNING; /* before all of it came */
     job_row(job, &row);
     pthread_mutex_unlock(&j->lock);
     if (!listed)
         return err_set(ERR_EXISTS, "the job was deleted");
-    TRY(store_add(j->store, &row));
+    TRY(ended ? job_keep_end(job, &row, store_add) : store_add(j->store, &row, NULL));
     pthread_mutex_lock(&j->lock);
     job->stored = true;
     job->whole = true;
-    bool ended = job->state > JOB_RUNNING; /* before its row was there: by a limit */
+    bool ended_now = !ended && job->state > JOB_RUNNING;
     job_row(job, &row);
     pthread_cond_signal(&job->wake);
     jobs_schedule(j);
     pthread_mutex_unlock(&j->lock);
-    return ended ? job_keep_end(job, &row) : ERR_OK;
+    return ended_now ? job_keep_end(job, &row, store_update) : ERR_OK;
 }
 
 static void end_task(struct job_task *task, enum err e)

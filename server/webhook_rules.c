@@ -3,6 +3,7 @@
 #include "base/try.h"
 #include "server/config.h"
 
+#include <ctype.h>
 #include <curl/curl.h>
 #include <gnutls/crypto.h>
 #include <stdio.h>
@@ -94,6 +95,8 @@ static enum err check_parts(const struct webhook_rules *w, CURLU *u, char host[W
     if (!name[0] || !port[0] || !listed(w, name, port, strcmp(port, http ? "80" : "443") == 0))
         return err_set(ERR_ARG, "no webhooks go to %.100s:%s", name, port);
     snprintf(host, WEBHOOK_HOST, "%s:%s", name, port);
+    for (char *p = host; *p; p++)
+        *p = (char)tolower((unsigned char)*p);
     return ERR_OK;
 }
 

@@ -24,7 +24,7 @@ enum err webhook_rules_open(const struct config *c, struct webhook_rules **out);
 void webhook_rules_close(struct webhook_rules *w); /* NULL is allowed */
 
 /* Whether a URL may be called: http or https, no user, a host that is listed. `host` gets
- * "host:port". ERR_ARG where not. */
+ * "host:port", in small letters. ERR_ARG where not. */
 enum err webhook_url_check(const struct webhook_rules *w, const char *url, char host[WEBHOOK_HOST]);
 /* Whether a connection may be made to what a listed host resolved to. */
 bool webhook_address_allowed(const struct webhook_rules *w, const struct address *a);

@@ -3,7 +3,8 @@
  * A try is counted, and the next one set, before it begins: a process that dies in the middle has
  * used it up, so a receiver is called `webhook_tries` times at most, whatever happens. The wait
  * before the next is `webhook_retry` seconds, doubled with each, an hour at most. Of one host's
- * deliveries PER_HOST are under way at once, so that a receiver that hangs does not hold up others.
+ * deliveries PER_HOST are under way at once, and the store is asked host by host for those that are
+ * due, as many as there is room for: a receiver that hangs, and its backlog, hold up nobody.
  *
  * A receiver is somebody else's machine: no redirect is followed, its answer is read to
  * ANSWER_MAX bytes and thrown away, and all of a delivery takes `webhook_timeout` at most. */
@@ -19,6 +20,7 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,7 +52,8 @@ struct webhooks {
     pthread_t thread;
     bool started;
     atomic_bool closing;
-    struct delivery delivery[DELIVERIES]; /* the thread's */
+    struct delivery delivery[DELIVERIES]; /* the thread's, as what follows */
+    char turn[WEBHOOK_HOST];              /* the host that was looked at last */
 };
 
 static double wall_clock(void)
@@ -234,19 +237,16 @@ static struct delivery *unused(struct webhooks *w)
     return NULL;
 }
 
-/* store_due's: takes it if there is room. A URL that is not allowed any more is taken too, to
- * fail. */
-static bool take(void *webhooks, const struct delivery_row *row)
+/* store_due's. A URL that is not allowed any more is taken too, to fail. */
+static void take(void *webhooks, const struct delivery_row *row)
 {
     struct webhooks *w = webhooks;
     struct delivery *d = unused(w);
-    char host[WEBHOOK_HOST] = "-";
-    if (!d)
-        return false;
+    char host[WEBHOOK_HOST] = "-"; /* as it is today */
     bool allowed = webhook_url_check(w->rules, row->url, host) == ERR_OK;
-    char *body = under_way(w, host) < PER_HOST ? strdup(row->body) : NULL;
+    char *body = d && under_way(w, host) < PER_HOST ? strdup(row->body) : NULL;
     if (!body)
-        return true;
+        return;
     d->used = true;
     d->webhooks = w;
     d->row = *row;
@@ -254,7 +254,6 @@ static bool take(void *webhooks, const struct delivery_row *row)
     memcpy(d->host, host, sizeof d->host);
     if (!allowed)
         snprintf(d->error, sizeof d->error, "%s", err_text());
-    return true;
 }
 
 static void start(struct webhooks *w, struct delivery *d)
@@ -269,37 +268,65 @@ static void start(struct webhooks *w, struct delivery *d)
     }
 }
 
+/* Those of one host, as many as may be under way; and those due after `latest`, which a clock that
+ * was set back has left behind. */
+static enum err take_due(struct webhooks *w, const struct delivery_host *h, double now)
+{
+    double latest = now + WAIT_MAX + w->server->config->webhook_timeout;
+    int most = PER_HOST - under_way(w, h->host);
+    if (most <= 0)
+        return ERR_OK;
+    enum err e = h->first <= now ? store_due(w->store, h->host, 0, now, most, take, w) : ERR_OK;
+    if (!e && h->last > latest)
+        e = store_due(w->store, h->host, latest, INFINITY, most, take, w);
+    return e;
+}
+
+/* Host by host, each time from the one after the last: where there is no room for all, all get
+ * their turn. */
+static enum err take_all_due(struct webhooks *w)
+{
+    struct delivery_host h;
+    char first[WEBHOOK_HOST] = "";
+    double now = wall_clock();
+    enum err e = ERR_OK;
+    while (!e && unused(w)) {
+        e = store_next_host(w->store, w->turn, &h);
+        if (e == ERR_NOT_FOUND && w->turn[0]) { /* round */
+            w->turn[0] = 0;
+            e = ERR_OK;
+            continue;
+        }
+        if (e || strcmp(first, h.host) == 0)
+            break;
+        if (!first[0])
+            memcpy(first, h.host, sizeof first);
+        memcpy(w->turn, h.host, sizeof w->turn);
+        e = take_due(w, &h, now);
+    }
+    return e == ERR_NOT_FOUND ? ERR_OK : e;
+}
+
 static void start_due(struct webhooks *w)
 {
-    double now = wall_clock(), latest = now + WAIT_MAX + w->server->config->webhook_timeout;
-    if (store_due(w->store, now, latest, take, w))
+    if (take_all_due(w))
         log_event(LOG_ERROR, "webhooks_unread", "error=%s", log_text(err_text()));
     for (int i = 0; i < DELIVERIES; i++)
         if (w->delivery[i].used && !w->delivery[i].easy)
             start(w, &w->delivery[i]);
 }
 
-static bool idle(const struct webhooks *w)
-{
-    for (int i = 0; i < DELIVERIES; i++)
-        if (w->delivery[i].used)
-            return false;
-    return true;
-}
-
-/* Until the next is due. One that was not taken though it is due gets its turn when another ends;
- * where there is no other, its row could not be written. */
+/* Until the next is due for which there is room: the others get their turn when one ends. What is
+ * due and was not taken could not be. */
 static int milliseconds(struct webhooks *w)
 {
-    int64_t count;
-    double due;
-    if (store_waiting(w->store, &count, &due))
-        return (int)(1e3 * LOOK_MAX);
-    metric_set(w->server->metrics, METRIC_WEBHOOKS_WAITING, (double)count);
-    double wait = count ? due - wall_clock() : LOOK_MAX;
-    if (wait <= 0 && idle(w))
-        return 1000;
-    return (int)(1e3 * (wait > 0 && wait < LOOK_MAX ? wait : LOOK_MAX)) + 1;
+    struct delivery_host h = {.host = ""};
+    double wait = LOOK_MAX, now = wall_clock();
+    metric_set(w->server->metrics, METRIC_WEBHOOKS_WAITING, (double)store_deliveries(w->store));
+    while (unused(w) && store_next_host(w->store, h.host, &h) == ERR_OK)
+        if (under_way(w, h.host) < PER_HOST && h.first - now < wait)
+            wait = h.first - now;
+    return wait <= 0 ? 1000 : (int)(1e3 * wait) + 1;
 }
 
 static void *webhooks_main(void *webhooks)
@@ -331,6 +358,12 @@ enum err webhooks_check(const struct webhooks *w, const char *url)
     if (strlen(url) >= WEBHOOK_URL)
         return err_set(ERR_ARG, "a webhook's URL has less than %d bytes", WEBHOOK_URL);
     return webhook_url_check(w->rules, url, host);
+}
+
+void webhooks_host(const struct webhooks *w, const char *url, char host[WEBHOOK_HOST])
+{
+    if (webhook_url_check(w->rules, url, host))
+        snprintf(host, WEBHOOK_HOST, "-");
 }
 
 void webhooks_wake(struct webhooks *w)

@@ -7,7 +7,7 @@
 #ifndef TV3S_SERVER_WEBHOOKS_H
 #define TV3S_SERVER_WEBHOOKS_H
 
-#include "base/err.h"
+#include "server/webhook_rules.h"
 
 struct server;
 struct store;
@@ -20,6 +20,8 @@ void webhooks_close(struct webhooks *w);
 
 /* Whether an upload may name the URL. ERR_ARG. Any thread. */
 enum err webhooks_check(const struct webhooks *w, const char *url);
+/* What the store has as the host of a delivery to the URL. Any thread. */
+void webhooks_host(const struct webhooks *w, const char *url, char host[WEBHOOK_HOST]);
 /* There is a new delivery in the store. Any thread. */
 void webhooks_wake(struct webhooks *w);
 

@@ -1,4 +1,4 @@
-"""The daemon on a disk whose power fails, or that fills: see preload/power.c."""
+"""The daemon on a disk whose power fails, or that fills: see preload/power.c. Without threads: preload/threads.c."""
 from __future__ import annotations
 
 import os
@@ -9,15 +9,20 @@ from pathlib import Path
 from conftest import HERE
 
 
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    """For a daemon under the preloaded library, whose durable bytes go below `folder`."""
-    library, durable = folder / "power.so", folder / "durable"
-    durable.mkdir(exist_ok=True)
+def preload(name: str, folder: Path, **more: str) -> dict[str, str]:
+    """The environment of a daemon under preload/NAME.c."""
+    library = folder / f"{name}.so"
     if not library.exists():
         subprocess.run(["cc", "-std=c11", "-D_GNU_SOURCE", "-O1", "-fPIC", "-shared", "-o", library,
-                        os.path.join(HERE, "preload/power.c")], check=True)
+                        os.path.join(HERE, f"preload/{name}.c")], check=True)
     asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
-    return {**os.environ, "LD_PRELOAD": str(library), "POWER_DIR": str(durable), "ASAN_OPTIONS": asan, **more}
+    return {**os.environ, "LD_PRELOAD": str(library), "ASAN_OPTIONS": asan, **more}
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Of one whose durable bytes go below `folder`."""
+    (folder / "durable").mkdir(exist_ok=True)
+    return preload("power", folder, POWER_DIR=str(folder / "durable"), **more)
 
 
 def after_the_cut(spool: Path, folder: Path, out: Path) -> None:

@@ -22,6 +22,7 @@ import pytest
 
 import cases
 import masks
+import power
 from daemon import PATIENCE, Daemon
 from test_videos import X264
 
@@ -148,7 +149,7 @@ def test_redirects_are_not_followed(tmp_path, tiny_model, clip, secret):
 
 def test_a_receiver_that_hangs_does_not_hold_up_others(tmp_path, tiny_model, clip, secret):
     """Six deliveries to it, of which four are under way; and its time is limited."""
-    with Receiver("hang") as hangs, Receiver(200) as r, \
+    with Receiver("hang") as hangs, Receiver(503, 200) as r, \
             Daemon(tiny_model, tmp_path / "spool", *flags(secret, hangs.host, r.host), "--webhook-timeout", 300) as d:
         for _ in range(6):
             d.upload(clip, "?webhook=" + hangs.url)
@@ -212,6 +213,54 @@ def test_a_kill_between_the_end_and_the_delivery_loses_none(tmp_path, tiny_model
         assert {job: g.headers["webhook-id"] for job, g in got.items()} == ids
         assert json.loads(got[jobs[0]["id"]].body)["job"] == jobs[0]
         d.wait_for(lambda: d.metric("tv3sd_webhooks") == 0)
+
+
+def test_deliveries_that_an_older_version_left_are_made(tmp_path, tiny_model, clip, secret):
+    with Receiver(500) as r, Daemon(tiny_model, tmp_path / "spool", *flags(secret, r.host), "--webhook-retry", 600) as d:
+        job = d.upload(clip, "?webhook=" + r.url)
+        d.wait_log("event=webhook_failed")
+    with contextlib.closing(sqlite3.connect(tmp_path / "spool" / "jobs.sqlite")) as db, db:
+        db.executescript("DROP INDEX deliveries_due; ALTER TABLE deliveries DROP COLUMN host; UPDATE deliveries SET due = 0;"
+                         "PRAGMA user_version = 4")
+    with Receiver(200, port=r.server_port) as again, Daemon(tiny_model, tmp_path / "spool", *flags(secret, again.host)) as d:
+        assert json.loads(again.next().body)["job"] == job
+        d.wait_for(lambda: d.metric("tv3sd_webhooks") == 0)
+
+
+def test_a_job_that_ends_before_all_of_it_has_come_is_told_of(tmp_path, tiny_model, secret):
+    """By a limit. Its end is the job's after the answer, and after a crash right then."""
+    long = masks.video(tmp_path / "long.ts", cases.frames((160, 224), 40, 5), "-c:v", "mpeg2video", "-q:v", "1")
+    data = open(long, "rb").read()
+    with Receiver(200) as r:
+        more = (*flags(secret, r.host), "--max-frames", 3)
+        with Daemon(tiny_model, tmp_path / "spool", *more) as d:
+            with socket.create_connection(("127.0.0.1", d.http_port)) as s:
+                s.sendall(f"POST /v1/videos?webhook={r.url} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+                          .encode() + data[:-1])
+                d.wait_for(lambda: [j["state"] for j in d.json("/v1/videos")["videos"]] == ["failed"])
+                s.sendall(data[-1:])
+                assert s.recv(100).startswith(b"HTTP/1.1 202 ")
+            d.process.kill()
+            d.process.wait()
+        with Daemon(tiny_model, tmp_path / "spool", *more) as d:
+            job, = d.json("/v1/videos")["videos"]
+            assert (job["state"], job["error"]["type"]) == ("failed", "/problems/over-limit")
+            assert json.loads(r.next().body)["job"] == job
+
+
+def test_a_job_without_a_thread_waits_for_one(tmp_path, tiny_model, clip, secret):
+    none = tmp_path / "none"
+    env = power.preload("threads", tmp_path, NO_THREADS=str(none))
+    with Receiver(200) as r, Daemon(tiny_model, tmp_path / "spool", *flags(secret, r.host), env=env) as d:
+        none.touch()
+        job = d.upload(clip, "?webhook=" + r.url, wait=False)["id"]
+        d.wait_for(lambda: d.json("/v1/videos/" + job)["error"])
+        waiting = d.json("/v1/videos/" + job)
+        assert (waiting["state"], waiting["error"]["type"]) == ("queued", "/problems/out-of-memory")
+        none.unlink()
+        ended = d.finish(job)
+        assert ended["state"] == "succeeded" and ended["error"] is None
+        assert json.loads(r.next().body)["job"] == ended
 
 
 def test_a_certificate_is_checked(tmp_path, tiny_model, clip, secret):
