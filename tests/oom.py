@@ -1,4 +1,4 @@
-"""Every allocation fails once: `make oom`, or `oom.py [--only NAMES] [--libraries "NAME ..."]`, prints JSON.
+"""Every allocation fails once: `make oom`, or `oom.py [--only NAMES] [--libraries "NAME ..."] [--workers N]`, prints JSON.
 
 The daemon of TV3S_BUILD (build/asan by `make oom`) runs with preload/oom.c. What a client does is done again and again,
 each time with the next allocation of the daemon failing, until none is left to fail. Each time the client must get an
@@ -16,8 +16,11 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -97,7 +100,7 @@ class Tally:
             self.wrong.append({"n": n, "answer": answer, "after": after, "stack": named(stack)})
 
     def result(self, allocations: int, **more) -> dict:
-        return {"allocations": allocations, "tried": self.tried, "places": len(self.places), "answers": dict(self.answers), "wrong": self.wrong, **more}
+        return {"allocations": allocations, "tried": self.tried, "places": self.places, "answers": dict(self.answers), "wrong": self.wrong, **more}
 
 
 def said(work: Callable[[], str]) -> str:
@@ -141,10 +144,10 @@ def serve(model: str, folder: Path, kind: type[Scenario], material: Material, me
     return {**result, "exit_status": d.process.returncode, "sanitizer": sanitizer(d.log())}
 
 
-def starts(model: str, folder: Path, material: Material, memory: Memory, choose: Choice) -> dict:
+def starts(model: str, folder: Path, kind: type[Left], material: Material, memory: Memory, choose: Choice) -> dict:
     """A start with a job that goes on: it starts and the job ends well, or says why not, and the next start does it."""
     tally, reports = Tally(), ""
-    left = Left(model, folder, material, memory)
+    left = kind(model, folder, material, memory)
 
     def act(n: int, spool: Path) -> str:
         nonlocal reports
@@ -164,16 +167,44 @@ def starts(model: str, folder: Path, material: Material, memory: Memory, choose:
     return tally.result(allocations, exit_status=0, sanitizer=reports[:6000])
 
 
-def run(model: str, folder: Path, choose: Choice, only="", libraries=OURS) -> dict:
-    """By scenario."""
+def part(choose: Choice, first: int, of: int) -> Choice:
+    """Every `of`-th of what is chosen."""
+    return lambda count, tally: (n for n in choose(count, tally) if n % of == first)
+
+
+def merged(parts: list[dict]) -> dict:
+    """Of one scenario."""
+    out = dict(parts[0])
+    for p in parts[1:]:
+        out["allocations"] = max(out["allocations"], p["allocations"])
+        out["answers"] = dict(Counter(out["answers"]) + Counter(p["answers"]))
+        out["exit_status"] = out["exit_status"] or p["exit_status"]
+        for name in ("tried", "places", "wrong", "sanitizer", "seconds"):
+            out[name] = out[name] | p[name] if name == "places" else out[name] + p[name]
+    return {**out, "places": len(out["places"]), "seconds": round(out["seconds"])}
+
+
+def run(model: str, folder: Path, choose: Choice, only="", libraries=OURS, workers=1) -> dict:
+    """By scenario. `workers` daemons beside each other; the starts, which are most of the work, are done in parts."""
     folder.mkdir()
-    memory, material, result = Memory(folder, libraries), Material(model, folder), {}
-    for kind in SCENARIOS:
-        if re.fullmatch(only or ".*", kind.__name__):
-            result[kind.__name__] = serve(model, folder, kind, material, memory, choose)
-            print(kind.__name__, {k: v for k, v in result[kind.__name__].items() if k != "wrong"}, file=sys.stderr, flush=True)
-    if re.fullmatch(only or ".*", "Start"):
-        result["Start"] = starts(model, folder, material, memory, choose)
+    material, result, parts = Material(model, folder), {}, 1 if workers == 1 else 4 * workers
+    tasks = [(kind.__name__, serve, kind, choose) for kind in SCENARIOS]
+    tasks += [("Start", starts, Left, part(choose, i, parts)) for i in range(parts)]
+
+    def do(n: int, work: Callable[..., dict], kind: type, chosen: Choice) -> dict:
+        own, began = folder / f"run-{n}", time.monotonic()
+        own.mkdir()
+        try:
+            out = work(model, own, kind, material, Memory(own, libraries), chosen)
+        except Exception:  # the others go on
+            out = {**Tally().result(0), "wrong": [traceback.format_exc()], "exit_status": 0, "sanitizer": ""}
+        return {**out, "seconds": time.monotonic() - began}
+    with ThreadPoolExecutor(workers) as pool:
+        wanted = [t for t in tasks if re.fullmatch(only or ".*", t[0])]
+        done = [(task[0], pool.submit(do, n, *task[1:])) for n, task in enumerate(wanted)]
+        for name in dict.fromkeys(task[0] for task in wanted):
+            result[name] = merged([future.result() for of, future in done if of == name])
+            print(name, {k: v for k, v in result[name].items() if k != "wrong"}, file=sys.stderr, flush=True)
     return result
 
 
@@ -194,9 +225,10 @@ def main() -> int:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--only", default="", help="a regular expression of scenarios")
     p.add_argument("--libraries", default=OURS)
+    p.add_argument("--workers", type=int, default=2 * (os.cpu_count() or 1), help="daemons beside each other")
     a = p.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = run(make_tiny_model(Path(folder)), Path(folder) / "run", all_in_turn, a.only, a.libraries)
+        result = run(make_tiny_model(Path(folder)), Path(folder) / "run", all_in_turn, a.only, a.libraries, a.workers)
     print(json.dumps(result, indent=1))
     return 0 if good(result) else 1
 
