@@ -66,7 +66,7 @@ SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite
 
 .PHONY: all client libs-client engine demo deps deps-demo deps-fuzz deps-lint test unit pytest \
 	asan tsan chaos faults oom fuzz fuzz-build bench bench-kernels lint format clean help \
-	libs-engine libs-media libs-server cuda-check force load gpu-bundle
+	libs-engine libs-media libs-server cuda-check force load soak gpu-bundle
 .DEFAULT_GOAL := all
 .SECONDARY:
 
@@ -228,7 +228,7 @@ $(TESTS:=.run): %.run: %
 	@if $(RUN_ENV) $< > $<.log 2>&1; then tail -n 1 $<.log | sed 's|^|$(notdir $<): |'; \
 	else cat $<.log; echo "FAILED: $(notdir $<)" >&2; exit 1; fi
 
-pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) ## the Python tests alone; PYTEST=tests/test_X.py for one
+pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) $(BUILD)/load/stream_load ## the Python tests alone; PYTEST=tests/test_X.py for one
 	TV3S_BUILD=$(abspath $(BUILD)) $(RUN_ENV) $(PYTHON) -m pytest -q -p no:cacheprovider $(PYTEST)
 
 asan: export ASAN_OPTIONS := detect_leaks=1:abort_on_error=1
@@ -331,13 +331,18 @@ gpu-bundle: ## programs with CUDA and their libraries, for tests/gpu/run.py on a
 	sh tests/gpu/bundle.sh $(BUILD)/cuda $(GPU_BUNDLE)
 
 # tests/load: a generator of load in C, so that it leaves the cores to the daemon, and what runs it.
-$(BUILD)/load/stream_load: $(BUILD)/obj/tests/load/stream_load.o $(LIB_PROTO) $(LIB_ENGINE)
+$(BUILD)/load/stream_load: $(call to_obj,$(call c_files,tests/load)) $(LIB_PROTO) $(LIB_ENGINE)
 	@mkdir -p $(@D)
 	@echo '  LD $@'
 	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ -lwebsockets $(PROTO_LIBS) $(ENGINE_LIBS)
 
 load: deps all $(BUILD)/load/stream_load ## the daemon under load; LOAD_ARGS=, writes BUILD/load.json
 	TV3S_BUILD=$(abspath $(BUILD)) $(PYTHON) tests/load/load.py --out $(BUILD)/load.json $(LOAD_ARGS)
+
+SOAK_SECONDS ?= 600
+soak: deps all $(BUILD)/load/stream_load ## 200 live streams by TLS through nginx for SOAK_SECONDS; writes BUILD/soak.json
+	TV3S_BUILD=$(abspath $(BUILD)) $(PYTHON) tests/load/soak.py --seconds $(SOAK_SECONDS) \
+	    --out $(BUILD)/soak.json $(SOAK_ARGS)
 
 lint: deps-lint ## formatting, static analysis, layering, file sizes
 	@sh tests/lint.sh

@@ -81,7 +81,18 @@ class Nginx(Balancer):
     SOURCE, COMMAND = "nginx.conf", ["/usr/sbin/nginx", "-e", "stderr", "-c", "nginx.conf", "-p", ".", "-g",
                                      "daemon off;"]
 
+    def __init__(self, folder, daemons, port=None, tls=None):
+        """`tls`: files of a certificate and its key, for the lines of TLS that the file has as comments; on tls_port."""
+        self.tls, self.tls_port = tls, free_port() if tls else None
+        super().__init__(folder, daemons, port)
+
     def adapt(self, text: str) -> str:
+        if self.tls:
+            for was, now in (("listen 443 ssl", f"listen 127.0.0.1:{self.tls_port} ssl"),
+                             ("ssl_certificate     /etc/ssl/tv3sd.pem", f"ssl_certificate {self.tls[0]}"),
+                             ("ssl_certificate_key /etc/ssl/private/tv3sd.key", f"ssl_certificate_key {self.tls[1]}")):
+                assert text.count("# " + was) == 1, was
+                text = text.replace("# " + was, now)
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):  # folders of its own
             os.makedirs(self.path(kind), exist_ok=True)
             text = text.replace("    access_log off;", f"    {kind}_temp_path {kind};\n    access_log off;")

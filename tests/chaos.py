@@ -101,6 +101,11 @@ class Process:
     def threads(self) -> int:
         return len(os.listdir(self.path + "/task"))
 
+    def cpu_seconds(self) -> float:
+        with open(self.path + "/stat") as f:
+            user, system = f.read().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
 
 class Load:
     """The clients, and their killer. Seeded: the same seed has the same clients do the same things, if not at the same time."""
@@ -134,9 +139,13 @@ class Load:
             self.kill(i)
 
 
-def metrics(d: Daemon) -> dict[str, float]:
-    lines = d.get("/metrics").body.decode().splitlines()
+def metrics_in(text: bytes) -> dict[str, float]:
+    lines = text.decode().splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+def metrics(d: Daemon) -> dict[str, float]:
+    return metrics_in(d.get("/metrics").body)
 
 
 def figures(process: Process) -> dict[str, int]:
