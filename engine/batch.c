@@ -221,7 +221,7 @@ static void finish(struct engine *e, int index)
 
 void engine_drain(struct engine *e)
 {
-    e->be->ops->enter(e->be);
+    engine_enter(e);
     for (int i = 0; i < e->flights; i++)
         finish(e, i);
 }
@@ -229,7 +229,7 @@ void engine_drain(struct engine *e)
 static enum err start(struct step *s, const struct engine_run *runs, int count)
 {
     struct backend *be = s->e->be;
-    be->ops->enter(be);
+    engine_enter(s->e);
     enum err r = fill_step(s, runs, count);
     if (r == ERR_OK)
         r = be->ops->start(be, step_walk, s);
@@ -266,7 +266,7 @@ enum err engine_wait(struct engine *e)
     struct flight f;
     if (e->flights == 0)
         return err_set(ERR_ARG, "no batch is under way");
-    e->be->ops->enter(e->be);
+    engine_enter(e);
     finish(e, 0);
     f = e->flight[0];
     e->flights--;

@@ -89,6 +89,7 @@ void engine_own_cores(struct engine *e)
 
 enum err engine_measure_peak(struct engine *e, double *gflops)
 {
+    engine_enter(e);
     return e->be->ops->peak(e->be, gflops);
 }
 

@@ -66,6 +66,13 @@ static inline uint64_t stream_history(const struct stream *s)
     return s->config.clip_offsets[0] > 0 ? (uint64_t)s->config.clip_offsets[0] : 1;
 }
 
+/* At every way in from outside: what the calling thread does next is done on this engine's device,
+ * whichever it used before. */
+static inline void engine_enter(const struct engine *e)
+{
+    e->be->ops->enter(e->be);
+}
+
 /* Device memory of states and features. ERR_NOMEM. */
 enum err engine_take(struct engine *e, size_t bytes, void **out);
 /* The same with a copy of host memory in it; *out is NULL after an error. */

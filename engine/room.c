@@ -79,13 +79,14 @@ enum err engine_make_room(struct engine *e, const struct engine_config *c)
 
 enum err engine_reserve_states(struct engine *e, size_t bytes)
 {
+    engine_enter(e);
     return e->be->ops->reserve(e->be, bytes);
 }
 
 size_t engine_room_left(struct engine *e, size_t bytes)
 {
     void *p;
-    e->be->ops->enter(e->be);
+    engine_enter(e);
     while (bytes >= LEAST_ROOM && e->be->ops->alloc(e->be, bytes, &p) != ERR_OK)
         bytes -= bytes / 16;
     if (bytes < LEAST_ROOM)

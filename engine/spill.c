@@ -75,6 +75,7 @@ enum err stream_spill(struct stream *s)
 {
     struct backend *be = s->engine->be;
     void *host;
+    engine_enter(s->engine);
     if (s->flights > 0)
         engine_drain(s->engine);
     size_t bytes = stream_state_bytes(s);
@@ -122,6 +123,7 @@ enum err stream_fetch(struct stream *s)
 {
     if (!s->held.spilled)
         return ERR_OK;
+    engine_enter(s->engine);
     enum err e = upload_all(s);
     if (e)
         stream_give_state(s); /* what came up before the error */

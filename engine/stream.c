@@ -59,6 +59,7 @@ void stream_give_state(struct stream *s)
 /* A stream is looked at from outside when no batch has a run of it. */
 static void settle(const struct stream *s)
 {
+    engine_enter(s->engine);
     if (s->flights > 0)
         engine_drain(s->engine);
 }
@@ -260,6 +261,7 @@ enum err stream_import(struct stream *s, const void *buf, size_t len,
     float *values = NULL, *state = NULL;
     void *loaded = NULL;
     size_t bytes = 0;
+    engine_enter(e);
     if (s->config.mode != MODE_STREAM || a->head != HEAD_TV3S)
         return err_set(ERR_UNSUPPORTED, "only streams with carried state can import one");
     enum err r = st_parse(buf, len, &f);

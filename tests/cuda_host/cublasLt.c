@@ -7,7 +7,7 @@
 #include <string.h>
 
 struct cuda_host_lt {
-    int unused;
+    int device;
 };
 
 struct cuda_host_lt_desc {
@@ -52,7 +52,7 @@ static void *copied(const void *from, size_t bytes)
 
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *out)
 {
-    CREATE(out, 0);
+    CREATE(out, cuda_host_device());
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -244,8 +244,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t lt, cublasLtMatmulDesc_t d, const
 {
     struct product m = {.d = *d, .a = *al, .b = *bl, .y = *yl, .pa = a, .pb = b, .py = y};
     float one;
-    (void)lt;
-    if (cuda_host_call() != cudaSuccess)
+    if (cuda_host_call() != cudaSuccess || cuda_host_elsewhere(stream) ||
+        lt->device != cuda_host_device())
         return CUBLAS_STATUS_EXECUTION_FAILED;
     memcpy(&one, alpha, sizeof one);
     memcpy(&m.beta, beta, sizeof m.beta);

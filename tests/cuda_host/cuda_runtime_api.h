@@ -19,7 +19,7 @@
  * threads wait where: one has left or waits at another barrier, or a lane that the mask names takes
  * no part. Launches that no card accepts fail with cudaErrorInvalidValue or -Configuration.
  *
- * Streams: streams.h. */
+ * Streams and devices: streams.h; memory: memory.c. */
 #ifndef TV3S_TESTS_CUDA_HOST_CUDA_RUNTIME_API_H
 #define TV3S_TESTS_CUDA_HOST_CUDA_RUNTIME_API_H
 
@@ -40,6 +40,7 @@ typedef enum cudaError {
     cudaErrorInvalidConfiguration = 9,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
+    cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchFailure = 719,

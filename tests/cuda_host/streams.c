@@ -1,6 +1,7 @@
 /* streams.h says what this is. A stream is a queue of closures; an event is a position in one. */
 #include "cuda_runtime_api.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,8 @@ struct tasks {
 
 struct cuda_host_stream {
     struct tasks queue;
-    size_t base, done;          /* positions: of queue.at[0]; before it all has run */
+    size_t base, done; /* positions: of queue.at[0]; before it all has run */
+    int device;
     struct cuda_host_graph *to; /* while it captures */
     struct cuda_host_stream *next;
 };
@@ -26,6 +28,7 @@ struct cuda_host_stream {
 struct cuda_host_event {
     struct cuda_host_stream *stream; /* NULL: not recorded yet */
     size_t position;
+    int device;
 };
 
 struct cuda_host_graph {
@@ -33,15 +36,32 @@ struct cuda_host_graph {
     int owners, queued;
 };
 
-size_t cuda_host_enqueued, cuda_host_waits, cuda_host_allocations, cuda_host_memory;
-size_t cuda_host_memory_limit = SIZE_MAX;
+size_t cuda_host_enqueued, cuda_host_waits;
 cudaError_t cuda_host_fault;
-int cuda_host_devices = 1;
+int cuda_host_devices = 1, cuda_host_fault_device = -1;
 size_t cuda_host_calls, cuda_host_fail_at;
 cudaError_t cuda_host_fail_with = cudaErrorUnknown;
 
+/* ---- one thread at a time, and each thread's device ---- */
+
+static pthread_mutex_t machine = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+static __thread int current_device;
+
+int cuda_host_lock(void)
+{
+    pthread_mutex_lock(&machine);
+    return 0;
+}
+
+void cuda_host_unlock(const int *locked)
+{
+    (void)locked;
+    pthread_mutex_unlock(&machine);
+}
+
 cudaError_t cuda_host_call(void)
 {
+    CUDA_HOST_LOCKED;
     return ++cuda_host_calls == cuda_host_fail_at ? cuda_host_fail_with : cudaSuccess;
 }
 
@@ -54,17 +74,13 @@ cudaError_t cuda_host_call(void)
     } while (0)
 
 /* A signal may set it. */
-static cudaError_t fault(void)
+static cudaError_t fault(int device)
 {
-    return __atomic_load_n(&cuda_host_fault, __ATOMIC_RELAXED);
+    bool ours = cuda_host_fault_device < 0 || cuda_host_fault_device == device;
+    return ours ? __atomic_load_n(&cuda_host_fault, __ATOMIC_RELAXED) : cudaSuccess;
 }
 
 static struct cuda_host_stream *streams;
-static struct {
-    const void *p;
-    size_t bytes;
-} * allocations;
-static size_t allocation_count, allocation_places;
 
 static void *checked(void *p)
 {
@@ -99,11 +115,14 @@ static void run_until(struct cuda_host_stream *s, size_t position)
 {
     while (s->done < position) {
         struct task t = s->queue.at[s->done++ - s->base];
+        cuda_host_open_memory(s->device);
         t.run(t.args);
         t.destroy(t.args);
         cudaError_t e = cudaGetLastError();
-        if (e != cudaSuccess && fault() == cudaSuccess)
+        if (e != cudaSuccess && fault(s->device) == cudaSuccess) {
+            cuda_host_fault_device = cuda_host_devices > 1 ? s->device : -1;
             cuda_host_fault = e;
+        }
     }
     if (s->done == end_of(s)) {
         s->base = s->done;
@@ -113,12 +132,14 @@ static void run_until(struct cuda_host_stream *s, size_t position)
 
 void cuda_host_run_all(void)
 {
+    CUDA_HOST_LOCKED;
     for (struct cuda_host_stream *s = streams; s; s = s->next)
         run_until(s, end_of(s));
 }
 
 void cuda_host_enqueue(cudaStream_t s, void (*run)(void *), void (*destroy)(void *), void *args)
 {
+    CUDA_HOST_LOCKED;
     struct task t = {run, destroy, args};
     if (s && s->to) {
         push(&s->to->tasks, t);
@@ -129,16 +150,24 @@ void cuda_host_enqueue(cudaStream_t s, void (*run)(void *), void (*destroy)(void
         push(&s->queue, t);
         return;
     }
+    cuda_host_open_memory(current_device);
     run(args);
     destroy(args);
+}
+
+bool cuda_host_elsewhere(cudaStream_t s)
+{
+    return s && s->device != current_device;
 }
 
 /* ---- streams and events ---- */
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
 {
+    CUDA_HOST_LOCKED;
     MAY_FAIL;
     *out = checked(calloc(1, sizeof **out));
+    (*out)->device = current_device;
     (*out)->next = streams;
     streams = *out;
     return flags <= cudaStreamNonBlocking ? cudaSuccess : cudaErrorInvalidValue;
@@ -146,6 +175,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
 
 cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
+    CUDA_HOST_LOCKED;
     struct cuda_host_stream **at = &streams;
     run_until(s, end_of(s));
     clear(&s->queue);
@@ -158,18 +188,20 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
+    CUDA_HOST_LOCKED;
     MAY_FAIL;
     cuda_host_waits++;
     if (s->to)
         return cudaErrorInvalidValue; /* a stream that captures cannot be waited for */
     run_until(s, end_of(s));
-    return fault();
+    return fault(s->device);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
 {
     MAY_FAIL;
     *out = checked(calloc(1, sizeof **out));
+    (*out)->device = current_device;
     return flags <= cudaEventDisableTiming ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -188,20 +220,24 @@ cudaError_t cudaEventDestroy(cudaEvent_t e)
 
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
+    CUDA_HOST_LOCKED;
     MAY_FAIL;
     if (s->to)
         return cudaErrorInvalidValue; /* the stand-in has no branches inside of a graph */
-    *e = (struct cuda_host_event){s, end_of(s)};
+    if (s->device != e->device)
+        return cudaErrorInvalidResourceHandle;
+    *e = (struct cuda_host_event){s, end_of(s), s->device};
     return cudaSuccess;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
+    CUDA_HOST_LOCKED;
     MAY_FAIL;
     cuda_host_waits++;
     if (e->stream)
         run_until(e->stream, e->position);
-    return fault();
+    return fault(e->device);
 }
 
 static void wait_for(void *args)
@@ -212,6 +248,7 @@ static void wait_for(void *args)
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
 {
+    CUDA_HOST_LOCKED;
     MAY_FAIL;
     if (flags || s->to)
         return cudaErrorInvalidValue;
@@ -309,7 +346,10 @@ static void no_destroy(void *args)
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t s)
 {
+    CUDA_HOST_LOCKED;
     MAY_FAIL;
+    if (cuda_host_elsewhere(s))
+        return cudaErrorInvalidResourceHandle;
     graph->queued++;
     cuda_host_enqueue(s, run_graph, no_destroy, graph);
     return cudaSuccess;
@@ -333,7 +373,12 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
     return cudaGraphDestroy(graph);
 }
 
-/* ---- device and memory ---- */
+/* ---- devices ---- */
+
+static bool device_there(int device)
+{
+    return device >= 0 && device < cuda_host_devices;
+}
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
@@ -344,63 +389,18 @@ cudaError_t cudaGetDeviceCount(int *count)
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
 {
     *prop = (struct cudaDeviceProp){"stand-in", 8, 0};
-    return device < cuda_host_devices ? cudaSuccess : cudaErrorInvalidDevice;
+    return device_there(device) ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
 cudaError_t cudaSetDevice(int device)
 {
-    return device < cuda_host_devices ? cudaSuccess : cudaErrorInvalidDevice;
-}
-
-cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
-{
-    *total = cuda_host_memory_limit;
-    *free_bytes = cuda_host_memory_limit - cuda_host_memory;
+    if (!device_there(device))
+        return cudaErrorInvalidDevice;
+    current_device = device;
     return cudaSuccess;
 }
 
-void cuda_host_counted(const void *p, size_t bytes)
+int cuda_host_device(void)
 {
-    if (allocation_count == allocation_places) {
-        allocation_places = allocation_places ? 2 * allocation_places : 256;
-        allocations = checked(realloc(allocations, allocation_places * sizeof *allocations));
-    }
-    allocations[allocation_count].p = p;
-    allocations[allocation_count++].bytes = bytes;
-    cuda_host_memory += bytes;
-    cuda_host_allocations++;
-}
-
-void cuda_host_uncounted(const void *p)
-{
-    size_t i = allocation_count;
-    while (i > 0 && allocations[i - 1].p != p)
-        i--;
-    if (i == 0)
-        return; /* cudaFree(NULL) */
-    cuda_host_memory -= allocations[i - 1].bytes;
-    allocations[i - 1] = allocations[--allocation_count];
-    if (allocation_count == 0) {
-        free(allocations);
-        allocations = NULL;
-        allocation_places = 0;
-    }
-}
-
-cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags)
-{
-    MAY_FAIL;
-    cuda_host_allocations++;
-    *p = aligned_alloc(256, (bytes + 255) / 256 * 256);
-    if (!*p || flags)
-        return cudaErrorMemoryAllocation;
-    memset(*p, 0xff, bytes);
-    return cudaSuccess;
-}
-
-cudaError_t cudaFreeHost(void *p)
-{
-    cuda_host_run_all();
-    free(p);
-    return cudaSuccess;
+    return current_device;
 }

@@ -1,11 +1,15 @@
-/* Of the stand-in (cuda_runtime_api.h): streams, events, graphs, device and pinned memory.
+/* Of the stand-in (cuda_runtime_api.h): streams, events, graphs, devices.
  *
  * The default stream (NULL) does everything at once. Other streams do nothing until somebody waits
  * for them: what is enqueued runs at cudaStreamSynchronize, at another stream's wait for one of
  * their events, or at cudaFree. So host memory that is read or written too early, and an event that
  * is not waited for, give wrong results here every time. Between BeginCapture and EndCapture a
  * stream collects instead, and a graph's launch runs what was collected, with the arguments of that
- * time. One thread at a time. */
+ * time.
+ *
+ * Every thread has a current device, 0 at first. Streams, events and memory are of the device that
+ * was current when they were made; a launch in a stream of another than the current device fails,
+ * as on a card. Calls exclude each other. */
 #ifndef TV3S_TESTS_CUDA_HOST_STREAMS_H
 #define TV3S_TESTS_CUDA_HOST_STREAMS_H
 
@@ -56,11 +60,13 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 /* What the host asked for so far: operations enqueued (a graph's launch is one), waits, and
  * allocations of device and pinned memory. */
 extern size_t cuda_host_enqueued, cuda_host_waits, cuda_host_allocations;
-/* Bytes of device memory in use, and how many there are. */
+/* Bytes of device memory in use, of all devices, and how many there are, of each. */
 extern size_t cuda_host_memory, cuda_host_memory_limit;
-/* Not cudaSuccess: every wait from now on says so, as after a kernel's fault. */
+/* Not cudaSuccess: every wait from now on says so, as after a kernel's fault; on this device, -1:
+ * on all. */
 extern cudaError_t cuda_host_fault;
-/* Devices that cudaGetDeviceCount finds: 1 at first. */
+extern int cuda_host_fault_device;
+/* Devices that cudaGetDeviceCount finds: 1 at first. Set before anything is allocated. */
 extern int cuda_host_devices;
 
 /* Calls that could fail so far: copies, launches, waits, allocations, captures, products. The one
@@ -72,9 +78,18 @@ cudaError_t cuda_host_call(void);
 
 /* Runs `run(args)`, then `destroy(args)`, in the stream's order. */
 void cuda_host_enqueue(cudaStream_t s, void (*run)(void *), void (*destroy)(void *), void *args);
-/* cudaMalloc's and cudaFree's book-keeping. */
-void cuda_host_counted(const void *p, size_t bytes);
-void cuda_host_uncounted(const void *p);
 void cuda_host_run_all(void);
+/* Whether the stream is not the current device's. */
+bool cuda_host_elsewhere(cudaStream_t s);
+
+/* For the rest of the scope no other thread is in a call. */
+#define CUDA_HOST_LOCKED                                                                           \
+    __attribute__((cleanup(cuda_host_unlock), unused)) int locked_machine = cuda_host_lock()
+int cuda_host_lock(void);
+void cuda_host_unlock(const int *locked);
+int cuda_host_device(void); /* the thread's */
+/* What runs now is this device's: its memory is accessible, that of others is not (memory.c). */
+void cuda_host_open_memory(int device);
+cudaError_t cuda_host_set_error(cudaError_t e); /* what cudaGetLastError says; returns it */
 
 #endif

@@ -1,5 +1,6 @@
-/* The stand-in's device in a daemon, for tests from outside: SIGUSR1 fails it for good, as a
- * kernel's fault does; CUDA_HOST_MEMORY is what it has, in bytes, else 1 GiB. */
+/* The stand-in's devices in a daemon, for tests from outside: CUDA_HOST_DEVICES says how many, else
+ * one. SIGUSR1 fails the last of them for good, as a kernel's fault does; CUDA_HOST_MEMORY is what
+ * each has, in bytes, else 1 GiB. */
 #include "cuda_runtime_api.h"
 
 #include <signal.h>
@@ -17,7 +18,9 @@ static void fail(int number)
 
 __attribute__((constructor)) static void prepare(void)
 {
-    const char *memory = getenv("CUDA_HOST_MEMORY");
+    const char *memory = getenv("CUDA_HOST_MEMORY"), *devices = getenv("CUDA_HOST_DEVICES");
     cuda_host_memory_limit = memory ? strtoull(memory, NULL, 10) : 1 << 30;
+    cuda_host_devices = devices ? atoi(devices) : 1;
+    cuda_host_fault_device = cuda_host_devices - 1;
     signal(SIGUSR1, fail);
 }
