@@ -28,8 +28,9 @@ sys.path[:0] = [HERE, os.path.join(HERE, "parity")]
 import cases  # noqa: E402
 import masks  # noqa: E402
 from conftest import SANITIZED, make_tiny_model  # noqa: E402
-from daemon import Daemon  # noqa: E402
+from daemon import TV3SD, Daemon  # noqa: E402
 from live import client, labels, rgb, tool_masks  # noqa: E402
+from sandbox import children  # noqa: E402
 
 CLIENTS = 12
 SETTLE = 120  # seconds that a busy machine may need to come to rest
@@ -88,7 +89,7 @@ class Process:
     """What the system says of the daemon."""
 
     def __init__(self, pid: int):
-        self.path = f"/proc/{pid}"
+        self.pid, self.path = pid, f"/proc/{pid}"
 
     def memory(self) -> int:
         """Resident bytes."""
@@ -105,6 +106,10 @@ class Process:
         with open(self.path + "/stat") as f:
             user, system = f.read().rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    def decoders(self) -> int:
+        """Processes below its own ones, also those that have ended and are not buried."""
+        return sum(len(children(p)) for p in children(self.pid))
 
 
 class Load:
@@ -150,7 +155,7 @@ def metrics(d: Daemon) -> dict[str, float]:
 
 def figures(process: Process) -> dict[str, int]:
     """What must be the same before and after."""
-    return {"descriptors": process.descriptors(), "threads": process.threads()}
+    return {"descriptors": process.descriptors(), "threads": process.threads(), "decoders": process.decoders()}
 
 
 def settled(process: Process) -> dict[str, int]:
@@ -162,14 +167,16 @@ def settled(process: Process) -> dict[str, int]:
     return seen[-1]
 
 
+ZERO_AT_REST = ['tv3sd_connections{protocol="ws"}', "tv3sd_state_bytes",
+                *(f'tv3sd_queue_depth{{stage="{s}"}}' for s in ("decode", "engine", "encode")),
+                *(f'tv3sd_streams{{state="{s}"}}' for s in ("active", "idle", "spilled")),
+                *(f'tv3sd_jobs{{state="{s}"}}' for s in ("queued", "running"))]
+
+
 def at_rest(d: Daemon, process: Process, before: dict) -> dict:
     """What is still there that should not be."""
     m = metrics(d)
-    names = ['tv3sd_connections{protocol="ws"}', "tv3sd_state_bytes",
-             *(f'tv3sd_queue_depth{{stage="{s}"}}' for s in ("decode", "engine", "encode")),
-             *(f'tv3sd_streams{{state="{s}"}}' for s in ("active", "idle", "spilled")),
-             *(f'tv3sd_jobs{{state="{s}"}}' for s in ("queued", "running"))]
-    left = {n: m[n] for n in names if m[n]}
+    left = {n: m[n] for n in ZERO_AT_REST if m[n]}
     if m['tv3sd_connections{protocol="http"}'] != 1:  # this one
         left["http connections"] = m['tv3sd_connections{protocol="http"}'] - 1
     left |= {"streams": len(s)} if (s := d.json("/v1/streams")["streams"]) else {}
@@ -202,7 +209,8 @@ def warm_up(d: Daemon, folder: Path) -> None:
         job = d.upload(str(clip), "?format=overlay")
         d.request("DELETE", "/v1/videos/" + job["id"])
     image = next((folder / "images").iterdir()).read_bytes()
-    workers = 2  # each has a process of its own for images, from its first on
+    # each has a process of its own for images, from its first on
+    workers = json.loads(subprocess.check_output([TV3SD, "--dump-config", *map(str, FLAGS)]))["workers"]
     d.wait_for(lambda: d.request("POST", "/v1/segment", image).status == 200 and d.metric("tv3sd_decoders") >= workers)
 
 
@@ -241,8 +249,8 @@ def run(model: str, folder: Path, seconds: float, seed: int, **env: str) -> dict
         "left_behind": left, "exit_status": status, "sanitizer": report[:6000], "totals": totals,
     }
     # The second half may not need much more than the first: what leaks grows.
-    grows = peaks[1] > peaks[0] * 1.25 + (32 << 20)
-    result["ok"] = not (left or status or report or bystander.error or not bystander.masks or grows)
+    result["grows"] = peaks[1] > peaks[0] * 1.25 + (32 << 20)
+    result["ok"] = not (left or status or report or bystander.error or not bystander.masks or result["grows"])
     return result
 
 

@@ -1,9 +1,13 @@
-/* LD_PRELOAD: a daemon that leaks a descriptor and some bytes with every connection it accepts; or,
- * with LEAK_BYTES in the environment, that many bytes with whatever it receives, and nothing else.
+/* LD_PRELOAD: a daemon that loses something with every connection that it accepts. LEAK says what:
+ * "descriptors" (and a few bytes with each), "threads" (with every eighth: they cost), or "memory"
+ * that no allocator knows of (not at once), so that only its growth tells. With LEAK_BYTES it loses
+ * that many bytes with whatever it receives.
  * tests/test_chaos.py and tests/test_soak.py: what looks for leaks must find these. */
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,12 +18,49 @@ static void lose(size_t bytes)
         memset(lost, 1, bytes);
 }
 
+enum { EVERY = 8, EARLY = 100, PIECE = 4 << 20 };
+static int accepted; /* by the threads of HTTP and of WebSocket */
+
+static void lose_descriptor(int fd)
+{
+    lose(64);
+    dup(fd);
+}
+
+static void *sleep_for_ever(void *unused)
+{
+    for (;;)
+        pause();
+    return unused;
+}
+
+static void lose_thread(int number)
+{
+    pthread_t thread;
+    if (number % EVERY == 0 && pthread_create(&thread, NULL, sleep_for_ever, NULL) == 0)
+        pthread_detach(thread);
+}
+
+static void keep_memory(int number)
+{
+    if (number > EARLY)
+        mmap(NULL, PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1,
+             0);
+}
+
 static int leak(int fd)
 {
-    if (fd < 0 || getenv("LEAK_BYTES"))
+    const char *what = getenv("LEAK");
+    if (fd < 0 || !what)
         return fd;
-    lose(64);
-    return dup(fd) < 0 ? -1 : fd;
+    int number = __atomic_add_fetch(&accepted, 1, __ATOMIC_RELAXED);
+    if (strcmp(what, "descriptors") == 0)
+        lose_descriptor(fd);
+    else if (strcmp(what, "threads") == 0)
+        lose_thread(number);
+    else
+        keep_memory(number);
+    return fd;
 }
 
 int accept(int fd, struct sockaddr *from, socklen_t *size)

@@ -7,7 +7,13 @@ ok() { echo "ok $*"; }
 is() { [ "$2" = "$3" ] || { echo "FAILED $1: '$2' and not '$3'"; exit 1; }; ok "$1"; }
 status() { curl -s -o /dev/null -w '%{http_code}' "$@"; }
 pid() { systemctl show -p MainPID --value tv3sd; }
-trap 'journalctl -u tv3sd --no-pager -o cat | tail -n 40' EXIT
+logged() { # what the journal has by now, or within two minutes
+    for _ in $(seq 240); do
+        journalctl -u tv3sd -o cat | grep -m 1 -o "$1" && return
+        sleep 0.5
+    done
+}
+trap 'journalctl -u tv3sd --no-pager -o short-precise | tail -n 40' EXIT
 
 dpkg -i old.deb
 is "installed, it runs" "$(systemctl is-active tv3sd)" active
@@ -28,8 +34,7 @@ is "an upload in the sandbox has the tool's masks" "$(cmp masks expected.raw && 
 
 sed -i 's/"log_level": "info"/"log_level": "debug"/' /etc/tv3sd/tv3sd.json
 systemctl reload tv3sd
-is "reload takes the settings up" "$(timeout 20 journalctl -u tv3sd -o cat -f |
-    grep -m 1 -o 'event=reloaded')" event=reloaded
+is "reload takes the settings up" "$(logged event=reloaded)" event=reloaded
 
 touch /var/lib/private/tv3sd/kept
 before=$(pid)
@@ -72,8 +77,7 @@ before=$(pid)
 engine=$(grep -lx engine "/proc/$before"/task/*/comm | cut -d / -f 5)
 perl -e 'syscall(101, 16, $ARGV[0] + 0, 0, 0) == 0 or die "ptrace: $!\n";
     while (waitpid(-1, 0x40000000) > 0) { }' "$engine" &     # PTRACE_ATTACH; __WALL
-is "a stopped engine is noticed" "$(timeout 60 journalctl -u tv3sd -o cat -n 0 -f |
-    grep -m 1 -o 'Watchdog timeout')" "Watchdog timeout"
+is "a stopped engine is noticed" "$(logged 'Watchdog timeout')" "Watchdog timeout"
 is "and replaced" "$(status --max-time 60 localhost:8080/readyz)" 200
 is "by another process" "$([ "$(pid)" != "$before" ] && echo another)" another
 wait $!
