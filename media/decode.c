@@ -242,6 +242,19 @@ int64_t decoder_corrupt(const struct decoder *d)
     return d->corrupt;
 }
 
+struct source *decoder_source(struct decoder *d, const char **why)
+{
+    static const int32_t upright[4] = {1 << 16, 0, 0, 1 << 16};
+    const int32_t *m = d->matrix;
+    bool turned = d->has_matrix && (m[0] != upright[0] || m[1] != upright[1] ||
+                                    m[3] != upright[2] || m[4] != upright[3]);
+    *why = d->info.folder  ? "it is a folder of images"
+           : d->info.still ? "it is one image"
+           : turned        ? "its container turns the pictures"
+                           : NULL;
+    return *why ? NULL : d->source;
+}
+
 /* ---- frames
  * -------------------------------------------------------------------------------------- */
 

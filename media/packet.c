@@ -84,6 +84,7 @@ enum err packet_decoder_open(enum packet_codec codec, int64_t max_pixels,
     d->context->max_pixels = codec == PACKET_AV1 ? max_pixels : max_pixels + ALIGN_SLACK;
     d->context->opaque = d;
     d->context->get_buffer2 = get_buffer;
+    d->context->flags |= AV_CODEC_FLAG_UNALIGNED; /* crop exactly */
     if (avcodec_open2(d->context, c, NULL) < 0) {
         packet_decoder_close(d, NULL);
         return err_set(ERR_INTERNAL, "the decoder %s does not start", codec_name[codec]);

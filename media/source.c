@@ -44,6 +44,8 @@ struct source {
     AVFrame *frame;
     AVStream *stream;
     AVIOContext *given; /* of a file that is still being written, or that came as a descriptor */
+    AVPacket **again;   /* source_unread: [again_at, again_count) are still to be read */
+    int again_at, again_count;
     int64_t packets, pictures;
     bool draining;
 };
@@ -229,6 +231,9 @@ void source_close(struct source *s)
 {
     if (!s)
         return;
+    for (int i = s->again_at; i < s->again_count; i++)
+        av_packet_free(&s->again[i]);
+    free(s->again);
     av_frame_free(&s->frame);
     av_packet_free(&s->packet);
     avcodec_free_context(&s->codec);
@@ -283,31 +288,64 @@ static void end_of_input(struct source *s, int result, int64_t *corrupt)
     report(s, text);
 }
 
-/* Reads on to the next packet of our stream and gives it to the codec, or starts draining. */
-static enum err feed(struct source *s, int64_t *corrupt)
+void source_unread(struct source *s, AVPacket **list, int count)
+{
+    free(s->again);
+    s->again = list;
+    s->again_at = 0;
+    s->again_count = count;
+    s->packets -= count;
+}
+
+/* The next packet of our stream, or FFmpeg's error. */
+static int read_on(struct source *s, AVPacket *to)
 {
     int r, errors = 0;
+    if (s->again_at < s->again_count) {
+        av_packet_move_ref(to, s->again[s->again_at]);
+        av_packet_free(&s->again[s->again_at++]);
+        return 0;
+    }
     for (;;) {
-        r = av_read_frame(s->format, s->packet);
+        r = av_read_frame(s->format, to);
         if (r == AVERROR(EAGAIN) || (r == AVERROR_INVALIDDATA && ++errors < MAX_ERRORS_IN_A_ROW))
             continue;
-        if (r < 0 || s->packet->stream_index == s->stream->index)
-            break;
-        av_packet_unref(s->packet);
+        if (r < 0 || to->stream_index == s->stream->index)
+            return r;
+        av_packet_unref(to);
     }
+}
+
+enum err source_read(struct source *s, AVPacket *to, bool *end, int64_t *corrupt)
+{
+    int r = read_on(s, to);
+    *end = false;
     if (r == AVERROR_EXIT)
         return err_set(ERR_CANCELLED, "cancelled");
     if (r == AVERROR(ENOMEM))
         return source_error(r, "reading");
-    if (r < 0) {
+    *end = r < 0;
+    if (*end)
         end_of_input(s, r, corrupt);
+    else
+        s->packets++;
+    return ERR_OK;
+}
+
+/* Gives the codec the next packet of our stream, or starts draining. */
+static enum err feed(struct source *s, int64_t *corrupt)
+{
+    bool end;
+    enum err e = source_read(s, s->packet, &end, corrupt);
+    if (e)
+        return e;
+    if (end) {
         s->draining = true;
         avcodec_send_packet(s->codec, NULL);
         return ERR_OK;
     }
-    s->packets++;
     bool cut = s->packet->flags & AV_PKT_FLAG_CORRUPT;
-    r = avcodec_send_packet(s->codec, s->packet);
+    int r = avcodec_send_packet(s->codec, s->packet);
     av_packet_unref(s->packet);
     if (r == AVERROR(ENOMEM))
         return source_error(r, "decoding");

@@ -17,10 +17,21 @@ void source_close(struct source *s); /* NULL is allowed */
  * reported and added to *corrupt. */
 enum err source_next(struct source *s, AVFrame **out, int64_t *corrupt);
 
+/* In place of source_next, undecoded: the next packet of the stream into `to`, which is empty; *end
+ * at the end. */
+enum err source_read(struct source *s, AVPacket *to, bool *end, int64_t *corrupt);
+/* These, which source_read gave, are read once more, before all others. Takes the packets, and what
+ * they are listed in; only after all of the last ones were read. */
+void source_unread(struct source *s, AVPacket **list, int count);
+
 const AVStream *source_stream(const struct source *s);
 bool source_still(const struct source *s);
 
 /* `code` for an FFmpeg result below 0, with its text: "WHAT: reason". */
 enum err source_error(int result, const char *what);
+
+/* decode.c: the source of a decoder that shows its pictures as they are: neither a folder nor a
+ * still, and not turned. Else NULL, and *why has the reason. */
+struct source *decoder_source(struct decoder *d, const char **why);
 
 #endif

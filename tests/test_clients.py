@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import subprocess
@@ -106,6 +107,10 @@ class C:
         assert done.returncode == status, (done.stdout[-1000:], done.stderr)
         return done
 
+    def start(self, *words) -> subprocess.Popen:
+        return subprocess.Popen([os.path.join(BUILD, "tv3s-client"), *map(str, words)], env=self.env,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def upload(self, video: str, format: str) -> bytes:
         said = self.run("upload", video, "--format", format, "-o", self.folder / "result", "--json").stdout
         assert json.loads(said.splitlines()[-1])["state"] == "succeeded"
@@ -113,15 +118,25 @@ class C:
 
     def stream(self, id: str, frames: np.ndarray, pace=0.0) -> dict[int, np.ndarray]:
         nut = masks.video(self.folder / "frames.nut", frames, "-c:v", "rawvideo", "-pix_fmt", "rgb24")
-        pacing = ["--rate", 1 / pace] if pace else []
-        said = self.run("stream", nut, "--id", id, "--format", "raw", "--resume", "--json", "-o",
-                        self.folder / id, *pacing).stdout
+        return self.stream_file(id, nut, "pictures", pace)
+
+    def stream_words(self, id: str, path: str, pace=0.0) -> list:
+        return ["stream", path, "--id", id, "--format", "raw", "--resume", "--json", "-o", self.folder / id,
+                *(["--rate", 1 / pace] if pace else [])]
+
+    def stream_file(self, id: str, path: str, kind: str, pace=0.0, *more) -> dict[int, np.ndarray]:
+        said = self.run(*self.stream_words(id, path, pace), *more).stdout
         events = [json.loads(line) for line in said.splitlines()]
+        assert events[-1]["as"] == kind
         answered = [e["seq"] for e in events if e["event"] == "answer"]
         assert events[-1]["answered"] == len(answered)
         assert events[-1]["dropped"] == sum(e["event"] in ("unanswered", "dropped") for e in events)
-        files = {int(n.split(".")[0]): (self.folder / id / n).read_bytes() for n in os.listdir(self.folder / id)}
-        return {seq: np.frombuffer(files[seq], np.uint8).reshape(SIZE) for seq in answered}
+        written = self.written(id)
+        return {seq: written[seq] for seq in answered}
+
+    def written(self, id: str) -> dict[int, np.ndarray]:
+        return {int(n.split(".")[0]): np.fromfile(self.folder / id / n, np.uint8).reshape(SIZE)
+                for n in os.listdir(self.folder / id) if n[0] != "."}
 
     def save(self, id: str) -> bytes:
         self.run("save", id, self.folder / "state")
@@ -235,6 +250,25 @@ def name(one, what: str) -> str:
     return f"{what}-{type(one).__name__}"
 
 
+@contextlib.contextmanager
+def cut_twice(daemon, proxy, id: str):
+    """The stream's connection breaks after about 8 and 30 frames of those that are sent meanwhile."""
+    cuts = []
+
+    def cut():
+        for after in (8, 30):
+            daemon.wait_for(lambda: daemon.get(f"/v1/streams/{id}").status == 200 and
+                            daemon.json(f"/v1/streams/{id}")["frames"] >= after)
+            cuts.append(daemon.json(f"/v1/streams/{id}")["frames"])
+            proxy.cut()
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    yield
+    cutter.join()
+    assert cuts[-1] < COUNT
+    assert daemon.json(f"/v1/streams/{id}")["frames"] == COUNT
+
+
 def assert_masks(got: dict[int, np.ndarray], expected: np.ndarray, first=0) -> None:
     assert sorted(got) == list(range(first, len(expected)))
     assert [seq for seq in got if (got[seq] != expected[seq]).any()] == []
@@ -259,20 +293,9 @@ def test_a_stream_goes_on_where_it_was_left(one, frames, expected):
 def test_a_connection_that_breaks_is_made_again(one, daemon, proxy, frames, expected):
     """No frame is applied twice and none is passed over: all masks are those of a stream that was never cut. Those of
     frames that were applied when it broke may be missing."""
-    id, cuts = name(one, "broken"), []
-
-    def cut():
-        for after in (8, 30):
-            daemon.wait_for(lambda: daemon.get(f"/v1/streams/{id}").status == 200 and
-                            daemon.json(f"/v1/streams/{id}")["frames"] >= after)
-            cuts.append(daemon.json(f"/v1/streams/{id}")["frames"])
-            proxy.cut()
-    cutter = threading.Thread(target=cut)
-    cutter.start()
-    got = one.stream(id, frames, PACE)
-    cutter.join()
-    assert cuts[-1] < COUNT
-    assert daemon.json(f"/v1/streams/{id}")["frames"] == COUNT
+    id = name(one, "broken")
+    with cut_twice(daemon, proxy, id):
+        got = one.stream(id, frames, PACE)
     assert COUNT - 2 * 4 <= len(got) and COUNT - 1 in got
     assert [seq for seq in got if (got[seq] != expected[seq]).any()] == []
 

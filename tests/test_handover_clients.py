@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import cases
+import masks
 from balancers import Haproxy, free_port
 from browser import Browser
 from live import tool_masks
 from replicas import Redis, replica
+from test_client_packets import X264, tool_video
 from test_clients import SIZE, C, Js, Python
 
 COUNT, PACE, CREDIT = 60, 0.03, 4
@@ -79,11 +81,21 @@ def end_the_first(daemons, id: str, number: int) -> threading.Thread:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["drained", "killed"])
 def test_a_client_goes_on_at_another_replica(one, balanced, frames, expected, number):
+    goes_on(lambda: one.stream("cam", frames, PACE), balanced[1], expected, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["drained", "killed"])
+def test_packets_go_on_at_another_replica(balanced, tiny_model, frames, tmp_path, number):
+    path, want = tool_video(tiny_model, masks.video(tmp_path / "clip.mp4", frames, *X264, "-bf", "3"), tmp_path)
+    one = C(balanced[0], tmp_path)
+    goes_on(lambda: one.stream_file("cam", path, "packets", PACE), balanced[1], want, number)
+
+
+def goes_on(stream, daemons, expected, number: int) -> None:
     """Each mask is that of a stream in one daemon. A daemon that is stopped answers every frame, once; of one that is
     killed the answers to frames in flight may be missing, but not their effect."""
-    _, daemons = balanced
     ender = end_the_first(daemons, "cam", number)
-    got = one.stream("cam", frames, PACE)
+    got = stream()
     ender.join()
     assert [seq for seq in got if (got[seq] != expected[seq]).any()] == []
     missing = sorted(set(range(COUNT)) - set(got))

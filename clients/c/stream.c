@@ -7,6 +7,8 @@
  * applied twice and none is passed over. Packets of a codec are the exception: the server's decoder
  * went with the connection, so they are dropped and a key frame has to come.
  *
+ * A caller that rewinds (options) does all that itself: after a loss nothing is flying.
+ *
  * A server that goes on from an older frame is sent what was answered since, if that is kept
  * (stream_kept.c). Else the stream goes on from another state, which is told as TV3S_RESTARTED. */
 #include "clients/c/stream_parts.h"
@@ -78,6 +80,11 @@ int tv3s_stream_in_flight(const struct tv3s_stream *s)
     return (int)s->count;
 }
 
+int64_t tv3s_stream_stored(const struct tv3s_stream *s)
+{
+    return s->stored;
+}
+
 bool tv3s_stream_wants_key_frame(const struct tv3s_stream *s)
 {
     return s->wants_key_frame;
@@ -85,11 +92,12 @@ bool tv3s_stream_wants_key_frame(const struct tv3s_stream *s)
 
 static enum tv3s_result compose(struct tv3s_stream *s, const struct tv3s_frame *f)
 {
+    int64_t seq = f->numbered ? f->seq : s->next_seq;
     const struct frame_message m = {.kind = (enum message_kind)f->kind,
                                     .codec = (enum message_codec)f->codec,
                                     .key_frame = f->key_frame,
                                     .silent = f->silent,
-                                    .seq = s->next_seq,
+                                    .seq = seq,
                                     .pts = f->pts,
                                     .width = f->width,
                                     .height = f->height};
@@ -98,7 +106,7 @@ static enum tv3s_result compose(struct tv3s_stream *s, const struct tv3s_frame *
     message_write_frame(&m, header);
     if (!flying)
         return client_fail(s->c, TV3S_MEMORY, "no memory");
-    flying->seq = s->next_seq;
+    flying->seq = seq;
     flying->packet = f->kind == TV3S_PACKET;
     enum err e = buf_append(&flying->message, header, sizeof header);
     e = e ? e : buf_append(&flying->message, f->data, f->len);
@@ -106,7 +114,7 @@ static enum tv3s_result compose(struct tv3s_stream *s, const struct tv3s_frame *
         stream_flying_remove(s, s->count - 1);
         return client_err(s->c, e);
     }
-    s->next_seq++;
+    s->next_seq = seq < s->next_seq ? s->next_seq : seq + 1;
     return TV3S_OK;
 }
 
@@ -115,8 +123,10 @@ enum tv3s_result tv3s_send(struct tv3s_stream *s, const struct tv3s_frame *f, in
     int64_t until = stream_now_us() + s->c->timeout_ms * 1000;
     bool wait = s->o.drop == TV3S_DROP_NONE;
     enum tv3s_result r = s->failed;
-    while (!r && !s->ended && wait && (int)s->count >= s->credit)
+    while (!r && !s->ended && !s->rewound && wait && (int)s->count >= s->credit)
         r = stream_pump(s, until);
+    if (!r && s->rewound)
+        return TV3S_AGAIN;
     if (!r && (s->ended || s->ending))
         r = client_fail(s->c, TV3S_ARGUMENT, "stream %s has ended", s->id);
     if (!r && f->kind == TV3S_PACKET && s->wants_key_frame && !f->key_frame) {
@@ -132,7 +142,7 @@ enum tv3s_result tv3s_send(struct tv3s_stream *s, const struct tv3s_frame *f, in
         return r;
     s->wants_key_frame &= f->kind != TV3S_PACKET;
     if (seq)
-        *seq = s->next_seq - 1;
+        *seq = s->flying[s->count - 1].seq;
     if (!s->dead)
         socket_want_write(s->socket);
     while (!r && !s->ended && s->unsent < s->count)
@@ -158,6 +168,7 @@ enum tv3s_result tv3s_next(struct tv3s_stream *s, int timeout_ms, struct tv3s_ev
     if (!s->events)
         s->events_end = &s->events;
     *out = s->given->is;
+    s->rewound &= out->kind != TV3S_RECONNECTED;
     return TV3S_OK;
 }
 
@@ -165,10 +176,10 @@ enum tv3s_result tv3s_end(struct tv3s_stream *s)
 {
     int64_t until = stream_now_us() + s->c->timeout_ms * 1000;
     enum tv3s_result r = s->failed;
-    s->ending = true;
+    s->ending = !s->rewound;
     if (!s->dead)
         socket_want_write(s->socket);
-    while (!r && !s->ended && !s->end_written)
+    while (!r && !s->ended && !s->end_written && !s->rewound)
         r = stream_pump(s, until);
-    return r;
+    return !r && s->rewound ? TV3S_AGAIN : r;
 }

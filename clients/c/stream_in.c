@@ -148,6 +148,25 @@ static void on_error(struct tv3s_stream *s, const json_t *m)
         stream_event(s, TV3S_FAILED_FRAME, seq, client_problem_name(problem));
 }
 
+static void on_stored(struct tv3s_stream *s, const json_t *m)
+{
+    s->stored = json_integer_value(json_object_get(m, "seq"));
+    stream_kept_forget(s, s->stored);
+}
+
+/* All that was sent after frame `last` is the caller's to send again. */
+static void rewind_to(struct tv3s_stream *s, int64_t last)
+{
+    while (s->count > 0) {
+        if (s->flying[0].seq <= last)
+            stream_event(s, TV3S_UNANSWERED, s->flying[0].seq, "");
+        stream_flying_remove(s, 0);
+    }
+    s->next_seq = last + 1;
+    s->ending = false;
+    s->rewound = true;
+}
+
 /* The first hello, or that of a connection made again. */
 static void on_hello(struct tv3s_stream *s, const json_t *m)
 {
@@ -155,6 +174,7 @@ static void on_hello(struct tv3s_stream *s, const json_t *m)
     int64_t last = json_integer_value(json_object_get(m, "last_seq"));
     s->greeted = true;
     s->stores = json_is_integer(json_object_get(m, "stored"));
+    s->stored = s->stores ? json_integer_value(json_object_get(m, "stored")) : INT64_MAX;
     s->credit = (int)json_integer_value(json_object_get(m, "credit"));
     s->unsent = 0;
     s->end_written = false;
@@ -164,6 +184,10 @@ static void on_hello(struct tv3s_stream *s, const json_t *m)
         return;
     }
     stream_event(s, TV3S_RECONNECTED, last, "");
+    if (s->o.rewinds) {
+        rewind_to(s, last);
+        return;
+    }
     for (size_t i = 0; i < s->count;) {
         struct flying f = s->flying[i];
         if (f.seq > last && !f.packet) {
@@ -183,7 +207,7 @@ static void on_hello(struct tv3s_stream *s, const json_t *m)
             buf_free(&f.message);
     }
     if (s->stores)
-        stream_kept_forget(s, json_integer_value(json_object_get(m, "stored")));
+        stream_kept_forget(s, s->stored);
     int64_t next = s->count ? s->flying[0].seq : s->next_seq;
     if (!stream_kept_fly(s, last))
         stream_event(s, TV3S_RESTARTED, next, "");
@@ -205,7 +229,7 @@ static void on_text(struct tv3s_stream *s, const char *text, size_t len)
     else if (strcmp(type, "error") == 0)
         on_error(s, m);
     else if (strcmp(type, "stored") == 0)
-        stream_kept_forget(s, json_integer_value(json_object_get(m, "seq")));
+        on_stored(s, m);
     else if (strcmp(type, "restarted") == 0)
         stream_event(s, TV3S_RESTARTED, json_integer_value(json_object_get(m, "seq")), "");
     else if (strcmp(type, "bye") == 0)
@@ -223,7 +247,7 @@ static void on_writable(struct tv3s_stream *s)
             return; /* beyond the credit, until an answer comes */
         struct flying *f = &s->flying[s->unsent++];
         r = socket_write(s->socket, f->message.data, f->message.len, true);
-        if (s->o.reconnects == 0 || f->packet)
+        if (s->o.reconnects == 0 || s->o.rewinds || f->packet)
             buf_free(&f->message);
     } else if (s->greeted && s->ending && !s->end_written) {
         s->end_written = true;

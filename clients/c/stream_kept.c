@@ -37,7 +37,7 @@ static bool make_room(struct tv3s_stream *s)
 
 void stream_keep(struct tv3s_stream *s, struct flying *f)
 {
-    bool whole = s->stores && f->message.len > 0 && !f->packet && make_room(s);
+    bool whole = s->stores && !s->o.rewinds && f->message.len > 0 && !f->packet && make_room(s);
     if (!whole) {
         buf_free(&f->message);
         s->forgot = f->seq > s->forgot ? f->seq : s->forgot;

@@ -33,6 +33,8 @@ struct tv3s_stream {
     int64_t first_seq, next_seq;
     int64_t forgot; /* of the frames answered, the last that is not kept; or -1 */
     bool stores;    /* the server says what is stored */
+    int64_t stored; /* INT64_MAX: it does not */
+    bool rewound;   /* o.rewinds, and the caller does not know yet */
     int credit, failures;
     char bye[32], lost[128]; /* why the socket is closed */
     int lost_code;

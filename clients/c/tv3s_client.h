@@ -22,7 +22,8 @@ enum tv3s_result {
     TV3S_ARGUMENT,
     TV3S_MEMORY,
     TV3S_STOPPED, /* a callback said so */
-    TV3S_TIMEOUT
+    TV3S_TIMEOUT,
+    TV3S_AGAIN /* of a stream that the caller rewinds: TV3S_RECONNECTED comes first */
 };
 
 /* ---- a server ----------------------------------------------------------------------------------
@@ -103,6 +104,9 @@ struct tv3s_stream_options {
     int credit;          /* frames in flight; 0: the server's default */
     bool takeover;       /* take the stream from another connection */
     int reconnects;      /* in a row, of a connection that broke; 0: none */
+    bool
+        rewinds; /* after TV3S_RECONNECTED the caller itself goes on with the frame that follows it:
+                    for packets, which a new decoder cannot begin with anywhere. Nothing is kept */
 };
 
 enum tv3s_kind { TV3S_IMAGE = 1, TV3S_RGB24, TV3S_NV12, TV3S_PACKET }; /* as on the wire */
@@ -116,6 +120,9 @@ struct tv3s_frame {
     bool silent;           /* applied, but no mask wanted */
     int width, height;     /* of TV3S_RGB24 and TV3S_NV12 */
     int64_t pts;           /* microseconds, or TV3S_NO_PTS */
+    bool numbered; /* `seq` is its number, above all before; of TV3S_PACKET: that of its picture in
+                      the order of showing. Else it is the next */
+    int64_t seq;
     const void *data;
     size_t len;
 };
@@ -155,19 +162,26 @@ int64_t tv3s_stream_last_seq(const struct tv3s_stream *s);
 bool tv3s_stream_resumed(const struct tv3s_stream *s); /* it was there before */
 int tv3s_stream_in_flight(const struct tv3s_stream *s);
 
-/* A reconnected stream of packets goes on with a key frame: those before it are only dropped. */
+/* Frames up to this one need not be sent again, whatever happens to the server; INT64_MAX: all that
+ * were answered. */
+int64_t tv3s_stream_stored(const struct tv3s_stream *s);
+
+/* A reconnected stream of packets goes on with a key frame: those before it are only dropped. Not
+ * where the caller rewinds. */
 bool tv3s_stream_wants_key_frame(const struct tv3s_stream *s);
 
 /* Sends a copy. With TV3S_DROP_NONE it waits for a credit, collecting events meanwhile: there are
  * never more than the credit says. `seq`, which may be NULL, gets the frame's number. TV3S_LOST
- * where the connection broke and could not be made again. */
+ * where the connection broke and could not be made again. TV3S_AGAIN: it was made again, nothing is
+ * sent. */
 enum tv3s_result tv3s_send(struct tv3s_stream *s, const struct tv3s_frame *f, int64_t *seq);
 
 /* The next event; waits for at most `timeout_ms` (-1: as long as the server's timeout says), then
  * TV3S_TIMEOUT. */
 enum tv3s_result tv3s_next(struct tv3s_stream *s, int timeout_ms, struct tv3s_event *out);
 
-/* No more frames: the answers of those in flight are still to come, then TV3S_ENDED. */
+/* No more frames: the answers of those in flight are still to come, then TV3S_ENDED. TV3S_AGAIN,
+ * and a TV3S_RECONNECTED that comes later, take it back. */
 enum tv3s_result tv3s_end(struct tv3s_stream *s);
 
 /* The hidden state as a safetensors file, whole or absent; and back, into a stream that is there.

@@ -5,6 +5,7 @@
 #ifndef TV3S_CLIENT_CLI_H
 #define TV3S_CLIENT_CLI_H
 
+#include "clients/c/cli/feed.h"
 #include "clients/c/tv3s_client.h"
 
 #include <jansson.h>
@@ -15,7 +16,8 @@ struct cli {
     struct tv3s *server;
     const char *command, *output, *id;
     struct tv3s_stream_options stream; /* its params are those of every command */
-    double rate;                       /* frames a second; 0: as fast as answers come */
+    enum feed_kind packets;
+    double rate; /* frames a second; 0: as fast as answers come */
     bool json, quiet, keep, resume;
     char **args; /* what is no option */
     int count;

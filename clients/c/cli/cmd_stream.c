@@ -1,10 +1,10 @@
 /* tv3s-client stream: a file or a camera, frame by frame, its masks as they come.
  *
- * Frames are decoded here and sent as RGB24, so the masks are those of `tv3s segment` on the same
- * file, and after a lost connection every frame that the server did not apply is sent again. */
+ * Frames are sent as packets, where that gives the same pictures, or decoded here and sent as RGB24
+ * (feed.h). The masks are those of `tv3s segment` on the same file, and after a lost connection
+ * every frame that the server did not apply is sent again. */
 #include "base/outfile.h"
 #include "clients/c/cli/cli.h"
-#include "media/decode.h"
 #include "proto/mask.h"
 
 #include <errno.h>
@@ -17,8 +17,9 @@
 struct job {
     struct cli *c;
     struct tv3s_stream *stream;
-    struct decoder *input;
+    struct feed *feed;
     const char *extension;
+    bool rewound; /* the feed has gone back since the end of its frames */
     int64_t due, sent, answered, dropped, failed; /* due: when the next frame is, nanoseconds */
 };
 
@@ -68,9 +69,28 @@ static json_t *describe(const struct tv3s_event *e)
                      "reason", e->text);
 }
 
+/* What an event means for the frames to come. */
+static void follow(struct job *j, const struct tv3s_event *e)
+{
+    if (!feed_packets(j->feed))
+        return;
+    if (e->kind == TV3S_ANSWER)
+        feed_settle(j->feed, e->seq, tv3s_stream_stored(j->stream));
+    if (e->kind != TV3S_RECONNECTED)
+        return;
+    int64_t lost = feed_rewind(j->feed, e->seq);
+    j->dropped += lost;
+    j->rewound = true;
+    if (lost && !j->c->quiet)
+        fprintf(stderr, "%" PRId64 " frames after it cannot be sent again\n", lost);
+}
+
 static int take(struct job *j, const struct tv3s_event *e)
 {
     int status = CLI_OK;
+    follow(j, e);
+    if (e->kind == TV3S_ANSWER && !e->mask)
+        return CLI_OK; /* it had its mask */
     if (e->kind == TV3S_ANSWER)
         status = write_mask(j, e);
     j->answered += e->kind == TV3S_ANSWER;
@@ -99,17 +119,17 @@ static int take_all(struct job *j)
     return !status && r != TV3S_TIMEOUT ? cli_error(j->c, NULL) : status;
 }
 
-/* To the end. */
+/* To the end, or until there is more to send. */
 static int take_rest(struct job *j)
 {
     struct tv3s_event e = {0};
     int status = CLI_OK;
-    while (!status && e.kind != TV3S_ENDED) {
+    while (!status && e.kind != TV3S_ENDED && !j->rewound) {
         if (tv3s_next(j->stream, -1, &e))
             return cli_error(j->c, NULL);
         status = take(j, &e);
     }
-    return !status && strcmp(e.text, "end") != 0
+    return !status && !j->rewound && strcmp(e.text, "end") != 0
                ? cli_error(j->c, "the server ended the stream: %s", e.text)
                : status;
 }
@@ -131,34 +151,28 @@ static int wait_for_turn(struct job *j)
     return CLI_OK;
 }
 
+/* Up to the end of the input, which the server is told. */
 static int send_all(struct job *j)
 {
-    struct frame frame = {0};
-    int64_t skip = j->c->resume ? tv3s_stream_last_seq(j->stream) + 1 : 0;
-    int status = CLI_OK;
-    j->due = now_ns();
-    for (bool end = false; !status;) {
-        if (decoder_next(j->input, &frame, &end))
-            status = cli_error(j->c, "%s", err_text());
-        if (status || end)
-            break;
-        if (frame.number < skip)
-            continue;
-        const struct tv3s_frame f = {.kind = TV3S_RGB24,
-                                     .width = frame.width,
-                                     .height = frame.height,
-                                     .pts = (int64_t)(frame.time * 1e6),
-                                     .data = frame.rgb,
-                                     .len = (size_t)frame.width * (size_t)frame.height * 3};
-        status = wait_for_turn(j);
-        if (!status && tv3s_send(j->stream, &f, NULL))
-            status = cli_error(j->c, NULL);
-        j->sent++;
-        if (!status)
-            status = take_all(j);
+    struct tv3s_frame f;
+    enum tv3s_result r;
+    bool end = false;
+    j->rewound = false;
+    for (int status = CLI_OK; !status;) {
+        if ((status = wait_for_turn(j)))
+            return status;
+        if (feed_next(j->feed, &f, &end))
+            return cli_error(j->c, "%s", err_text());
+        r = end ? tv3s_end(j->stream) : tv3s_send(j->stream, &f, NULL);
+        if (end && !r)
+            return CLI_OK;
+        if (r && r != TV3S_AGAIN)
+            return cli_error(j->c, NULL);
+        j->sent += !r;
+        if ((status = take_all(j)))
+            return status;
     }
-    frame_free(&frame);
-    return status;
+    return CLI_OK;
 }
 
 static void warn(void *job, const char *text)
@@ -170,23 +184,28 @@ static void warn(void *job, const char *text)
 
 static int run(struct job *j)
 {
-    int status = send_all(j);
+    int status = CLI_OK;
+    if (feed_begin(j->feed, tv3s_stream_last_seq(j->stream), j->c->resume))
+        return cli_error(j->c, "%s", err_text());
+    j->due = now_ns();
+    do {
+        status = send_all(j);
+        status = status ? status : take_rest(j);
+    } while (!status && j->rewound);
     if (status)
         return status;
-    if (tv3s_end(j->stream))
-        return cli_error(j->c, NULL);
-    status = take_rest(j);
-    if (!status)
-        status = cli_json(j->c, json_pack("{s:s, s:I, s:I, s:I, s:I}", "event", "summary", "sent",
-                                          (json_int_t)j->sent, "answered", (json_int_t)j->answered,
-                                          "dropped", (json_int_t)j->dropped, "failed",
-                                          (json_int_t)j->failed));
+    const char *as = feed_packets(j->feed) ? "packets" : "pictures";
+    status = cli_json(j->c,
+                      json_pack("{s:s, s:I, s:I, s:I, s:I, s:s}", "event", "summary", "sent",
+                                (json_int_t)j->sent, "answered", (json_int_t)j->answered, "dropped",
+                                (json_int_t)j->dropped, "failed", (json_int_t)j->failed, "as", as));
     return status ? status : j->failed ? CLI_FAILED : CLI_OK;
 }
 
 int cmd_stream(struct cli *c)
 {
     struct job j = {.c = c};
+    struct decoder *input;
     const struct decode_options decode = {.report = warn, .ctx = &j};
     enum mask_format format = MASK_PNG;
     char made[32];
@@ -200,13 +219,18 @@ int cmd_stream(struct cli *c)
         snprintf(made, sizeof made, "client-%llx", (unsigned long long)now_ns());
         c->id = made;
     }
-    if (decoder_open(c->args[0], &decode, &j.input))
+    if (decoder_open(c->args[0], &decode, &input))
         return cli_error(c, "%s", err_text());
-    if (tv3s_stream_open(c->server, c->id, &c->stream, &j.stream))
-        cli_error(c, NULL);
+    if (feed_open(input, c->packets, &j.feed))
+        cli_error(c, "%s", err_text());
     else
+        c->stream.rewinds = feed_packets(j.feed);
+    if (j.feed && tv3s_stream_open(c->server, c->id, &c->stream, &j.stream))
+        cli_error(c, NULL);
+    if (j.stream)
         status = run(&j);
     tv3s_stream_close(j.stream);
-    decoder_close(j.input);
+    feed_close(j.feed);
+    decoder_close(input);
     return status;
 }

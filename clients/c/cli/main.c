@@ -29,6 +29,8 @@ static const char help[] =
     "  --drop none|oldest|newest, --credit N       of the stream\n"
     "  --takeover              take the stream from another connection\n"
     "  --resume                go on after the last frame that the stream has seen\n"
+    "  --packets auto|on|off   send a video's packets without decoding it; default auto: where\n"
+    "                          that gives the same pictures\n"
     "  --rate N                frames a second to send; default: as fast as answers come\n"
     "  --reconnects N          of a stream whose connection broke, in a row; default 8\n"
     "  --keep                  do not delete an upload when its masks are fetched\n"
@@ -61,6 +63,7 @@ enum {
     OPT_CREDIT,
     OPT_TAKEOVER,
     OPT_RESUME,
+    OPT_PACKETS,
     OPT_RATE,
     OPT_RECONNECTS,
     OPT_KEEP,
@@ -84,6 +87,7 @@ static const struct option options[] = {
     {"credit", required_argument, NULL, OPT_CREDIT},
     {"takeover", no_argument, NULL, OPT_TAKEOVER},
     {"resume", no_argument, NULL, OPT_RESUME},
+    {"packets", required_argument, NULL, OPT_PACKETS},
     {"rate", required_argument, NULL, OPT_RATE},
     {"reconnects", required_argument, NULL, OPT_RECONNECTS},
     {"keep", no_argument, NULL, OPT_KEEP},
@@ -163,15 +167,29 @@ static bool whole(const char *text, int lo, int hi, int *out)
     return end != text && !*end && n >= lo && n <= hi;
 }
 
+/* Which of three names. */
+static bool one_of(const char *const names[3], const char *text, int *out)
+{
+    for (*out = 0; *out < 3; ++*out)
+        if (strcmp(text, names[*out]) == 0)
+            return true;
+    return false;
+}
+
 static bool drop_policy(const char *text, enum tv3s_drop *out)
 {
-    static const char *const names[] = {"none", "oldest", "newest"};
-    for (int i = 0; i < 3; i++)
-        if (strcmp(text, names[i]) == 0) {
-            *out = (enum tv3s_drop)i;
-            return true;
-        }
-    return false;
+    int i;
+    bool known = one_of((const char *const[3]){"none", "oldest", "newest"}, text, &i);
+    *out = known ? (enum tv3s_drop)i : TV3S_DROP_NONE;
+    return known;
+}
+
+static bool what_to_send(const char *text, enum feed_kind *out)
+{
+    int i;
+    bool known = one_of((const char *const[3]){"auto", "off", "on"}, text, &i);
+    *out = known ? (enum feed_kind)i : FEED_AUTO;
+    return known;
 }
 
 static bool frames_a_second(const char *text, double *out)
@@ -213,6 +231,8 @@ static bool take(struct cli *c, struct tv3s_options *o, int option, const char *
         return c->stream.takeover = true;
     case OPT_RESUME:
         return c->resume = true;
+    case OPT_PACKETS:
+        return what_to_send(value, &c->packets);
     case OPT_RATE:
         return frames_a_second(value, &c->rate);
     case OPT_RECONNECTS:
