@@ -107,6 +107,12 @@ static void count_error(const struct stream *s, const char *kind, const char *mo
 /* ---- frames out ---------------------------------------------------------------------------------
  */
 
+static void cannot_send(struct stream *s)
+{
+    count_error(s, "cannot send", "");
+    s->open = false;
+}
+
 static void send_frame(struct stream *s, int64_t now)
 {
     const struct buf *image = &l.clip.image[s->next_image];
@@ -123,7 +129,7 @@ static void send_frame(struct stream *s, int64_t now)
     s->in_flight++;
     s->sent++;
     if (lws_write(s->wsi, message, FRAME_HEADER + image->len, LWS_WRITE_BINARY) < 0)
-        fail("cannot send on", "a stream");
+        cannot_send(s);
 }
 
 static void send_reset(struct stream *s)
@@ -134,7 +140,7 @@ static void send_reset(struct stream *s)
     s->turn = l.clip.images;
     s->resets++;
     if (lws_write(s->wsi, l.sending + LWS_PRE, sizeof reset - 1, LWS_WRITE_TEXT) < 0)
-        fail("cannot send on", "a stream");
+        cannot_send(s);
 }
 
 /* Sends what may be sent now, one at a time, or sets the timer. */
