@@ -135,12 +135,15 @@ enum err access_check(struct access *a, const char *authorization, unsigned role
 /* Without keys, whoever reaches the ports may do all. */
 static enum err open_to_all(struct access *a, const struct config *c)
 {
-    bool local = listen_is_local("http", c->listen) && listen_is_local("ws", c->listen);
+    bool http = listen_is_local("http", c->listen),
+         local = http && listen_is_local("ws", c->listen);
+    const char *wide = http ? "ws" : "http"; /* unless local */
     if (!local && !c->open_access)
         return err_set(ERR_ARG,
                        "without keys (keys_file) the daemon listens on the loopback address alone, "
-                       "not on %s; open_access allows it",
-                       c->listen);
+                       "not on %s%s; open_access allows it",
+                       listen_passed(wide) ? "that of the socket that systemd passed as " : "",
+                       listen_passed(wide) ? wide : c->listen);
     a->nobody = access_owner(a, "");
     if (!a->nobody)
         return err_set(ERR_NOMEM, "no memory for keys");

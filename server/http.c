@@ -300,8 +300,10 @@ static enum MHD_Result on_headers(struct request *r, const char *method, const c
     bool unread = body_expected(r) || body_length(r) > DISCARD_MAX;
     if (body_length(r) == UINT64_MAX)
         unread = body_expected(r); /* chunked: it may be short */
-    if (unread && (e || !r->endpoint->take))
+    if (unread && (e || !r->endpoint->take)) {
+        loop_expect(r->connection, 0); /* the body is not waited for, and the answer may last */
         answer(r, r->endpoint->answer);
+    }
     return MHD_YES;
 }
 

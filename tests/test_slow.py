@@ -1,6 +1,7 @@
 """Clients that send a byte now and then, for ever: what they have begun is ended by its time limit, and holds up nobody."""
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import threading
@@ -9,6 +10,9 @@ import time
 import pytest
 
 import chaos
+import cases
+import masks
+import sandbox
 from daemon import PATIENCE, Daemon
 
 HEAD = b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
@@ -95,6 +99,24 @@ def test_who_sends_slowly_but_surely_is_served(d):
             s.sendall(b"x" * size)
             time.sleep(1)
         assert s.recv(12) == b"HTTP/1.1 415"
+
+
+@pytest.mark.parametrize("body", [b"Content-Length: 2000000\r\n", b"Content-Length: 9\r\nExpect: 100-continue\r\n"])
+def test_a_body_that_is_not_read_cuts_no_answer_that_lasts(d, tmp_path, body):
+    """Events, asked for with a body that never comes, outlast the time limit of bodies."""
+    video = masks.video(tmp_path / "a.mp4", cases.frames((480, 640), 40, 5), "-c:v", "libx264", "-pix_fmt", "yuv420p")
+    job = d.upload(video, wait=False)
+    sandbox.kill(sandbox.decoder(d, "video"), signal.SIGSTOP)  # so the job lasts
+    with socket.create_connection(("127.0.0.1", d.http_port), timeout=PATIENCE) as s:
+        s.sendall(b"GET /v1/videos/%s/events HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % (job["id"].encode(), body))
+        told = s.recv(4096)
+        with socket.create_connection(("127.0.0.1", d.http_port), timeout=PATIENCE) as idle:
+            assert idle.recv(1) == b""  # the time limit of one who came later is over
+        assert d.request("DELETE", "/v1/videos/" + job["id"]).status == 204
+        while b"event: end" not in told:
+            more = s.recv(4096)
+            assert more, told
+            told += more
 
 
 def test_a_handshake_of_tls_has_the_same_limit(tiny_model, tmp_path):

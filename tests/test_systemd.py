@@ -104,3 +104,13 @@ def test_a_passed_file_that_does_not_listen_is_refused(tiny_model, tmp_path):
         r = run("/bin/bash", "-c", script, "bash", TV3SD, "--model", tiny_model, "--spool", tmp_path / "s", "--http-port", "0",
                 pass_fds=[s.fileno()])
     assert r.returncode == 1 and "none that listens" in r.stderr
+
+
+def test_without_keys_the_message_names_the_socket_that_was_passed(tiny_model, tmp_path):
+    with socket.socket() as s:
+        s.bind(("0.0.0.0", 0))
+        s.listen()
+        script = f'exec 3<&{s.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=ws; exec "$@"'
+        r = run("/bin/bash", "-c", script, "bash", TV3SD, "--model", tiny_model, "--spool", tmp_path / "s", "--http-port", "0",
+                pass_fds=[s.fileno()])
+    assert r.returncode == 1 and "not on that of the socket that systemd passed as ws;" in r.stderr, r.stderr
