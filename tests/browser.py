@@ -22,7 +22,8 @@ if (!window.wire) {
     const send = WebSocket.prototype.send, Plain = WebSocket, seq = (b) => Number(new DataView(b).getBigInt64(8, true));
     WebSocket.prototype.send = function (data) {
         if (data instanceof ArrayBuffer)
-            wire.push({kind: "sent", seq: seq(data), payload: new Uint8Array(data.slice(32))});
+            wire.push({kind: "sent", seq: seq(data), payload: new Uint8Array(data.slice(32)),
+                       codec: new Uint8Array(data)[6], key: (new Uint8Array(data)[7] & 1) !== 0});
         return send.call(this, data);
     };
     window.WebSocket = class extends Plain {

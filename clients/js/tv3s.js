@@ -13,6 +13,7 @@ import {decodeMask} from "./mask.js";
 import {Stream} from "./stream.js";
 
 export {CODEC, KIND, decodeAnswer, encodeFrame} from "./message.js";
+export {PacketEncoder} from "./encoder.js";
 export {countLabels, decodeMask} from "./mask.js";
 export {Stream} from "./stream.js";
 

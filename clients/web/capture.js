@@ -46,17 +46,22 @@ export class Capture {
         next();
     }
 
-    // The picture as it is now: {bitmap, bytes}. lines: its height at most, 0 = any.
-    async take(type, lines) {
-        const {videoWidth, videoHeight} = this.#video;
+    // The picture as it is now, as a bitmap. lines: its height at most, 0 = any. Codecs take even sides alone.
+    async take(lines, even) {
+        const {videoWidth, videoHeight} = this.#video, unit = even ? 2 : 1;
         const scale = lines > 0 && lines < videoHeight ? lines / videoHeight : 1;
-        const width = Math.max(32, Math.round(videoWidth * scale)), height = Math.max(32, Math.round(videoHeight * scale));
+        const side = (length) => Math.max(32, unit * Math.round(length * scale / unit));
+        const width = side(videoWidth), height = side(videoHeight);
         if (this.#canvas.width !== width || this.#canvas.height !== height)
             Object.assign(this.#canvas, {width, height});
         this.#canvas.getContext("2d", {alpha: false}).drawImage(this.#video, 0, 0, width, height);
-        const encoded = new Promise((resolve) => this.#canvas.toBlob(resolve, type, 0.9));
-        const bitmap = await createImageBitmap(this.#canvas);
-        return {bitmap, bytes: await (await encoded).arrayBuffer()};
+        return createImageBitmap(this.#canvas);
+    }
+
+    // The picture that was taken last, as an image file.
+    async file(type) {
+        const blob = await new Promise((resolve) => this.#canvas.toBlob(resolve, type, 0.9));
+        return blob.arrayBuffer();
     }
 
     close() {

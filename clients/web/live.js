@@ -1,18 +1,21 @@
 // The view of a live stream. Each mask is drawn over the very frame that it belongs to: frames wait
 // here, by number, for their answers.
 import {Capture} from "./capture.js";
-import {byId, clearError, colour, sayError, sharp} from "./dom.js";
+import {byId, clearError, colour, el, sayError, sharp} from "./dom.js";
 import {msText, rateText, Rate, Recent} from "./figures.js";
 import {Look} from "./look.js";
 import {Stage} from "./stage.js";
+import {PacketEncoder} from "./tv3s.js";
 
 const UNSENT_MAX = 8e6; // bytes in the socket; beyond it frames are held back, whatever the policy
+const CODECS = {h264: "H.264", hevc: "HEVC", vp8: "VP8", vp9: "VP9", av1: "AV1"};
 const REFRESH = 250; // milliseconds between looks at the measurements
 const STAGES = [["decode", "#5aa9e6"], ["queue", "#f2b84b"], ["engine", "#3ecf9a"], ["encode", "#b48ef0"], ["way", "#8b97a2"]];
 const STAGE_WORDS = {decode: "decode", queue: "queue", engine: "engine", encode: "encode", way: "browser and network"};
 
 export class LiveView {
     #client; #models; #capture = null; #stream = null; #waiting = new Map(); #taking = false; #timer = 0;
+    #encoder = null; #codec = "";
     #rate; #latency; #stages; #dropped; #skipped; #last = -1;
 
     constructor(client, models, id) {
@@ -34,6 +37,11 @@ export class LiveView {
         byId("live-file").addEventListener("change", () => this.#showSource());
         this.#showSource();
         this.#clearFigures();
+        this.#offerCodecs();
+    }
+
+    async #offerCodecs() {
+        byId("live-encoding").append(...(await PacketEncoder.supported()).map((value) => el("option", {value}, CODECS[value])));
     }
 
     get id() { return byId("stream-id").value; }
@@ -91,6 +99,7 @@ export class LiveView {
     #halt() {
         this.#capture?.close();
         this.#capture = null;
+        this.#closeEncoder();
         clearInterval(this.#timer);
         this.#running(false);
     }
@@ -121,6 +130,7 @@ export class LiveView {
         const {id} = this, stream = this.#client.openStream(id, {
             model: byId("live-model").value, drop: byId("live-drop").value, credit: byId("live-credit").value, ...more});
         this.#stream = stream;
+        this.#closeEncoder();
         this.#say("Connecting.");
         const on = (type, listener) => stream.addEventListener(type, ({detail}) => {
             if (stream === this.#stream)
@@ -177,14 +187,35 @@ export class LiveView {
         }
         this.#taking = true;
         try {
-            const {bitmap, bytes} = await capture.take(byId("live-encoding").value, Number(byId("live-size").value));
-            if (stream.open && stream === this.#stream && this.#capture)
-                this.#waiting.set(stream.send(bytes, {pts: 1e6 * time}), bitmap);
+            const encoding = byId("live-encoding").value, codec = encoding in CODECS ? encoding : "";
+            const bitmap = await capture.take(Number(byId("live-size").value), codec !== "");
+            const file = codec ? null : await capture.file(encoding);
+            const there = stream.open && stream === this.#stream && this.#capture === capture;
+            const seq = !there ? null : codec ? await this.#encode(stream, codec, bitmap, time) : stream.send(file, {pts: 1e6 * time});
+            if (seq !== null && stream === this.#stream)
+                this.#waiting.set(seq, bitmap);
             else
                 bitmap.close();
+        } catch (error) {
+            sayError(error);
         } finally {
             this.#taking = false;
         }
+    }
+
+    // Another stream, or another codec, begins with an encoder of its own.
+    #encode(stream, codec, bitmap, time) {
+        if (codec !== this.#codec || !this.#encoder) {
+            this.#closeEncoder();
+            this.#encoder = new PacketEncoder(stream, {codec, bitrate: 4 * bitmap.width * bitmap.height});
+            this.#codec = codec;
+        }
+        return this.#encoder.send(bitmap, {pts: 1e6 * time});
+    }
+
+    #closeEncoder() {
+        this.#encoder?.close();
+        this.#encoder = null;
     }
 
     #forget(seq) {
