@@ -69,12 +69,11 @@ def test_curl_and_websockets_speak_tls(authority, daemon, tiny_model, tmp_path):
     assert b"wss://localhost:%d" % daemon.ws_port in page
 
 
-def test_the_python_client_speaks_tls(authority, daemon, monkeypatch):
+def test_the_python_client_speaks_tls(authority, daemon):
     import cases
     from test_http import image
     from tv3s_client import Client
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
-    client, pngs = Client(f"https://localhost:{daemon.http_port}"), [image(f) for f in cases.frames((64, 96), 3, 2)]
+    client, pngs = Client(f"https://localhost:{daemon.http_port}", ca=authority.file), [image(f) for f in cases.frames((64, 96), 3, 2)]
     with client.stream("b", format="raw") as stream:
         got = [answer.data for answer in stream.masks(pngs)]
     client.delete_stream("b")

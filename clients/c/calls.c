@@ -161,7 +161,8 @@ enum tv3s_result tv3s_save_state(struct tv3s *c, const char *id, const char *pat
 
 enum tv3s_result tv3s_restore_state(struct tv3s *c, const char *id, const char *path)
 {
-    return send_file(c, &(struct call){"PUT", "streams", id, .rest = "/state"}, path);
+    enum tv3s_result r = ask(c, &(struct call){"PUT", "streams", .id = id}, (struct request){0});
+    return r ? r : send_file(c, &(struct call){"PUT", "streams", id, .rest = "/state"}, path);
 }
 
 enum tv3s_result tv3s_reset(struct tv3s *c, const char *id)

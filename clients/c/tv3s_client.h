@@ -184,8 +184,8 @@ enum tv3s_result tv3s_next(struct tv3s_stream *s, int timeout_ms, struct tv3s_ev
  * and a TV3S_RECONNECTED that comes later, take it back. */
 enum tv3s_result tv3s_end(struct tv3s_stream *s);
 
-/* The hidden state as a safetensors file, whole or absent; and back, into a stream that is there.
- */
+/* The hidden state as a safetensors file, whole or absent; and back. restore makes the stream, with
+ * the server's defaults, where there is none. */
 enum tv3s_result tv3s_save_state(struct tv3s *c, const char *id, const char *path);
 enum tv3s_result tv3s_restore_state(struct tv3s *c, const char *id, const char *path);
 enum tv3s_result tv3s_reset(struct tv3s *c, const char *id);

@@ -150,9 +150,12 @@ export class Client {
     async removeStream(id) { await this.request("DELETE", `/v1/streams/${id}`); }
     async resetStream(id) { await this.request("POST", `/v1/streams/${id}/reset`); }
 
-    // The hidden state as a safetensors file in an ArrayBuffer, and back into a stream that is there.
+    // The hidden state as a safetensors file in an ArrayBuffer, and back, into a new stream where there is none.
     async saveState(id) { return (await this.request("GET", `/v1/streams/${id}/state`)).arrayBuffer(); }
-    async restoreState(id, state) { await this.request("PUT", `/v1/streams/${id}/state`, {body: state}); }
+    async restoreState(id, state) {
+        await this.request("PUT", `/v1/streams/${id}`);
+        await this.request("PUT", `/v1/streams/${id}/state`, {body: state});
+    }
 
     // What a WebSocket is opened with. A browser lets a page send no header there, so the key is a subprotocol.
     get protocols() { return this.key ? ["tv3s.v1", `tv3s.key.${this.key}`] : ["tv3s.v1"]; }

@@ -19,7 +19,7 @@ static const char help[] =
     "  segment IMAGE -o MASK   one image, no memory\n"
     "  status [PATH]           what the server says of itself, or at PATH: /v1/streams, ...\n"
     "  save ID FILE            the hidden state of a stream into a file\n"
-    "  restore ID FILE         and back into a stream that is there\n"
+    "  restore ID FILE         and back, into a new stream where there is none\n"
     "  reset ID                the hidden state of a stream is zero again\n"
     "  delete ID               ends a stream; of an upload: /v1/videos/ID\n"
     "\n"

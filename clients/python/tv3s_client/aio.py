@@ -13,8 +13,8 @@ class AsyncClient:
     """A server; the calls of Client, awaited. Their callbacks come in other threads."""
 
     def __init__(self, url: str = "http://127.0.0.1:8080", ws_url: Optional[str] = None, *, key: Optional[str] = None,
-                 timeout: float = 60, headers: Optional[Dict[str, str]] = None):
-        self.sync = Client(url, ws_url, key=key, timeout=timeout, headers=headers)
+                 ca: Optional[Path] = None, timeout: float = 60, headers: Optional[Dict[str, str]] = None):
+        self.sync = Client(url, ws_url, key=key, ca=ca, timeout=timeout, headers=headers)
 
     async def server(self) -> Dict[str, Any]:
         """Its version, its WebSocket, its limits."""
@@ -127,7 +127,7 @@ class AsyncClient:
         return await asyncio.to_thread(self.sync.save_state, id, to)
 
     async def restore_state(self, id: str, state: Source) -> None:
-        """Replaces the hidden state of a stream that is there."""
+        """Replaces the hidden state of a stream; makes the stream where there is none."""
         await asyncio.to_thread(self.sync.restore_state, id, state)
 
     def stream(self, id: str, *, model: Optional[str] = None, mode: Optional[str] = None,
@@ -135,9 +135,8 @@ class AsyncClient:
                credit: Optional[int] = None, takeover: bool = False, deflate: bool = False,
                timeout: float = 30) -> AsyncStream:
         """A live stream over WebSocket; see AsyncStream for the options."""
-        return AsyncStream(self.sync.ws_url, id, model=model, mode=mode, format=format, resize=resize, drop=drop,
-                           credit=credit, takeover=takeover, deflate=deflate, timeout=timeout,
-                           key=self.sync._key)
+        return self.sync._stream(id, model=model, mode=mode, format=format, resize=resize, drop=drop, credit=credit,
+                                 takeover=takeover, deflate=deflate, timeout=timeout)
 
     def resuming(self, id: str, frames_from: Callable[[int], Frames], *, attempts: int = 5, pause: float = 0.5,
                  **options: Any) -> AsyncIterator[Answer]:

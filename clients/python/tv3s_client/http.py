@@ -7,15 +7,16 @@ import io
 import json
 import os
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 from typing import IO, Any, Callable, Dict, Generator, Iterator, List, Optional, Tuple, Union
 from urllib.parse import quote, urlencode, urlsplit
 
 from .errors import JobFailed, Tv3sError
-from .message import authorization
-from .stream import AsyncStream
-from .sync import Stream
+from .message import Answer, authorization
+from .stream import AsyncStream, Frames, resuming
+from .sync import Stream, iterate_alone
 
 Path = Union[str, "os.PathLike[str]"]
 Source = Union[Path, bytes, IO[bytes]]
@@ -82,6 +83,14 @@ def problem_of(status: int, reason: str, body: bytes) -> Dict[str, Any]:
     return problem if isinstance(problem, dict) else {"type": "about:blank", "title": reason, "status": status}
 
 
+def connection_to(tls: bool, host: str, port: Optional[int], timeout: float,
+                  trusted: Optional[ssl.SSLContext]) -> http.client.HTTPConnection:
+    """Not made yet: the first request does."""
+    if tls:
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=trusted)
+    return http.client.HTTPConnection(host, port, timeout=timeout)
+
+
 class Cutter:
     """Lets another thread end a call whose answer it waits for."""
 
@@ -105,13 +114,17 @@ class Cutter:
 
 class Client:
     """A server. `ws_url` is where its WebSocket is; None: where the server says, asked with the first stream.
-    `key`: an API key; None: that of the environment (TV3S_KEY), if it has one."""
+    `key`: an API key; None: that of the environment (TV3S_KEY), if it has one. `ca`: a PEM file of the certificates to
+    trust; None: those of the system."""
 
     def __init__(self, url: str = "http://127.0.0.1:8080", ws_url: Optional[str] = None, *, key: Optional[str] = None,
-                 timeout: float = 60, headers: Optional[Dict[str, str]] = None):
+                 ca: Optional[Path] = None, timeout: float = 60, headers: Optional[Dict[str, str]] = None):
         parts = urlsplit(url)
+        if parts.scheme not in ("http", "https"):
+            raise ValueError(f"{url!r} is no URL: it begins with http:// or https://")
         tls = parts.scheme == "https"
-        self._make = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+        self.url = url
+        self._trusted = ssl.create_default_context(cafile=ca) if ca else None
         self._scheme = "wss" if tls else "ws"
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or (443 if tls else 80)
         self._base = parts.path.rstrip("/")
@@ -129,12 +142,14 @@ class Client:
         """An answer whose body is still to be read. Statuses from 400 on are Tv3sError."""
         given = {k: v for k, v in (query or {}).items() if v is not None}
         target = self._base + path + ("?" + urlencode(given) if given else "")
-        connection = self._make(self._host, self._port, timeout=self.timeout)
+        connection = connection_to(self._scheme == "wss", self._host, self._port, self.timeout, self._trusted)
         try:
             try:
                 connection.request(method, target, body, {**self._headers, **(headers or {})})
             except (BrokenPipeError, ConnectionResetError):
                 pass  # refused before the body was whole: the answer says why
+            except ConnectionRefusedError as e:
+                raise ConnectionRefusedError(e.errno, f"{e.strerror}: {self.url}") from None
             if cutter:
                 cutter.connected(connection.sock)
             answer = connection.getresponse()
@@ -337,7 +352,8 @@ class Client:
         return state
 
     def restore_state(self, id: str, state: Source) -> None:
-        """Replaces the hidden state of a stream that is there: by bytes, a path or a file."""
+        """Replaces the hidden state of a stream by that of bytes, a path or a file; makes the stream where there is none."""
+        self.open_stream(id)
         with _opened(state) as (file, _):
             self._json("PUT", f"/v1/streams/{quote(id, safe='')}/state", body=file.read(),
                        headers={"Content-Type": "application/x-safetensors"})
@@ -347,9 +363,17 @@ class Client:
                credit: Optional[int] = None, takeover: bool = False, deflate: bool = False,
                timeout: float = 30) -> Stream:
         """A live stream over WebSocket; see AsyncStream for the options."""
-        return Stream(AsyncStream(self.ws_url, id, model=model, mode=mode, format=format, resize=resize, drop=drop,
-                                  credit=credit, takeover=takeover, deflate=deflate, timeout=timeout,
-                                  key=self._key))
+        return Stream(self._stream(id, model=model, mode=mode, format=format, resize=resize, drop=drop, credit=credit,
+                                   takeover=takeover, deflate=deflate, timeout=timeout))
+
+    def resuming(self, id: str, frames_from: Callable[[int], Frames], *, attempts: int = 5, pause: float = 0.5,
+                 **options: Any) -> Iterator[Answer]:
+        """The answers of a stream that outlives its connection: see stream.resuming; `options` as of `stream`."""
+        return iterate_alone(resuming(lambda: self._stream(id, takeover=True, **options), frames_from,
+                                      attempts=attempts, pause=pause))
+
+    def _stream(self, id: str, **options: Any) -> AsyncStream:
+        return AsyncStream(self.ws_url, id, key=self._key, trusted=self._trusted, **options)
 
 
 def _id(job: Union[Job, str]) -> str:

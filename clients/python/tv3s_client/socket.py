@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import ssl
 from typing import Any, Dict, Optional, Union
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ except ImportError as e:
                       "uploads do without") from e
 
 from .errors import ConnectionLost, ProtocolError, Tv3sError
+from .http import connection_to
 from .message import authorization
 
 
@@ -40,14 +42,16 @@ class Socket:
         await self._connection.close()
 
 
-async def connect(url: str, deflate: bool, timeout: float, key: Optional[str] = None) -> Socket:
+async def connect(url: str, deflate: bool, timeout: float, key: Optional[str] = None,
+                  trusted: Optional[ssl.SSLContext] = None) -> Socket:
     """Tv3sError when the server refuses."""
+    tls = {"ssl": trusted} if trusted and url.startswith("wss:") else {}
     try:
         return Socket(await websockets.connect(  # type: ignore[attr-defined]
             url, subprotocols=["tv3s.v1"], compression="deflate" if deflate else None, max_size=None,
-            open_timeout=timeout, extra_headers=authorization(key)))
+            open_timeout=timeout, extra_headers=authorization(key), **tls))
     except InvalidStatusCode as e:
-        raise Tv3sError(await asyncio.to_thread(_problem, url, e.status_code, timeout, key)) from None
+        raise Tv3sError(await asyncio.to_thread(_problem, url, e.status_code, timeout, key, trusted)) from None
     except InvalidHandshake as e:
         raise ProtocolError(str(e)) from e
 
@@ -57,13 +61,13 @@ def _lost(e: ConnectionClosed) -> ConnectionLost:
     return ConnectionLost(frame.code if frame else None, frame.reason if frame else "", None)
 
 
-def _problem(url: str, status: int, timeout: float, key: Optional[str]) -> Dict[str, Any]:
+def _problem(url: str, status: int, timeout: float, key: Optional[str],
+             trusted: Optional[ssl.SSLContext]) -> Dict[str, Any]:
     """The problem object of a refused upgrade, which websockets does not keep: asks again, by hand."""
     parts = urlsplit(url)
     problem: Any = None
     try:
-        make = http.client.HTTPSConnection if parts.scheme == "wss" else http.client.HTTPConnection
-        connection = make(parts.hostname or "", parts.port, timeout=timeout)
+        connection = connection_to(parts.scheme == "wss", parts.hostname or "", parts.port, timeout, trusted)
         connection.request("GET", f"{parts.path}?{parts.query}" if parts.query else parts.path, headers={
             "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
             "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Protocol": "tv3s.v1", **authorization(key)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import ssl
 from typing import Any, AsyncIterable, AsyncIterator, Callable, Dict, Iterable, List, Optional, Set, Union
 from urllib.parse import quote, urlencode
 
@@ -27,7 +28,8 @@ class AsyncStream:
     def __init__(self, ws_url: Union[str, Callable[[], str]], id: str, *, model: Optional[str] = None,
                  mode: Optional[str] = None, format: Optional[str] = None, resize: Optional[str] = None,
                  drop: Optional[str] = None, credit: Optional[int] = None, takeover: bool = False,
-                 deflate: bool = False, timeout: float = 30, key: Optional[str] = None):
+                 deflate: bool = False, timeout: float = 30, key: Optional[str] = None,
+                 trusted: Optional[ssl.SSLContext] = None):
         query = {"model": model, "mode": mode, "format": format, "resize": resize, "drop": drop, "credit": credit,
                  "takeover": "1" if takeover else None}
         given = {k: v for k, v in query.items() if v is not None}
@@ -42,7 +44,7 @@ class AsyncStream:
         self.in_flight: Set[int] = set()
         """Numbers of frames sent and not answered."""
         self.next_seq = 0
-        self._deflate, self._key = deflate, key
+        self._deflate, self._key, self._trusted = deflate, key, trusted
         self._socket: Any = None
         self._events: "asyncio.Queue[Optional[Event]]" = asyncio.Queue()
         self._lost: Optional[ConnectionLost] = None
@@ -60,7 +62,7 @@ class AsyncStream:
         from .socket import connect  # here, so that uploads do without its package
         server = self._server if isinstance(self._server, str) else await asyncio.to_thread(self._server)
         self.url = server + self._path
-        self._socket = await connect(self.url, self._deflate, self.timeout, self._key)
+        self._socket = await connect(self.url, self._deflate, self.timeout, self._key, self._trusted)
         try:
             first = json.loads(await asyncio.wait_for(self._socket.recv(), self.timeout))
             if first.get("type") == "bye":

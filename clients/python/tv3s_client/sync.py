@@ -11,6 +11,59 @@ from .stream import AsyncStream
 T = TypeVar("T")
 
 
+class Loop:
+    """An event loop in a thread of its own, from the making to `stop`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tv3s-stream", daemon=True)
+        self._thread.start()
+        self.running = True
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the coroutine returns or raises."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        """Nothing runs any more."""
+        self.running = False
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def iterate(loop: Loop, source: AsyncIterator[T]) -> Iterator[T]:
+    """What an asynchronous generator yields."""
+    end = object()
+
+    async def advance() -> Any:
+        try:
+            return await source.__anext__()
+        except StopAsyncIteration:
+            return end
+
+    try:
+        while (value := loop.run(advance())) is not end:
+            yield value
+    finally:
+        if loop.running:
+            loop.run(source.aclose())  # type: ignore[attr-defined]
+
+
+def iterate_alone(source: AsyncIterator[T]) -> Iterator[T]:
+    """The same, by a loop that ends with it."""
+    loop = Loop()
+    try:
+        yield from iterate(loop, source)
+    finally:
+        loop.stop()
+
+
 class Stream:
     """The same as AsyncStream, in plain calls:
 
@@ -22,23 +75,15 @@ class Stream:
 
     def __init__(self, stream: AsyncStream):
         self._stream = stream
-        self._loop: Optional[asyncio.AbstractEventLoop] = None
-        self._thread: Optional[threading.Thread] = None
+        self._loop: Optional[Loop] = None
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         assert self._loop, "the stream is not open"
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return self._loop.run(work)
 
     def open(self) -> "Stream":
         """Connects. Tv3sError when the server refuses, such as 409 for a stream that has a connection."""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="tv3s-stream", daemon=True)
-        self._thread.start()
+        self._loop = Loop()
         try:
             self._run(self._stream.open())
         except BaseException:
@@ -47,11 +92,9 @@ class Stream:
         return self
 
     def _stop(self) -> None:
-        if self._loop and self._thread:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-        self._loop = self._thread = None
+        if self._loop:
+            self._loop.stop()
+        self._loop = None
 
     def close(self) -> None:
         """Ends the connection. The stream stays on the server."""
@@ -66,21 +109,8 @@ class Stream:
         self.close()
 
     def _iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
-        async def advance() -> Any:
-            try:
-                return await source.__anext__()
-            except StopAsyncIteration:
-                return self
-
-        try:
-            while True:
-                value = self._run(advance())
-                if value is self:
-                    return
-                yield value
-        finally:
-            if self._loop:
-                self._run(source.aclose())  # type: ignore[attr-defined]
+        assert self._loop, "the stream is not open"
+        return iterate(self._loop, source)
 
     def masks(self, frames: Iterable[Union[Frame, bytes]], *, end: bool = True) -> Iterator[Answer]:
         """Sends the frames and yields their answers. FrameFailed for one that failed; dropped ones are passed over."""
