@@ -9,7 +9,7 @@
  * An error that comes before the body has been read is not answered in the middle of it: a client
  * that is still writing would meet a closed connection instead of the answer. What is left of the
  * body is read and thrown away, up to DISCARD_MAX; a client that says 100-continue, or announces
- * more than that, is answered at once. */
+ * more than that, is answered at once, and what it still sends is thrown away (linger.h). */
 #include "server/http.h"
 
 #include "server/config.h"
@@ -302,6 +302,7 @@ static enum MHD_Result on_headers(struct request *r, const char *method, const c
         unread = body_expected(r); /* chunked: it may be short */
     if (unread && (e || !r->endpoint->take)) {
         loop_expect(r->connection, 0); /* the body is not waited for, and the answer may last */
+        loop_unread(r->connection);
         answer(r, r->endpoint->answer);
     }
     return MHD_YES;
@@ -324,6 +325,7 @@ static bool on_body(struct request *r, const char *data, size_t len)
         return true;
     if (!r->error)
         request_fail(r, err_set(ERR_LIMIT, "no body is expected here"));
+    loop_unread(r->connection);
     reply_at_once(r);
     return false;
 }

@@ -132,6 +132,9 @@ void loop_resume(struct http *h, struct MHD_Connection *connection);
 /* So many seconds from now the client must have brought something, or it is hung up on; 0: no limit
  * but libmicrohttpd's. The network thread. */
 void loop_expect(struct MHD_Connection *connection, double seconds);
+
+/* The answer goes out before all of the body was read: see linger.h. */
+void loop_unread(struct MHD_Connection *connection);
 void loop_stop_listening(struct http *h); /* soon */
 /* The connection has sent a request. The network thread. */
 void loop_asked(struct http *h, struct MHD_Connection *connection);

@@ -12,6 +12,8 @@
  * it. Every peer has a deadline besides: loop_expect says until when it must have brought
  * something.
  *
+ * Who was answered before all of the body was read is not reset at once (linger.h).
+ *
  * Our set holds libmicrohttpd's as well, and an eventfd by which other threads wake the loop.
  *
  * At a stop who is connected is answered. A listening socket that is closed resets the connections
@@ -21,6 +23,7 @@
 #include "server/http.h"
 
 #include "server/config.h"
+#include "server/linger.h"
 #include "server/listen.h"
 
 #include <errno.h>
@@ -42,6 +45,7 @@ struct peer {
     int fd;
     struct address address;
     bool counted;
+    bool unread;               /* answered before all of the body was read */
     bool asked;                /* it has sent a request, or the begin of one */
     struct peer *next, **link; /* of those that hung up; link NULL: it did not */
     struct peer *newer, *older;
@@ -53,8 +57,9 @@ struct loop {
     int epoll, wake;
     pthread_t thread;
     bool started;
-    struct peer *hung_up;           /* and libmicrohttpd may not know */
-    struct peer *newest;            /* of all */
+    struct peer *hung_up; /* and libmicrohttpd may not know */
+    struct peer *newest;  /* of all */
+    struct lingering *linger;
     uint64_t looked;                /* at deadlines: clock_ns */
     atomic_bool no_listen, stopped; /* what is asked for */
     atomic_bool deaf;               /* nothing listens */
@@ -145,6 +150,15 @@ void loop_expect(struct MHD_Connection *connection, double seconds)
         p->deadline = seconds > 0 ? clock_ns() + (uint64_t)(seconds * 1e9) : 0;
 }
 
+void loop_unread(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct peer *p = info ? info->socket_context : NULL;
+    if (p)
+        p->unread = true;
+}
+
 /* Where one is over, libmicrohttpd finds the end of what comes. Once a second: there may be many.
  */
 static void look_at_deadlines(struct loop *l)
@@ -153,6 +167,7 @@ static void look_at_deadlines(struct loop *l)
     if (now - l->looked < 1000000000u)
         return;
     l->looked = now;
+    linger_run(l->linger);
     for (struct peer *p = l->newest; p; p = p->older)
         if (p->deadline && p->deadline < now) {
             p->deadline = 0;
@@ -212,6 +227,8 @@ static void unwatch(struct loop *l, void **context)
     if (!p->asked)
         atomic_fetch_sub(&l->fresh, 1);
     leave(l, p);
+    if (p->unread)
+        linger_take(l->linger, p->fd);
     if (p->counted)
         address_leave(l->http->addresses, &p->address);
     free(p);
@@ -256,7 +273,7 @@ void loop_connection(void *http, struct MHD_Connection *connection, void **conte
 static int patience(struct http *h)
 {
     MHD_UNSIGNED_LONG_LONG ms;
-    bool deadlines = h->loop->newest;
+    bool deadlines = h->loop->newest || linger_some(h->loop->linger);
     int most = deadlines ? 1000 : INT_MAX;
     if (MHD_get_timeout(h->daemon, &ms) != MHD_YES)
         return deadlines ? most : -1;
@@ -311,6 +328,8 @@ static void *network_main(void *loop)
         for (int i = 0; i < n; i++) {
             if (event[i].data.ptr == l)
                 take_wishes(l);
+            else if (event[i].data.ptr == l->linger)
+                linger_run(l->linger);
             else if (event[i].data.ptr)
                 hang_up(l, event[i].data.ptr);
         }
@@ -340,7 +359,11 @@ enum err loop_open(struct http *h)
     l->http = h;
     l->epoll = epoll_create1(EPOLL_CLOEXEC);
     l->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (l->epoll < 0 || l->wake < 0 || !add(l, l->wake, l))
+    l->linger = linger_open();
+    if (!l->linger)
+        return err_set(ERR_NOMEM, "no memory for the HTTP server");
+    if (l->epoll < 0 || l->wake < 0 || !add(l, l->wake, l) ||
+        !add(l, linger_fd(l->linger), l->linger))
         return err_set(ERR_IO, "no epoll for the HTTP server: %s", strerror(errno));
     return ERR_OK;
 }
@@ -376,5 +399,6 @@ void loop_close(struct http *h)
         close(l->epoll);
     if (l->wake >= 0)
         close(l->wake);
+    linger_close(l->linger);
     free(l);
 }

@@ -18,7 +18,7 @@ from PIL import Image
 import cases
 import masks
 from conftest import CLASSES, PALETTE, TV3S
-from daemon import Daemon
+from daemon import PATIENCE, Daemon
 
 SIZE = (64, 96)  # height, width
 
@@ -475,3 +475,23 @@ def test_cors_limits_and_the_end(tmp_path, tiny_model, pngs):
         assert (r.status, r.problem()) == (503, "overloaded") and int(r.headers["Retry-After"]) >= 1
         assert d.request("POST", "/v1/segment", pngs[0]).status == 200
         assert d.stop() == 0
+
+
+REFUSED = b"POST /v1/videos?format=jpeg HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n"
+
+
+def test_who_is_refused_while_he_sends_reads_why(daemon):
+    with socket.create_connection(("127.0.0.1", daemon.http_port), timeout=PATIENCE) as s:
+        s.sendall(REFUSED)
+        for _ in range(128):  # long after the answer
+            s.sendall(bytes(1 << 16))
+        answer = s.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"jpeg" in answer
+
+
+def test_who_is_refused_and_sends_on_and_on_is_hung_up_on(daemon):
+    with socket.create_connection(("127.0.0.1", daemon.http_port), timeout=PATIENCE) as s:
+        s.sendall(REFUSED)
+        with pytest.raises(ConnectionError):
+            for _ in range(1 << 13):
+                s.sendall(bytes(1 << 16))
