@@ -89,8 +89,9 @@ def size(path) -> tuple[int, int]:
 
 
 def decoded(path, pixels: str, shape) -> np.ndarray:
-    """What FFmpeg's own tool makes of a video, cropped and upright, as (frames, height, width[, 3])."""
-    done = subprocess.run(["ffmpeg", "-v", "error", "-i", path, "-f", "rawvideo", "-vsync", "passthrough",
+    """What FFmpeg's own tool makes of a video, cropped and upright, as (frames, height, width[, 3]). By one thread: with
+    more, HEVC of several slices comes out otherwise now and then."""
+    done = subprocess.run(["ffmpeg", "-v", "error", "-threads", "1", "-i", path, "-f", "rawvideo", "-vsync", "passthrough",
                            "-sws_flags", "bilinear+accurate_rnd+full_chroma_int", "-pix_fmt", pixels, "-"],
                           capture_output=True)
     return np.frombuffer(done.stdout, np.uint8).reshape(-1, *shape)

@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import struct
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ import cases
 import masks
 from daemon import Daemon
 from live import Frame, Raw, client, header, labels, rgb, tool_masks
-from tv3s_client import Answer, Dropped, Failed
+from tv3s_client import Answer, Dropped, Failed, ProtocolError
+from tv3s_client import packets as read_packets
 
 SIZE = (64, 96)
 COUNT = 14
@@ -49,7 +52,7 @@ def daemon(tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(tiny_model, tmp_path_factory):
-    """codec -> (packets, what is to come of them); `decoded`: codec -> their pictures"""
+    """codec -> (packets, what is to come of them); `decoded`: their pictures, `path`: their files"""
     made = {}
 
     def make(name):
@@ -60,10 +63,10 @@ def clips(tiny_model, tmp_path_factory):
             decoded = masks.decoded(path, "rgb24", (*SIZE, 3))
             assert len(decoded) == COUNT
             made[name] = packets_of(path), tool_masks(tiny_model, decoded, folder)
-            make.decoded[name] = decoded
+            make.decoded[name], make.path[name] = decoded, path
             assert len(made[name][0]) == COUNT
         return made[name]
-    make.decoded = {}
+    make.decoded, make.path = {}, {}
     return make
 
 
@@ -82,6 +85,58 @@ def test_packets_give_the_masks_of_their_pictures(daemon, clips, name):
     assert sorted(a.seq for a in answers) == list(range(COUNT)) and all(a.pts == a.seq * 40000 for a in answers)
     if "reordered" in name:
         assert [a.seq for a in answers] != list(range(COUNT))
+
+
+def flags_of(path: str) -> list[bool]:
+    """Whether each packet is a key frame, as ffprobe says."""
+    return ["K" in line for line in masks.probe(path, "-show_entries", "packet=flags").split()]
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_the_client_takes_packets_out_of_a_file(clips, name):
+    """The same units, key frames and times as other readers see."""
+    made, _ = clips(name)
+    path, codec = clips.path[name], CODECS[name][2]
+    frames = list(read_packets(path, codec))
+    assert [bytes(f.data) for f in frames] == made and {f.codec for f in frames} == {codec}
+    assert [f.key_frame for f in frames] == flags_of(path) and sum(f.key_frame for f in frames) < COUNT
+    if path.endswith("ivf"):
+        assert [f.pts for f in frames] == [40000 * i for i in range(COUNT)]
+
+
+@pytest.mark.parametrize("codec, encoder", [("h264", "libx264"), ("hevc", "libx265")])
+def test_the_client_takes_packets_out_of_a_pipe(daemon, tiny_model, tmp_path, codec, encoder):
+    """Without delimiters, in slices, with reordering."""
+    options = ("-x264-params", "slices=3:log-level=none") if codec == "h264" else ("-x265-params", "slices=3:log-level=none")
+    path = masks.video(tmp_path / "clip.mp4", cases.frames((128, 96), COUNT, 4), "-c:v", encoder, "-pix_fmt", "yuv420p",
+                       "-bf", "2", *options)
+    expected = tool_masks(tiny_model, masks.decoded(path, "rgb24", (128, 96, 3)), tmp_path)
+    ffmpeg = subprocess.Popen(["ffmpeg", "-v", "error", "-i", path, "-c", "copy", "-bsf:v", f"{codec}_mp4toannexb", "-f", codec,
+                               "-"], stdout=subprocess.PIPE)
+    with client(daemon).stream(f"pipe-{codec}", format="raw") as s:
+        answers = list(s.masks(read_packets(ffmpeg.stdout, codec)))
+    assert ffmpeg.wait() == 0 and len(answers) == COUNT
+    assert all((labels(a) == e).all() for a, e in zip(answers, expected))
+
+
+def test_packets_go_on_at_a_key_frame(daemon, tiny_model, clips, tmp_path):
+    """Without a decoder of one's own: the frames up to it are not seen."""
+    clips("h264")
+    path, pictures = clips.path["h264"], clips.decoded["h264"]
+    with client(daemon).stream("key", format="raw") as s:
+        assert len(list(s.masks(itertools.islice(read_packets(path, "h264"), 3)))) == 3
+    with client(daemon).stream("key", format="raw") as s:
+        answers = list(s.masks(read_packets(path, "h264", first=s.last_seq + 1)))
+    key = flags_of(path).index(True, 3)
+    assert key > 3 and [a.seq for a in answers] == list(range(key, COUNT))
+    expected = tool_masks(tiny_model, np.concatenate([pictures[:3], pictures[key:]]), tmp_path)
+    assert all((labels(a) == e).all() for a, e in zip(answers, expected[3:]))
+
+
+def test_what_is_no_packet_is_said_in_words(tmp_path):
+    (tmp_path / "x").write_bytes(b"RIFF" + bytes(60))
+    with pytest.raises(ProtocolError, match="IVF"):
+        list(read_packets(tmp_path / "x"))
 
 
 def test_reordering_that_uses_up_the_credit_raises_it(daemon, clips):
