@@ -7,12 +7,22 @@
 
 #include <sys/types.h>
 
-/* The sockets and files stay the caller's. `file` may be -1. ERR_BUSY, ERR_IO. */
+/* `fd` is the process itself, whoever has its number by now. */
+struct host_child {
+    pid_t pid; /* 0: none */
+    int fd;
+};
+
+/* The sockets and files stay the caller's. `file` may be -1; `wait` may be NULL. ERR_BUSY, ERR_IO,
+ * ERR_CANCELLED. */
 enum err host_spawn(struct sandbox *s, const struct child_order *order, int socket, int memory,
-                    int file, pid_t *pid);
-/* Ends the child. Its status as of waitpid, or -1 when the zygote that knew it is gone. */
-int host_bury(struct sandbox *s, pid_t pid);
-void host_allow(struct sandbox *s, pid_t pid, uint32_t cpu_seconds);
+                    int file, const struct sandbox_wait *wait, struct host_child *out);
+
+/* Ends the child, and has it reaped. For who asks how it ended: the signal that ended it, 0 when
+ * none did, or -1 when the zygote that knew it is gone. */
+void host_bury(struct sandbox *s, const struct host_child *child);
+int host_bury_asking(struct sandbox *s, const struct host_child *child);
+void host_allow(struct sandbox *s, const struct host_child *child, uint32_t cpu_seconds);
 
 const struct sandbox_options *host_options(const struct sandbox *s);
 uint32_t host_cpu_seconds(const struct sandbox *s); /* that a child may use for one frame */

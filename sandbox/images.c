@@ -57,7 +57,7 @@ static enum err ask(struct images *m, const struct buf *input)
     const struct child_order order = {.kind = CHILD_IMAGES};
     const struct wire_request q = {.what = ASK_DECODE, .len = input->len};
     if (!m->link)
-        TRY(link_open(m->sandbox, &order, -1, m->who, NULL, &m->link));
+        TRY(link_open(m->sandbox, &order, -1, m->who, &m->wait, NULL, &m->link));
     if (input->len + IMAGE_PADDING > link_order(m->link)->input_bytes)
         return err_set(ERR_LIMIT, "an image of %zu bytes", input->len);
     memcpy(link_input(m->link), input->data, input->len);

@@ -1,5 +1,6 @@
 #include "sandbox/link.h"
 
+#include "sandbox/channel.h"
 #include "sandbox/host.h"
 
 #include "base/try.h"
@@ -13,12 +14,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { SLICE_MS = SANDBOX_LATE_MS };
 static const int64_t ns_per_second = 1000000000, allow_every = INT64_C(5) * 1000000000;
 
 /* Of a child's memory beside the shared one: what FFmpeg itself needs, and some twenty pictures of
@@ -31,7 +29,7 @@ enum { ALIGN_SLACK = 64 * 16384 }; /* pixels: a container's limit counts aligned
 struct link {
     struct sandbox *sandbox; /* NULL: a fuzzer's */
     struct child_order order;
-    pid_t pid;
+    struct host_child child;
     int fd;
     uint8_t *memory;
     int64_t allowed; /* when it was last given CPU time */
@@ -49,10 +47,9 @@ static int64_t now_ns(void)
 /* ---- the end ------------------------------------------------------------------------------------
  */
 
-static enum sandbox_end how_it_ended(int status)
+static enum sandbox_end how_it_ended(int number)
 {
-    int number = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-    if (status == -1 || number == SIGKILL)
+    if (number == -1 || number == SIGKILL)
         return SANDBOX_KILLED;
     if (number == SIGSYS)
         return SANDBOX_FORBIDDEN;
@@ -66,7 +63,7 @@ enum err link_gone(const struct link *l)
     return err_set(ERR_DECODER, "%s", l->why);
 }
 
-/* The child's end was not ours to choose, unless `how` says so; SANDBOX_ENDS: its status does. */
+/* The child's end was not ours to choose, unless `how` says so; SANDBOX_ENDS: the zygote does. */
 static enum err die(struct link *l, enum sandbox_end how)
 {
     static const char *const why[SANDBOX_ENDS] = {
@@ -80,11 +77,15 @@ static enum err die(struct link *l, enum sandbox_end how)
     if (l->dead)
         return link_gone(l);
     l->dead = true;
-    int status = l->sandbox ? host_bury(l->sandbox, l->pid) : -1;
+    int number = -1;
+    if (l->sandbox && how == SANDBOX_ENDS)
+        number = host_bury_asking(l->sandbox, &l->child);
+    else if (l->sandbox)
+        host_bury(l->sandbox, &l->child);
     if (how == SANDBOX_ENDS)
-        how = how_it_ended(status);
-    if (status != -1 && WIFSIGNALED(status) && how == SANDBOX_CRASHED)
-        snprintf(l->why, sizeof l->why, "%s (%s)", why[how], strsignal(WTERMSIG(status)));
+        how = how_it_ended(number);
+    if (number > 0 && how == SANDBOX_CRASHED)
+        snprintf(l->why, sizeof l->why, "%s (%s)", why[how], strsignal(number));
     else
         snprintf(l->why, sizeof l->why, "%s", why[how]);
     const struct sandbox_options *o = l->sandbox ? host_options(l->sandbox) : NULL;
@@ -104,11 +105,11 @@ void link_close(struct link *l)
         return;
     const struct sandbox_options *o = l->sandbox ? host_options(l->sandbox) : NULL;
     close(l->fd);
-    if (!l->dead && l->pid)
-        host_bury(l->sandbox, l->pid);
+    if (!l->dead && l->child.pid)
+        host_bury(l->sandbox, &l->child);
     if (l->memory)
         munmap(l->memory, (size_t)wire_memory(&l->order));
-    if (o && o->ended && l->pid)
+    if (o && o->ended && l->child.pid)
         o->ended(o->ctx);
     free(l);
 }
@@ -151,22 +152,15 @@ static enum err make_memory(struct link *l, int *fd)
     return ERR_OK;
 }
 
-static void set_slice(int fd)
-{
-    const struct timeval slice = {.tv_usec = SLICE_MS * 1000};
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &slice, sizeof slice);
-}
-
-static enum err make_child(struct link *l, int file)
+static enum err make_child(struct link *l, int file, const struct sandbox_wait *wait)
 {
     int pair[2], memory = -1;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
+    if (!channel_open(pair))
         return err_set(ERR_BUSY, "a socket of a decoder: %s", strerror(errno));
     l->fd = pair[0];
-    set_slice(l->fd);
     enum err e = make_memory(l, &memory);
     if (!e)
-        e = host_spawn(l->sandbox, &l->order, pair[1], memory, file, &l->pid);
+        e = host_spawn(l->sandbox, &l->order, pair[1], memory, file, wait, &l->child);
     close(pair[1]);
     if (memory >= 0)
         close(memory);
@@ -174,11 +168,11 @@ static enum err make_child(struct link *l, int file)
 }
 
 /* Its first word: that it is confined. */
-static enum err first_word(struct link *l, int *confined)
+static enum err first_word(struct link *l, const struct sandbox_wait *wait, int *confined)
 {
     struct wire_reply r;
     int64_t left = link_patience(l);
-    TRY(link_receive(l, NULL, &left, &r));
+    TRY(link_receive(l, wait, &left, &r));
     if (r.what == TELL_FAILED)
         return err_set(r.error, "a decoder cannot be confined: %s", r.text);
     if (r.what != TELL_READY)
@@ -189,7 +183,7 @@ static enum err first_word(struct link *l, int *confined)
 }
 
 enum err link_open(struct sandbox *s, const struct child_order *order, int file, const char *who,
-                   int *confined, struct link **out)
+                   const struct sandbox_wait *wait, int *confined, struct link **out)
 {
     *out = NULL;
     struct link *l = calloc(1, sizeof *l);
@@ -200,17 +194,27 @@ enum err link_open(struct sandbox *s, const struct child_order *order, int file,
     l->order = *order;
     complete(&l->order, s);
     snprintf(l->who, sizeof l->who, "%s", who);
-    enum err e = make_child(l, file);
+    enum err e = make_child(l, file, wait);
     l->allowed = now_ns();
     if (!e && host_options(s)->started)
         host_options(s)->started(host_options(s)->ctx);
     if (!e)
-        e = first_word(l, confined);
+        e = first_word(l, wait, confined);
     if (e)
         link_close(l);
     else
         *out = l;
     return e;
+}
+
+void *link_holder(struct link *l, size_t size)
+{
+    void *holder = calloc(1, size);
+    if (holder)
+        return holder;
+    link_close(l);
+    err_set(ERR_NOMEM, "no memory for a decoder");
+    return NULL;
 }
 
 enum err link_to(const struct child_order *order, int fd, struct link **out)
@@ -222,7 +226,7 @@ enum err link_to(const struct child_order *order, int fd, struct link **out)
         return err_set(ERR_NOMEM, "no memory for a decoder");
     l->order = *order;
     l->fd = fd;
-    set_slice(fd);
+    channel_slice(fd);
     enum err e = make_memory(l, &memory);
     if (memory >= 0)
         close(memory);
@@ -239,7 +243,7 @@ static void allow_time(struct link *l)
     if (!l->sandbox || now - l->allowed < allow_every)
         return;
     l->allowed = now;
-    host_allow(l->sandbox, l->pid, host_cpu_seconds(l->sandbox));
+    host_allow(l->sandbox, &l->child, host_cpu_seconds(l->sandbox));
 }
 
 enum err link_send(struct link *l, const struct wire_request *q)
@@ -263,7 +267,7 @@ static enum err give_up(struct link *l)
 {
     l->dead = true;
     if (l->sandbox)
-        host_bury(l->sandbox, l->pid);
+        host_bury(l->sandbox, &l->child);
     snprintf(l->why, sizeof l->why, "cancelled");
     return err_set(ERR_CANCELLED, "cancelled");
 }

@@ -12,13 +12,16 @@
 
 struct link;
 
-/* `order` but for what every child has. `file` is -1, or the caller's to close afterwards. ERR_BUSY
- * when no process is to be had, ERR_NOMEM, ERR_UNSUPPORTED, ERR_DECODER.
- * *confined (or NULL): enum confined. */
+/* `order` but for what every child has. `file` is -1, or the caller's to close afterwards. `wait`
+ * (or NULL) is for the zygote, and the child's first word. ERR_BUSY when no process is to be had,
+ * ERR_NOMEM, ERR_UNSUPPORTED, ERR_DECODER, ERR_CANCELLED. *confined (or NULL): enum confined. */
 enum err link_open(struct sandbox *s, const struct child_order *order, int file, const char *who,
-                   int *confined, struct link **out);
+                   const struct sandbox_wait *wait, int *confined, struct link **out);
 /* Ends the child, and reaps it. NULL is allowed. */
 void link_close(struct link *l);
+
+/* Zeroed memory for who is to hold the link. NULL: ERR_NOMEM, and the link is closed. */
+void *link_holder(struct link *l, size_t size);
 
 enum err link_send(struct link *l, const struct wire_request *q);
 /* The next reply, checked; `left` is how long the child may take for what it is asked, in

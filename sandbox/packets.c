@@ -40,19 +40,17 @@ static enum err open_over(struct packets *p)
     return r.what == TELL_READY ? ERR_OK : link_lied(p->link);
 }
 
-enum err packets_over(struct link *l, enum packet_codec codec, const struct sandbox_wait *wait,
-                      struct packets **out)
+/* By the link, which it takes; without one, here. */
+static enum err start(struct link *l, enum packet_codec codec, int64_t max_pixels,
+                      const struct sandbox_wait *wait, struct packets **out)
 {
-    struct packets *p = calloc(1, sizeof *p);
-    *out = p;
-    if (!p) {
-        link_close(l);
-        return err_set(ERR_NOMEM, "no memory for a decoder");
-    }
+    struct packets *p = *out = link_holder(l, sizeof *p);
+    if (!p)
+        return ERR_NOMEM;
     p->link = l;
     p->codec = codec;
     p->wait = *wait;
-    enum err e = open_over(p);
+    enum err e = l ? open_over(p) : packet_decoder_open(codec, max_pixels, &p->here);
     if (e) {
         packets_close(p, NULL);
         *out = NULL;
@@ -60,29 +58,21 @@ enum err packets_over(struct link *l, enum packet_codec codec, const struct sand
     return e;
 }
 
-static enum err open_here(enum packet_codec codec, int64_t max_pixels, struct packets **out)
+enum err packets_over(struct link *l, enum packet_codec codec, const struct sandbox_wait *wait,
+                      struct packets **out)
 {
-    struct packets *p = calloc(1, sizeof *p);
-    if (!p)
-        return err_set(ERR_NOMEM, "no memory for a decoder");
-    enum err e = packet_decoder_open(codec, max_pixels, &p->here);
-    if (e)
-        free(p);
-    else
-        *out = p;
-    return e;
+    return start(l, codec, 0, wait, out);
 }
 
 enum err packets_open(struct sandbox *s, enum packet_codec codec, int64_t max_pixels,
                       const char *who, const struct sandbox_wait *wait, struct packets **out)
 {
     const struct child_order order = {.kind = CHILD_PACKETS, .codec = (int32_t)codec};
-    struct link *l;
+    struct link *l = NULL;
     *out = NULL;
-    if (!s)
-        return open_here(codec, max_pixels, out);
-    TRY(link_open(s, &order, -1, who, NULL, &l));
-    return packets_over(l, codec, wait, out);
+    if (s)
+        TRY(link_open(s, &order, -1, who, wait, NULL, &l));
+    return start(l, codec, max_pixels, wait, out);
 }
 
 void packets_wait(struct packets *p, const struct sandbox_wait *wait)

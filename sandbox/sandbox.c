@@ -1,10 +1,15 @@
 /* The zygote from outside.
  *
- * One question and one answer at a time, under the lock. A zygote that does not answer, or is gone,
- * is ended with all its children (the kernel sees to that), and the next question starts another:
- * so children of the old one are found dead by whoever waits for them. */
+ * Every question brings a socket for its own answer, so nobody waits for another's, and the lock is
+ * held for no longer than it takes to send one. A zygote that does not answer, or is gone, is ended
+ * with all its children (the kernel sees to that), and the next question for a child starts
+ * another: so children of the old one are found dead by whoever waits for them.
+ *
+ * A child is its descriptor: that is what is killed, waited for and reaped. The number may be
+ * another process's by then. */
 #include "sandbox/sandbox.h"
 
+#include "sandbox/channel.h"
 #include "sandbox/confine.h"
 #include "sandbox/host.h"
 #include "sandbox/link.h"
@@ -13,14 +18,14 @@
 #include "base/try.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
+#include <sys/pidfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,9 +33,10 @@ enum { ANSWER_SECONDS = 20, CPU_SLACK_SECONDS = 60 };
 
 struct sandbox {
     struct sandbox_options o;
-    pthread_mutex_t lock;
-    pid_t zygote; /* 0: none now */
+    pthread_mutex_t lock; /* guards the next three */
+    pid_t zygote;         /* 0: none now */
     int fd;
+    unsigned generation; /* of the zygote */
     char means[48];
 };
 
@@ -68,11 +74,9 @@ static int start_program(int socket, pid_t *pid)
 
 static enum err start_zygote(struct sandbox *s)
 {
-    const struct timeval patience = {.tv_sec = ANSWER_SECONDS};
     int pair[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
+    if (!channel_open(pair))
         return err_set(ERR_IO, "a socket of the decoders: %s", strerror(errno));
-    setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     int r = start_program(pair[1], &s->zygote);
     close(pair[1]);
     if (r) {
@@ -81,16 +85,17 @@ static enum err start_zygote(struct sandbox *s)
         return err_set(ERR_IO, "the process of the decoders does not start: %s", strerror(r));
     }
     s->fd = pair[0];
+    s->generation++;
     return ERR_OK;
 }
 
-static void end_zygote(struct sandbox *s, bool kindly)
+/* It has nothing to clean up, and may be one that does not listen. */
+static void end_zygote(struct sandbox *s)
 {
     if (!s->zygote)
         return;
     close(s->fd);
-    if (!kindly)
-        kill(s->zygote, SIGKILL);
+    kill(s->zygote, SIGKILL);
     while (waitpid(s->zygote, NULL, 0) < 0 && errno == EINTR)
         ;
     s->zygote = 0;
@@ -99,86 +104,130 @@ static void end_zygote(struct sandbox *s, bool kindly)
 /* ---- questions ----------------------------------------------------------------------------------
  */
 
-static bool send_request(int to, const struct zygote_request *q, const int *fd, int fds)
+enum answer { ANSWERED, GONE, CANCELLED };
+
+/* Sends it to the zygote that there is. False: there is none, or it is gone now, or it has too many
+ * to answer. */
+static bool send_request(struct sandbox *s, const struct zygote_request *q, const int *fd, int fds,
+                         unsigned *generation)
 {
-    union {
-        struct cmsghdr align;
-        char space[CMSG_SPACE(3 * sizeof(int))];
-    } control = {0};
-    struct iovec bytes = {(void *)q, sizeof *q};
-    struct msghdr m = {.msg_iov = &bytes, .msg_iovlen = 1};
-    if (fds) {
-        size_t len = (size_t)fds * sizeof *fd;
-        m.msg_control = control.space;
-        m.msg_controllen = CMSG_SPACE(len);
-        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(len);
-        memcpy(CMSG_DATA(c), fd, len);
-    }
-    return sendmsg(to, &m, MSG_NOSIGNAL) == sizeof *q;
+    pthread_mutex_lock(&s->lock);
+    bool sent = s->zygote && channel_send(s->fd, q, sizeof *q, fd, fds);
+    if (s->zygote && !sent && errno != EAGAIN)
+        end_zygote(s);
+    *generation = s->generation;
+    pthread_mutex_unlock(&s->lock);
+    return sent;
 }
 
-/* With the lock held. False: no zygote, or it is gone now. */
-static bool ask(struct sandbox *s, const struct zygote_request *q, const int *fd, int fds,
-                struct zygote_reply *reply)
+/* At pair[0], from that zygote, which is ended if it takes too long. */
+static enum answer await(struct sandbox *s, int from, unsigned generation,
+                         const struct sandbox_wait *wait, struct zygote_reply *reply, int *child)
 {
-    ssize_t n = -1;
-    if (!s->zygote)
-        return false;
-    if (send_request(s->fd, q, fd, fds))
-        while ((n = recv(s->fd, reply, sizeof *reply, 0)) < 0 && errno == EINTR)
-            ;
-    if (n == sizeof *reply)
-        return true;
-    end_zygote(s, false);
-    return false;
+    int fd[CHANNEL_FDS];
+    ssize_t n;
+    for (int slices = ANSWER_SECONDS * 1000 / SANDBOX_LATE_MS; slices > 0; slices--) {
+        n = channel_receive(from, reply, sizeof *reply, fd);
+        *child = fd[0];
+        if (n == sizeof *reply)
+            return ANSWERED;
+        if (n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
+            break;
+        if (wait && wait->cancelled && wait->cancelled(wait->ctx))
+            return CANCELLED;
+        if (wait && wait->late)
+            wait->late(wait->ctx);
+    }
+    pthread_mutex_lock(&s->lock);
+    if (s->generation == generation)
+        end_zygote(s);
+    pthread_mutex_unlock(&s->lock);
+    return GONE;
+}
+
+/* fd[at] is where the answer is to come, and is set here; *child: the descriptor that came. */
+static enum answer ask(struct sandbox *s, const struct zygote_request *q, int *fd, int fds, int at,
+                       const struct sandbox_wait *wait, struct zygote_reply *reply, int *child)
+{
+    int pair[2];
+    unsigned generation;
+    if (!channel_open(pair))
+        return GONE;
+    fd[at] = pair[1];
+    bool sent = send_request(s, q, fd, fds, &generation);
+    close(pair[1]);
+    enum answer a = sent ? await(s, pair[0], generation, wait, reply, child) : GONE;
+    close(pair[0]);
+    return a;
+}
+
+static enum err need_zygote(struct sandbox *s)
+{
+    pthread_mutex_lock(&s->lock);
+    enum err e = s->zygote ? ERR_OK : start_zygote(s);
+    pthread_mutex_unlock(&s->lock);
+    return e;
 }
 
 enum err host_spawn(struct sandbox *s, const struct child_order *order, int socket, int memory,
-                    int file, pid_t *pid)
+                    int file, const struct sandbox_wait *wait, struct host_child *out)
 {
     const struct zygote_request q = {.what = ZYGOTE_SPAWN, .order = *order};
-    const int fd[3] = {socket, memory, file};
-    struct zygote_reply reply = {.error = EIO};
-    enum err e = ERR_OK;
-    bool answered = false;
-    pthread_mutex_lock(&s->lock);
-    for (int i = 0; !e && !answered && i < 2; i++) {
-        if (!s->zygote)
-            e = start_zygote(s);
-        if (!e)
-            answered = ask(s, &q, fd, file >= 0 ? 3 : 2, &reply);
-    }
-    pthread_mutex_unlock(&s->lock);
-    if (e)
-        return e;
-    if (reply.error)
-        return err_set(reply.error == EAGAIN || reply.error == ENOMEM ? ERR_BUSY : ERR_IO,
-                       "no process for a decoder: %s", strerror(reply.error));
-    *pid = reply.pid;
-    return ERR_OK;
-}
-
-int host_bury(struct sandbox *s, pid_t pid)
-{
-    const struct zygote_request q = {.what = ZYGOTE_BURY, .pid = pid};
+    int fd[CHANNEL_FDS] = {-1, socket, memory, file}, child = -1;
     struct zygote_reply reply;
-    pthread_mutex_lock(&s->lock);
-    bool known = ask(s, &q, NULL, 0, &reply) && !reply.error;
-    pthread_mutex_unlock(&s->lock);
-    return known ? reply.status : -1;
+    enum answer a = GONE;
+    for (int i = 0; a == GONE && i < 2; i++) {
+        reply = (struct zygote_reply){.error = EIO};
+        TRY(need_zygote(s));
+        a = ask(s, &q, fd, file >= 0 ? 4 : 3, 0, wait, &reply, &child);
+    }
+    if (a == CANCELLED)
+        return err_set(ERR_CANCELLED, "cancelled");
+    if (a == ANSWERED && !reply.error && child >= 0) {
+        *out = (struct host_child){reply.pid, child};
+        return ERR_OK;
+    }
+    if (child >= 0)
+        close(child);
+    return err_set(reply.error == EAGAIN || reply.error == ENOMEM ? ERR_BUSY : ERR_IO,
+                   "no process for a decoder: %s", strerror(reply.error ? reply.error : EMFILE));
 }
 
-void host_allow(struct sandbox *s, pid_t pid, uint32_t cpu_seconds)
+/* The kernel may take its time over one that is large. */
+static void end(const struct host_child *child)
+{
+    struct pollfd p = {.fd = child->fd, .events = POLLIN};
+    pidfd_send_signal(child->fd, SIGKILL, NULL, 0);
+    while (poll(&p, 1, ANSWER_SECONDS * 1000) < 0 && errno == EINTR)
+        ;
+}
+
+void host_bury(struct sandbox *s, const struct host_child *child)
+{
+    const struct zygote_request q = {.what = ZYGOTE_BURY};
+    unsigned generation;
+    end(child);
+    send_request(s, &q, &child->fd, 1, &generation);
+    close(child->fd);
+}
+
+int host_bury_asking(struct sandbox *s, const struct host_child *child)
+{
+    const struct zygote_request q = {.what = ZYGOTE_BURY};
+    int fd[2] = {child->fd, -1}, none = -1;
+    struct zygote_reply reply;
+    end(child);
+    enum answer a = ask(s, &q, fd, 2, 1, NULL, &reply, &none);
+    close(child->fd);
+    return a == ANSWERED && !reply.error ? reply.signal : -1;
+}
+
+void host_allow(struct sandbox *s, const struct host_child *child, uint32_t cpu_seconds)
 {
     const struct zygote_request q = {
-        .what = ZYGOTE_ALLOW, .pid = pid, .order.cpu_seconds = cpu_seconds};
-    struct zygote_reply reply;
-    pthread_mutex_lock(&s->lock);
-    ask(s, &q, NULL, 0, &reply);
-    pthread_mutex_unlock(&s->lock);
+        .what = ZYGOTE_ALLOW, .pid = child->pid, .order.cpu_seconds = cpu_seconds};
+    unsigned generation;
+    send_request(s, &q, &child->fd, 1, &generation);
 }
 
 const struct sandbox_options *host_options(const struct sandbox *s)
@@ -205,7 +254,7 @@ enum err sandbox_open(const struct sandbox_options *o, struct sandbox **out)
         return err_set(ERR_NOMEM, "no memory for a sandbox");
     s->o = *o;
     pthread_mutex_init(&s->lock, NULL);
-    enum err e = link_open(s, &trial, -1, "trial", &confined, &l);
+    enum err e = link_open(s, &trial, -1, "trial", NULL, &confined, &l);
     if (e) {
         sandbox_close(s);
         return e;
@@ -222,7 +271,7 @@ void sandbox_close(struct sandbox *s)
 {
     if (!s)
         return;
-    end_zygote(s, true);
+    end_zygote(s);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }

@@ -65,6 +65,11 @@ static enum err receive(struct video *v, struct wire_reply *r)
     }
 }
 
+static struct sandbox_wait wait_of(const struct decode_options *o)
+{
+    return (struct sandbox_wait){.cancelled = o->cancelled, .ctx = o->ctx};
+}
+
 /* ---- opening ------------------------------------------------------------------------------------
  */
 
@@ -93,18 +98,17 @@ static enum err get_info(struct video *v)
     return ERR_OK;
 }
 
-enum err video_over(struct link *l, const struct decode_options *o, struct video **out)
+/* By the link, which it takes; without one, here. */
+static enum err start(struct link *l, const char *path, const struct decode_options *o,
+                      struct video **out)
 {
-    struct video *v = calloc(1, sizeof *v);
-    *out = v;
-    if (!v) {
-        link_close(l);
-        return err_set(ERR_NOMEM, "no memory for a decoder");
-    }
+    struct video *v = *out = link_holder(l, sizeof *v);
+    if (!v)
+        return ERR_NOMEM;
     v->link = l;
     v->o = *o;
-    v->wait = (struct sandbox_wait){.cancelled = o->cancelled, .ctx = o->ctx};
-    enum err e = get_info(v);
+    v->wait = wait_of(o);
+    enum err e = l ? get_info(v) : decoder_open(path, o, &v->here);
     if (e) {
         video_close(v);
         *out = NULL;
@@ -112,35 +116,34 @@ enum err video_over(struct link *l, const struct decode_options *o, struct video
     return e;
 }
 
-static enum err open_here(const char *path, const struct decode_options *o, struct video **out)
+enum err video_over(struct link *l, const struct decode_options *o, struct video **out)
 {
-    struct video *v = calloc(1, sizeof *v);
-    if (!v)
-        return err_set(ERR_NOMEM, "no memory for a decoder");
-    enum err e = decoder_open(path, o, &v->here);
-    if (e)
-        free(v);
-    else
-        *out = v;
+    return start(l, NULL, o, out);
+}
+
+static enum err open_link(struct sandbox *s, const char *path, const struct decode_options *o,
+                          const char *who, struct link **out)
+{
+    const struct child_order order = {
+        .kind = CHILD_VIDEO, .slots = SLOTS, .nicer = NICER, .growing = o->growing != NULL};
+    const struct sandbox_wait wait = wait_of(o);
+    int fd;
+    enum err e = open_file(path, &fd);
+    if (!e)
+        e = link_open(s, &order, fd, who, &wait, NULL, out);
+    if (fd >= 0)
+        close(fd);
     return e;
 }
 
 enum err video_open(struct sandbox *s, const char *path, const struct decode_options *o,
                     const char *who, struct video **out)
 {
-    const struct child_order order = {
-        .kind = CHILD_VIDEO, .slots = SLOTS, .nicer = NICER, .growing = o->growing != NULL};
     struct link *l = NULL;
-    int fd;
     *out = NULL;
-    if (!s)
-        return open_here(path, o, out);
-    enum err e = open_file(path, &fd);
-    if (!e)
-        e = link_open(s, &order, fd, who, NULL, &l);
-    if (fd >= 0)
-        close(fd);
-    return e ? e : video_over(l, o, out);
+    if (s)
+        TRY(open_link(s, path, o, who, &l));
+    return start(l, path, o, out);
 }
 
 void video_close(struct video *v)

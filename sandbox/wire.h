@@ -1,6 +1,7 @@
 /* What the daemon and its decoding processes say to each other. Inside sandbox/ only.
  *
- *     daemon --- SOCK_SEQPACKET --- zygote            struct zygote_request, zygote_reply
+ *     daemon --- SOCK_SEQPACKET --- zygote            struct zygote_request
+ *       |    \-- a pair for each -- |                 struct zygote_reply
  *       |                             | fork
  *       +------- SOCK_SEQPACKET --- child             struct wire_request, wire_reply
  *       +------- memfd -------------- child           [input][slot 0][slot 1]...
@@ -43,17 +44,20 @@ struct child_order {
 
 enum zygote_what { ZYGOTE_SPAWN = 1, ZYGOTE_BURY, ZYGOTE_ALLOW };
 
-/* SPAWN carries descriptors: the child's socket, its memory, and for CHILD_VIDEO the file. */
+/* Each comes with descriptors; an answer goes to the first of SPAWN, and the second of BURY if
+ * there is one: SPAWN  where to answer, the child's socket, its memory, and for CHILD_VIDEO the
+ * file BURY   the child, which has ended: it is reaped ALLOW  the child, which gets cpu_seconds
+ * more */
 struct zygote_request {
     enum zygote_what what;
-    int32_t pid; /* BURY: kills it if it lives, and tells how it ended. ALLOW: cpu_seconds more */
+    int32_t pid; /* ALLOW */
     struct child_order order;
 };
 
 struct zygote_reply {
     int32_t error;  /* errno, or 0 */
-    int32_t pid;    /* SPAWN */
-    int32_t status; /* BURY: as of waitpid */
+    int32_t pid;    /* SPAWN, which comes with the child's descriptor */
+    int32_t signal; /* BURY: that ended it, or 0 */
 };
 
 enum wire_ask { ASK_DECODE = 1, ASK_PACKET, ASK_NEXT, ASK_TAKEN, ASK_BYTES };

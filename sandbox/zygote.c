@@ -1,5 +1,6 @@
 #include "sandbox/zygote.h"
 
+#include "sandbox/channel.h"
 #include "sandbox/child.h"
 #include "sandbox/confine.h"
 #include "sandbox/wire.h"
@@ -9,8 +10,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -18,12 +19,6 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-struct zygote {
-    struct child_birth birth; /* what all children have in common */
-    pid_t *children;
-    size_t count, room;
-};
 
 bool zygote_wanted(int argc, char **argv)
 {
@@ -33,128 +28,80 @@ bool zygote_wanted(int argc, char **argv)
 }
 
 /* ---- children -----------------------------------------------------------------------------------
- */
+ * Nothing here waits: one question of one thread of the daemon's is answered after the other. */
 
-/* Returns its place; `count` for none. */
-static size_t find(const struct zygote *z, pid_t pid)
+static void spawn(const struct child_birth *birth, const struct child_order *order, const int *fd,
+                  struct zygote_reply *reply, int *child)
 {
-    size_t i = 0;
-    while (i < z->count && z->children[i] != pid)
-        i++;
-    return i;
-}
-
-static int reserve(struct zygote *z)
-{
-    if (z->count < z->room)
-        return 0;
-    size_t room = z->room ? 2 * z->room : 16;
-    pid_t *grown = realloc(z->children, room * sizeof *grown);
-    if (!grown)
-        return ENOMEM;
-    z->children = grown;
-    z->room = room;
-    return 0;
-}
-
-static void spawn(struct zygote *z, const struct child_order *order, int fd[CHILD_FDS],
-                  struct zygote_reply *reply)
-{
-    reply->error = reserve(z);
-    if (reply->error)
-        return;
     pid_t pid = fork();
     if (pid == 0)
-        child_main(order, &z->birth, fd);
-    if (pid < 0)
+        child_main(order, birth, fd);
+    if (pid > 0)
+        *child = pidfd_open(pid, 0);
+    if (pid < 0 || *child < 0)
         reply->error = errno;
-    else
-        z->children[z->count++] = reply->pid = pid;
+    if (pid > 0)
+        reply->pid = pid;
 }
 
-static int wait_for(pid_t pid)
+/* Its daemon never heard of it. */
+static void end_unknown(pid_t pid)
 {
-    int status = 0;
-    kill(pid, SIGKILL); /* no effect on one that has ended: it is ours and not yet waited for */
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+    kill(pid, SIGKILL); /* ours and not yet waited for, so it has its number still */
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
         ;
-    return status;
 }
 
-static void bury(struct zygote *z, pid_t pid, struct zygote_reply *reply)
+/* By the descriptor, so that it is the one that is meant: another zygote's is ECHILD. EAGAIN: it
+ * has not ended, or a debugger has it. */
+static void bury(int child, struct zygote_reply *reply)
 {
-    size_t i = find(z, pid);
-    if (i == z->count) {
-        reply->error = ESRCH;
-        return;
-    }
-    reply->status = wait_for(pid);
-    z->children[i] = z->children[--z->count];
+    siginfo_t end = {0};
+    if (waitid(P_PIDFD, (id_t)child, &end, WEXITED | WNOHANG) != 0)
+        reply->error = errno;
+    else if (end.si_pid == 0)
+        reply->error = EAGAIN;
+    else if (end.si_code != CLD_EXITED)
+        reply->signal = end.si_status;
 }
 
-/* The limit is on all that it has used since its birth. */
-static void allow(struct zygote *z, pid_t pid, uint32_t seconds, struct zygote_reply *reply)
+/* The limit is on all that it has used since its birth. A child that is not reaped, as waitid sees,
+ * has its number still. */
+static void allow(int child, pid_t pid, uint32_t seconds)
 {
+    siginfo_t end;
     clockid_t clock;
     struct timespec used;
     struct rlimit r;
-    if (find(z, pid) == z->count)
-        reply->error = ESRCH;
-    else if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &used) != 0 ||
-             prlimit(pid, RLIMIT_CPU, NULL, &r) != 0)
-        reply->error = ESRCH;
-    if (reply->error)
+    if (waitid(P_PIDFD, (id_t)child, &end, WEXITED | WNOHANG | WNOWAIT) != 0 ||
+        clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &used) != 0 ||
+        prlimit(pid, RLIMIT_CPU, NULL, &r) != 0)
         return;
     rlim_t most = (rlim_t)used.tv_sec + seconds;
     r.rlim_cur = most < r.rlim_max ? most : r.rlim_max;
-    if (prlimit(pid, RLIMIT_CPU, &r, NULL) != 0)
-        reply->error = errno;
+    prlimit(pid, RLIMIT_CPU, &r, NULL);
 }
 
 /* ---- requests -----------------------------------------------------------------------------------
  */
 
-/* Descriptors that come with a request; -1 where there is none. */
-static bool receive(struct zygote_request *q, int fd[CHILD_FDS])
+static void answer(const struct child_birth *birth, const struct zygote_request *q, const int *fd)
 {
-    union {
-        struct cmsghdr align;
-        char space[CMSG_SPACE(CHILD_FDS * sizeof(int))];
-    } control;
-    struct iovec bytes = {q, sizeof *q};
-    struct msghdr m = {.msg_iov = &bytes,
-                       .msg_iovlen = 1,
-                       .msg_control = control.space,
-                       .msg_controllen = sizeof control.space};
-    ssize_t n;
-    for (int i = 0; i < CHILD_FDS; i++)
-        fd[i] = -1;
-    while ((n = recvmsg(ZYGOTE_SOCKET, &m, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
-        ;
-    struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&m) : NULL;
-    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
-        memcpy(fd, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
-    return n == sizeof *q;
-}
-
-static void answer(struct zygote *z)
-{
-    struct zygote_request q = {0};
-    struct zygote_reply reply;
-    int fd[CHILD_FDS];
-    while (receive(&q, fd)) {
-        reply = (struct zygote_reply){0};
-        if (q.what == ZYGOTE_SPAWN)
-            spawn(z, &q.order, fd, &reply);
-        else if (q.what == ZYGOTE_BURY)
-            bury(z, q.pid, &reply);
-        else
-            allow(z, q.pid, q.order.cpu_seconds, &reply);
-        for (int i = 0; i < CHILD_FDS; i++)
-            if (fd[i] >= 0)
-                close(fd[i]);
-        if (send(ZYGOTE_SOCKET, &reply, sizeof reply, MSG_NOSIGNAL) != sizeof reply)
-            return;
+    struct zygote_reply reply = {0};
+    int child = -1;
+    if (q->what == ZYGOTE_SPAWN) {
+        spawn(birth, &q->order, fd + 1, &reply, &child);
+        bool known = channel_send(fd[0], &reply, sizeof reply, &child, child >= 0);
+        if (reply.pid && (!known || reply.error))
+            end_unknown(reply.pid);
+        if (child >= 0)
+            close(child);
+    } else if (q->what == ZYGOTE_BURY) {
+        bury(fd[0], &reply);
+        if (fd[1] >= 0)
+            channel_send(fd[1], &reply, sizeof reply, NULL, 0);
+    } else {
+        allow(fd[0], q->pid, q->order.cpu_seconds);
     }
 }
 
@@ -171,19 +118,19 @@ static void ignore_signals(void)
 
 int zygote_main(void)
 {
-    struct zygote z = {0};
+    struct child_birth birth = {0};
+    struct zygote_request q;
+    int fd[CHANNEL_FDS];
     close_range(ZYGOTE_SOCKET + 1, ~0u, 0);
     ignore_signals();
     prctl(PR_SET_NAME, ZYGOTE_NAME, 0, 0, 0);
     media_warm();
-    z.birth.confined = confine_namespaces();
-    z.birth.zygote = getpid();
-    z.birth.address_space = confine_address_space();
-    answer(&z);
-    for (size_t i = 0; i < z.count; i++)
-        kill(z.children[i], SIGKILL);
-    for (size_t i = 0; i < z.count; i++)
-        wait_for(z.children[i]);
-    free(z.children);
-    _exit(0); /* there is nothing to clean up, nor to be found by who looks for leaks */
+    birth.confined = confine_namespaces();
+    birth.zygote = getpid();
+    birth.address_space = confine_address_space();
+    while (channel_receive(ZYGOTE_SOCKET, &q, sizeof q, fd) == sizeof q) {
+        answer(&birth, &q, fd);
+        channel_close_all(fd);
+    }
+    _exit(0); /* the kernel ends the children; there is nothing for who looks for leaks */
 }

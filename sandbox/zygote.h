@@ -3,8 +3,8 @@
  * It is the daemon's own program started afresh, with an empty environment, no descriptor but one
  * socket to the daemon and nothing in memory but FFmpeg with its tables made: no key, no address of
  * anything in the daemon. It reads nothing that comes from outside, and has one thread. Each child
- * is forked from it as it is. It reaps them, and when the daemon is gone it ends them and itself;
- * when it is gone, the kernel ends them. */
+ * is forked from it as it is. It reaps them. When the daemon is gone it ends; when it is gone, the
+ * kernel ends them. */
 #ifndef TV3S_SANDBOX_ZYGOTE_H
 #define TV3S_SANDBOX_ZYGOTE_H
 

@@ -172,6 +172,31 @@ def test_others_do_not_wait_for_a_stream_whose_decoder_hangs(d, packets, jpeg):
     assert died(d, "hung") == 1
 
 
+def test_others_do_not_wait_while_a_decoder_is_born(d, packets):
+    """Two streams need one, and who is to make them sleeps."""
+    async def run():
+        async with Raw(d, "other?format=raw&mode=frame") as other, Raw(d, "a?format=raw&mode=frame") as a, \
+                Raw(d, "b?format=raw&mode=frame") as b:
+            await other.send(packet(0, packets[0]))
+            first = await answer(other)
+            mother = zygote(d)
+            kill(mother, signal.SIGSTOP)
+            for c in (a, b):
+                await c.send(packet(0, packets[0]))
+            for i in (1, 2):
+                await other.send(packet(i, packets[i]))
+                assert (await answer(other))[0] == i
+            await other.send(packet(3, packets[0]))
+            assert (await answer(other))[1] == first[1]
+            assert len(decoders(d, "packets")) == 1   # theirs are not there yet
+            kill(mother, signal.SIGCONT)
+            for c in (a, b):
+                assert await answer(c) == first
+            assert zygote(d) == mother
+    asyncio.run(run())
+    assert "event=decoder_died" not in d.log()
+
+
 # ------------------------------------------------------------------------------------------------------- images
 def test_the_image_after_a_death_gets_a_new_decoder(d, jpeg):
     want = segment(d, jpeg)

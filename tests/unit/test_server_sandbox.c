@@ -1,5 +1,7 @@
-/* A decoding process can do nothing but decode; what it must not have, it has not. */
+/* A decoding process can do nothing but decode; what it must not have, it has not. Its end is its
+ * own. */
 #include "sandbox/confine.h"
+#include "sandbox/host.h"
 #include "sandbox/zygote.h"
 
 #include <setjmp.h>
@@ -10,8 +12,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -235,12 +239,126 @@ static void memory_and_time_have_an_end(void **state)
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 7);
 }
 
+/* ---- lives --------------------------------------------------------------------------------------
+ */
+
+static struct sandbox *open_sandbox(void)
+{
+    const struct sandbox_options o = {.max_pixels = 4096, .max_input = 4096, .patience = 100};
+    struct sandbox *s;
+    assert_int_equal(sandbox_open(&o, &s), ERR_OK);
+    return s;
+}
+
+/* A child for images; *socket is ours, and stays open for as long as it is to live. */
+static struct host_child bear(struct sandbox *s, int *socket)
+{
+    enum { PAGE = 4096 };
+    const struct child_order order = {.kind = CHILD_IMAGES,
+                                      .input_bytes = PAGE,
+                                      .slot_bytes = PAGE,
+                                      .slots = 1,
+                                      .memory = MEMORY,
+                                      .cpu_seconds = CPU_SECONDS};
+    struct host_child child;
+    int pair[2], memory = memfd_create("test", MFD_CLOEXEC);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+    assert_int_equal(ftruncate(memory, (off_t)wire_memory(&order)), 0);
+    assert_int_equal(host_spawn(s, &order, pair[1], memory, -1, NULL, &child), ERR_OK);
+    close(pair[1]);
+    close(memory);
+    *socket = pair[0];
+    return child;
+}
+
+static pid_t parent(pid_t pid)
+{
+    char path[32];
+    int of = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    FILE *f = fopen(path, "re");
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%*d (%*[^)]) %*c %d", &of), 1);
+    fclose(f);
+    return of;
+}
+
+static bool has_ended(const struct host_child *child, int wait_ms)
+{
+    struct pollfd p = {.fd = child->fd, .events = POLLIN};
+    return poll(&p, 1, wait_ms) == 1;
+}
+
+static void who_asks_hears_how_a_child_ended(void **state)
+{
+    (void)state;
+    struct sandbox *s = open_sandbox();
+    int socket;
+    struct host_child child = bear(s, &socket);
+    kill(child.pid, SIGALRM); /* which no sanitizer takes */
+    assert_true(has_ended(&child, -1));
+    assert_int_equal(host_bury_asking(s, &child), SIGALRM);
+    close(socket);
+    child = bear(s, &socket);
+    close(socket); /* it goes by itself */
+    assert_true(has_ended(&child, -1));
+    assert_int_equal(host_bury_asking(s, &child), 0);
+    sandbox_close(s);
+}
+
+static void a_child_is_not_its_number(void **state)
+{
+    (void)state;
+    struct sandbox *s = open_sandbox();
+    int socket[2];
+    struct host_child old = bear(s, &socket[0]);
+    kill(parent(old.pid), SIGKILL);
+    assert_true(has_ended(&old, -1));
+    struct host_child now = bear(s, &socket[1]); /* of another zygote */
+    struct host_child mixed = {.pid = now.pid, .fd = old.fd};
+    host_allow(s, &mixed, 1);
+    assert_int_equal(host_bury_asking(s, &mixed), -1);
+    assert_false(has_ended(&now, 0));
+    assert_int_equal(host_bury_asking(s, &now), SIGKILL);
+    close(socket[0]);
+    close(socket[1]);
+    sandbox_close(s);
+}
+
+static void a_zygote_that_does_not_listen_holds_up_no_end(void **state)
+{
+    (void)state;
+    struct sandbox *s = open_sandbox();
+    int socket;
+    struct host_child child = bear(s, &socket);
+    pid_t pid = child.pid, zygote = parent(pid);
+    int ended = (int)syscall(SYS_pidfd_open, pid, 0);
+    kill(zygote, SIGSTOP);
+    host_allow(s, &child, 1);
+    host_bury(s, &child);
+    close(socket);
+    assert_true(has_ended(&(struct host_child){pid, ended}, 0));
+    kill(zygote, SIGCONT);
+    child = bear(s, &socket); /* of the same zygote, which nobody lost patience with */
+    assert_int_equal(parent(child.pid), zygote);
+    assert_int_equal(kill(pid, 0), -1); /* reaped by now */
+    close(ended);
+    kill(zygote, SIGSTOP);
+    host_bury(s, &child);
+    close(socket);
+    sandbox_close(s); /* nor does it hold up this */
+    assert_int_equal(kill(zygote, 0), -1);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_not_decoding_ends_the_process),
         cmocka_unit_test(decoding_goes_on),
         cmocka_unit_test(memory_and_time_have_an_end),
+        cmocka_unit_test(who_asks_hears_how_a_child_ended),
+        cmocka_unit_test(a_child_is_not_its_number),
+        cmocka_unit_test(a_zygote_that_does_not_listen_holds_up_no_end),
     };
     if (zygote_wanted(argc, argv))
         return zygote_main();
