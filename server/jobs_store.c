@@ -30,8 +30,8 @@ static const char *const migrations[] = {
     "CREATE TABLE deliveries("
     " number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, job TEXT NOT NULL UNIQUE,"
     " url TEXT NOT NULL, body TEXT NOT NULL, tries INTEGER NOT NULL, due REAL NOT NULL)",
-    "ALTER TABLE deliveries ADD COLUMN host TEXT NOT NULL DEFAULT '-';"
-    "CREATE INDEX deliveries_due ON deliveries(host, due)",
+    ("ALTER TABLE deliveries ADD COLUMN host TEXT NOT NULL DEFAULT '-';"
+     "CREATE INDEX deliveries_due ON deliveries(host, due)"),
 };
 enum { VERSION = sizeof migrations / sizeof *migrations };
 
