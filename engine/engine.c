@@ -24,6 +24,11 @@ bool engine_dtype_supported(enum device_kind device, enum dtype dtype)
     return e == ERR_OK;
 }
 
+int engine_cuda_devices(void)
+{
+    return cuda_backend_devices();
+}
+
 static enum err load_weights(struct engine *e)
 {
     TRY(encoder_open(&e->loader, &e->encoder));

@@ -78,6 +78,9 @@ struct geometry {
 /* "cpu avx512 bf16, 2 threads": for humans and logs. Valid while the engine lives. */
 const char *engine_description(const struct engine *e);
 
+/* How many devices DEVICE_CUDA can be, by number from 0. */
+int engine_cuda_devices(void);
+
 /* Packs the weights on the device. ERR_UNSUPPORTED where the device or dtype is not there;
  * ERR_NOMEM says what does not fit, and what would. The model stays borrowed until engine_close. */
 enum err engine_open(const struct model *m, const struct engine_config *c, struct engine **out);

@@ -231,5 +231,7 @@ enum err cpu_backend_open(enum dtype dtype, int threads, const char *isa, struct
  * in TF32 (10 bits of mantissa), on tensor cores, and sum in fp32. ERR_UNSUPPORTED where the build
  * has none, or the machine no such device. */
 enum err cuda_backend_open(int device, enum dtype dtype, bool tf32, struct backend **out);
+/* How many devices there are; 0 where the build or the machine has none. */
+int cuda_backend_devices(void);
 
 #endif

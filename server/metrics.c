@@ -20,6 +20,17 @@ static const struct row {
 #undef METRIC_HISTOGRAM
 };
 
+static const struct engine_row {
+    enum kind kind;
+    const char *name, *help;
+} engine_rows[METRIC_ENGINE_COUNT] = {
+#define METRIC_ENGINE_COUNTER(id, name, help) {COUNTER, name, help},
+#define METRIC_ENGINE_GAUGE(id, name, help)   {GAUGE, name, help},
+#include "server/metrics_engine.def"
+#undef METRIC_ENGINE_COUNTER
+#undef METRIC_ENGINE_GAUGE
+};
+
 /* Upper bounds in seconds: from a JPEG's decoding to a loaded CPU's batch. */
 static const double bounds[] = {0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.033, 0.066,
                                 0.125,  0.25,  0.5,   1,     2,     4,     8};
@@ -30,6 +41,10 @@ struct metrics {
         _Atomic double value;          /* counter, gauge; a histogram's sum */
         atomic_ullong bin[BOUNDS + 1]; /* histogram: not cumulative; the last is +Inf */
     } of[METRIC_COUNT];
+    struct {
+        char labels[64]; /* empty: there is none */
+        _Atomic double value[METRIC_ENGINE_COUNT];
+    } engine[METRIC_ENGINES_MAX];
 };
 
 enum err metrics_open(struct metrics **out)
@@ -54,6 +69,17 @@ static void add(_Atomic double *value, double n)
 void metric_add(struct metrics *m, enum metric_id id, int64_t n)
 {
     add(&m->of[id].value, (double)n);
+}
+
+void metric_engine_name(struct metrics *m, int engine, const char *device)
+{
+    snprintf(m->engine[engine].labels, sizeof m->engine[engine].labels,
+             "engine=\"%d\",device=\"%.32s\"", engine, device);
+}
+
+void metric_engine_add(struct metrics *m, int engine, enum metric_engine_id id, int64_t n)
+{
+    add(&m->engine[engine].value[id], (double)n);
 }
 
 void metric_set(struct metrics *m, enum metric_id id, double value)
@@ -88,11 +114,10 @@ double metric_get(struct metrics *m, enum metric_id id)
 /* ---- the text format ----------------------------------------------------------------------------
  */
 
-static enum err write_head(const struct row *row, struct buf *out)
+static enum err write_head(enum kind kind, const char *name, const char *help, struct buf *out)
 {
     static const char *const type[] = {"counter", "gauge", "histogram"};
-    return buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", row->name, row->help, row->name,
-                      type[row->kind]);
+    return buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type[kind]);
 }
 
 static enum err write_value(const struct row *row, double value, struct buf *out)
@@ -122,6 +147,19 @@ static enum err write_histogram(const struct metrics *m, enum metric_id id, stru
     return e;
 }
 
+static enum err write_engines(const struct metrics *m, struct buf *out)
+{
+    enum err e = ERR_OK;
+    for (int id = 0; !e && id < METRIC_ENGINE_COUNT; id++) {
+        const struct engine_row *row = &engine_rows[id];
+        e = write_head(row->kind, row->name, row->help, out);
+        for (int i = 0; !e && i < METRIC_ENGINES_MAX && *m->engine[i].labels; i++)
+            e = buf_printf(out, "%s{%s} %.15g\n", row->name, m->engine[i].labels,
+                           atomic_load_explicit(&m->engine[i].value[id], memory_order_relaxed));
+    }
+    return e;
+}
+
 enum err metrics_write(struct metrics *m, struct buf *out)
 {
     const char *previous = "";
@@ -129,12 +167,12 @@ enum err metrics_write(struct metrics *m, struct buf *out)
     for (int id = 0; !e && id < METRIC_COUNT; id++) {
         const struct row *row = &rows[id];
         if (strcmp(row->name, previous) != 0)
-            e = write_head(row, out);
+            e = write_head(row->kind, row->name, row->help, out);
         previous = row->name;
         if (!e && row->kind == HISTOGRAM)
             e = write_histogram(m, (enum metric_id)id, out);
         else if (!e)
             e = write_value(row, metric_get(m, (enum metric_id)id), out);
     }
-    return e;
+    return e ? e : write_engines(m, out);
 }

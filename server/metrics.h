@@ -30,6 +30,20 @@ void metric_set(struct metrics *m, enum metric_id id, double value);       /* ga
 void metric_observe(struct metrics *m, enum metric_id id, double seconds); /* histograms */
 double metric_get(struct metrics *m, enum metric_id id); /* a histogram's: how many were observed */
 
+/* What each engine (of a device) counts for itself, labelled with its number and device. The name,
+ * copied, is set before anything is counted; engines without one are not written. */
+enum metric_engine_id {
+#define METRIC_ENGINE_COUNTER(id, name, help) id,
+#define METRIC_ENGINE_GAUGE(id, name, help)   id,
+#include "server/metrics_engine.def"
+#undef METRIC_ENGINE_COUNTER
+#undef METRIC_ENGINE_GAUGE
+    METRIC_ENGINE_COUNT
+};
+enum { METRIC_ENGINES_MAX = 16 };
+void metric_engine_name(struct metrics *m, int engine, const char *device);
+void metric_engine_add(struct metrics *m, int engine, enum metric_engine_id id, int64_t n);
+
 enum err metrics_write(struct metrics *m, struct buf *out);
 
 #endif

@@ -12,24 +12,64 @@
 #include <string.h>
 
 struct models {
-    int count;
-    uint64_t state_bytes;
+    int count, devices;
+    struct engine_config device[DEVICES_MAX];
+    char device_name[DEVICES_MAX][16];
+    uint64_t state_bytes; /* on each */
     struct served_model of[];
 };
 
 /* ---- the settings -------------------------------------------------------------------------------
  */
 
-/* "cpu", "cuda", "cuda:N" */
-static enum err parse_device(const char *text, struct engine_config *c)
+static enum err add_device(struct models *m, enum device_kind kind, int index)
 {
+    if (m->devices == DEVICES_MAX)
+        return err_set(ERR_ARG, "more than %d devices", (int)DEVICES_MAX);
+    struct engine_config *c = &m->device[m->devices];
+    c->device = kind;
+    c->device_index = index;
+    if (kind == DEVICE_CPU)
+        snprintf(m->device_name[m->devices], sizeof m->device_name[0], "cpu");
+    else
+        snprintf(m->device_name[m->devices], sizeof m->device_name[0], "cuda:%d", index);
+    m->devices++;
+    return ERR_OK;
+}
+
+/* "cpu", "cuda", "cuda:N", "cuda:all" */
+static enum err parse_device(struct models *m, const char *text)
+{
+    int index = 0;
     char tail = 0;
-    c->device = strcmp(text, "cpu") == 0 ? DEVICE_CPU : DEVICE_CUDA;
-    if (c->device == DEVICE_CPU || strcmp(text, "cuda") == 0)
+    if (strcmp(text, "cpu") == 0)
+        return add_device(m, DEVICE_CPU, 0);
+    if (strcmp(text, "cuda") == 0)
+        return add_device(m, DEVICE_CUDA, 0);
+    if (strcmp(text, "cuda:all") == 0) {
+        int count = engine_cuda_devices();
+        TRY(add_device(m, DEVICE_CUDA, 0)); /* where there is none its engine says why */
+        for (int i = 1; i < count; i++)
+            TRY(add_device(m, DEVICE_CUDA, i));
         return ERR_OK;
-    if (sscanf(text, "cuda:%3d%c", &c->device_index, &tail) == 1 && c->device_index >= 0)
-        return ERR_OK;
-    return err_set(ERR_ARG, "device '%.40s': cpu, cuda or cuda:N is wanted", text);
+    }
+    if (sscanf(text, "cuda:%3d%c", &index, &tail) == 1 && index >= 0)
+        return add_device(m, DEVICE_CUDA, index);
+    return err_set(ERR_ARG, "device '%.40s': cpu, cuda, cuda:N or cuda:all is wanted", text);
+}
+
+/* One, or several with commas between; each is an engine of its own. */
+static enum err parse_devices(struct models *m, const char *list)
+{
+    char text[48];
+    for (;;) {
+        size_t n = strcspn(list, ",");
+        snprintf(text, sizeof text, "%.*s", n < sizeof text ? (int)n : (int)sizeof text, list);
+        TRY(parse_device(m, text));
+        if (!list[n])
+            return ERR_OK;
+        list += n + 1;
+    }
 }
 
 static enum err parse_dtype(const char *text, struct engine_config *c)
@@ -80,6 +120,13 @@ static void add_text(gnutls_hash_hd_t hash, const char *text)
     gnutls_hash(hash, text ? text : "", text ? strlen(text) + 1 : 1);
 }
 
+/* The engine's description without the device's number: of "cuda:1 NAME bf16", "NAME bf16". */
+static const char *kind_of(const struct engine *e)
+{
+    const char *text = engine_description(e);
+    return strncmp(text, "cuda:", 5) == 0 ? text + strcspn(text, " ") + 1 : text;
+}
+
 /* All that makes the labels: tensors, and what the metadata says of them. */
 static enum err fill_origin(struct served_model *s)
 {
@@ -100,11 +147,28 @@ static enum err fill_origin(struct served_model *s)
     char *at = s->origin;
     for (size_t i = 0; i < sizeof digest; i++)
         at += sprintf(at, "%02x", digest[i]);
-    snprintf(at, sizeof s->origin - 64, " %s", engine_description(s->engine));
+    snprintf(at, sizeof s->origin - 64, " %s", kind_of(s->engine[0]));
     return ERR_OK;
 }
 
-static enum err open_one(struct models *m, const struct engine_config *c, const char *text)
+/* On every device. */
+static enum err open_engines(struct models *m, struct served_model *s)
+{
+    for (int i = 0; i < m->devices; i++) {
+        TRY(engine_open(s->model, &m->device[i], &s->engine[i]));
+        log_event(LOG_INFO, "model_opened", "model=%s arch=%s classes=%d parameters=%zu engine=%s",
+                  s->name, s->model->arch.name, s->model->arch.classes, model_parameters(s->model),
+                  log_text(engine_description(s->engine[i])));
+        if (strcmp(kind_of(s->engine[0]), kind_of(s->engine[i])) != 0)
+            return err_set(ERR_UNSUPPORTED,
+                           "%s is no '%s': devices that label the same streams must be of one "
+                           "kind; start a daemon for each",
+                           m->device_name[i], kind_of(s->engine[0]));
+    }
+    return ERR_OK;
+}
+
+static enum err open_one(struct models *m, const char *text)
 {
     struct served_model *s = &m->of[m->count];
     struct model *model = NULL;
@@ -116,14 +180,11 @@ static enum err open_one(struct models *m, const struct engine_config *c, const 
     TRY(model_open(path, &model));
     s->model = model;
     m->count++; /* from here on models_close closes it */
-    enum err e = engine_open(model, c, &s->engine);
+    enum err e = open_engines(m, s);
     if (!e)
         e = fill_origin(s);
     if (e)
         return err_context(e, "model '%s'", s->name);
-    log_event(LOG_INFO, "model_opened", "model=%s arch=%s classes=%d parameters=%zu engine=%s",
-              s->name, model->arch.name, model->arch.classes, model_parameters(model),
-              log_text(engine_description(s->engine)));
     return ERR_OK;
 }
 
@@ -146,10 +207,11 @@ static size_t stream_bytes(const struct served_model *s, const struct engine_con
     return g.state_bytes;
 }
 
-/* Settles m->state_bytes, beside which the batches under way have `working`. */
-static enum err find_room(struct models *m, bool any, size_t working)
+/* Settles m->state_bytes, which is to fit on each device, beside what `working` batches have. */
+static enum err find_room(struct models *m, int device, bool any, size_t working)
 {
-    size_t wanted = m->state_bytes + working, left = engine_room_left(m->of[0].engine, wanted);
+    size_t wanted = m->state_bytes + working;
+    size_t left = engine_room_left(m->of[0].engine[device], wanted);
     size_t fits = left > working ? left - working : 0;
     if (left == wanted)
         return ERR_OK;
@@ -163,53 +225,82 @@ static enum err find_room(struct models *m, bool any, size_t working)
     return ERR_OK;
 }
 
-static enum err make_states(struct models *m, const struct config *c,
-                            const struct engine_config *engine)
+/* A model's part of what streams of all models, of `sum` bytes, may have. */
+static enum err make_room(struct models *m, struct served_model *s, size_t working, size_t sum)
 {
-    size_t sum = 0, frames = (size_t)engine->room_frames * (size_t)engine_depth(m->of[0].engine);
+    size_t one = stream_bytes(s, &m->device[0]);
+    size_t bytes = (size_t)((double)m->state_bytes * (double)one / (double)sum);
+    for (int i = 0; i < m->devices; i++) {
+        enum err e = engine_reserve_states(s->engine[i], bytes + working * one);
+        if (e)
+            return err_context(e, "model '%s', %zu MB for hidden states (max_state_bytes)", s->name,
+                               in_mb(bytes));
+        log_event(LOG_INFO, "state_room", "model=%s bytes=%zu device=%s", s->name, bytes,
+                  m->device_name[i]);
+    }
+    return ERR_OK;
+}
+
+static enum err make_states(struct models *m, const struct config *c)
+{
+    const struct engine_config *room = &m->device[0];
+    size_t sum = 0, frames = (size_t)room->room_frames * (size_t)engine_depth(m->of[0].engine[0]);
     m->state_bytes = c->max_state_bytes ? c->max_state_bytes : CONFIG_AUTO_STATE_BYTES;
-    if (engine->room_frames == 0)
+    if (room->room_frames == 0)
         return ERR_OK;
     for (int i = 0; i < m->count; i++)
-        sum += stream_bytes(&m->of[i], engine);
+        sum += stream_bytes(&m->of[i], room);
     if (sum == 0)
         return ERR_OK;
-    TRY(find_room(m, c->max_state_bytes == 0, frames * sum));
-    for (int i = 0; i < m->count; i++) {
-        size_t one = stream_bytes(&m->of[i], engine);
-        size_t bytes = (size_t)((double)m->state_bytes * (double)one / (double)sum);
-        enum err e = engine_reserve_states(m->of[i].engine, bytes + frames * one);
-        if (e)
-            return err_context(e, "model '%s', %zu MB for hidden states (max_state_bytes)",
-                               m->of[i].name, in_mb(bytes));
-        log_event(LOG_INFO, "state_room", "model=%s bytes=%zu", m->of[i].name, bytes);
+    for (int i = 0; i < m->devices; i++)
+        TRY(find_room(m, i, c->max_state_bytes == 0, frames * sum));
+    for (int i = 0; i < m->count; i++)
+        TRY(make_room(m, &m->of[i], frames, sum));
+    return ERR_OK;
+}
+
+static enum err configure(struct models *m, const struct config *c)
+{
+    TRY(parse_devices(m, c->device));
+    for (int i = 0; i < m->devices; i++) {
+        struct engine_config *engine = &m->device[i];
+        engine->threads = c->threads;
+        engine->isa = *c->isa ? c->isa : NULL;
+        TRY(parse_dtype(c->dtype, engine));
+        if (engine->device == DEVICE_CUDA)
+            TRY(parse_room(c->room_size, c->batch_max, engine));
     }
     return ERR_OK;
 }
 
 enum err models_open(const struct config *c, struct models **out)
 {
-    struct engine_config engine = {.threads = c->threads, .isa = *c->isa ? c->isa : NULL};
     *out = NULL;
-    TRY(parse_device(c->device, &engine));
-    TRY(parse_dtype(c->dtype, &engine));
-    if (engine.device == DEVICE_CUDA)
-        TRY(parse_room(c->room_size, c->batch_max, &engine));
     if (c->models.count < 1)
         return err_set(ERR_ARG, "no model is configured");
     struct models *m = calloc(1, sizeof *m + (size_t)c->models.count * sizeof m->of[0]);
     if (!m)
         return err_set(ERR_NOMEM, "no memory for the models");
-    enum err e = ERR_OK;
+    enum err e = configure(m, c);
     for (int i = 0; !e && i < c->models.count; i++)
-        e = open_one(m, &engine, c->models.item[i]);
+        e = open_one(m, c->models.item[i]);
     if (!e)
-        e = make_states(m, c, &engine);
+        e = make_states(m, c);
     if (e)
         models_close(m);
     else
         *out = m;
     return e;
+}
+
+int models_devices(const struct models *m)
+{
+    return m->devices;
+}
+
+const char *models_device(const struct models *m, int i)
+{
+    return m->device_name[i];
 }
 
 uint64_t models_state_bytes(const struct models *m)
@@ -220,7 +311,8 @@ uint64_t models_state_bytes(const struct models *m)
 void models_close(struct models *m)
 {
     for (int i = 0; m && i < m->count; i++) {
-        engine_close(m->of[i].engine);
+        for (int d = 0; d < m->devices; d++)
+            engine_close(m->of[i].engine[d]);
         model_close((struct model *)m->of[i].model);
     }
     free(m);

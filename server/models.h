@@ -1,6 +1,8 @@
-/* The models that are served, by name: each with its mapped weights and its engine.
+/* The models that are served, by name: each with its mapped weights and an engine on every device.
+ * The devices are of one kind, so what a frame's labels are does not depend on where it goes.
  *
- * Engines belong to the engine thread; everything else here is constant after models_open. */
+ * Engines belong to the engine thread of their device; everything else here is constant after
+ * models_open. */
 #ifndef TV3S_SERVER_MODELS_H
 #define TV3S_SERVER_MODELS_H
 
@@ -8,10 +10,12 @@
 
 struct config;
 
+enum { DEVICES_MAX = 16 };
+
 struct served_model {
     char name[64];
     const struct model *model;
-    struct engine *engine; /* engine thread only */
+    struct engine *engine[DEVICES_MAX]; /* by device: its engine thread only */
     char origin[192]; /* the weights' SHA-256 and the engine's description: equal where a hidden
                          state means the same */
 };
@@ -20,7 +24,10 @@ struct models;
 
 /* Loads the configured models (NAME=PATH, or PATH with the file's stem as its name). */
 enum err models_open(const struct config *c, struct models **out);
-/* Memory for hidden states: max_state_bytes, or what that means where it is 0. */
+/* "cpu", "cuda:1": of 0 .. models_devices - 1. */
+int models_devices(const struct models *m);
+const char *models_device(const struct models *m, int i);
+/* Memory for hidden states on each device: max_state_bytes, or what that means where it is 0. */
 uint64_t models_state_bytes(const struct models *m);
 void models_close(struct models *m); /* after the engine thread has ended */
 

@@ -1,193 +1,60 @@
-/* The engine thread, and what others hand to it.
- *
- *     any thread --> inbox --> the session's pending list --> batch --> encode worker
- *                    (lock)    `--- engine thread alone ---'
- *
- * The inbox holds frames and commands in the order in which they came; the engine thread takes all
- * of it whenever it is between batches, and files each item under its session, so the order within
- * a session is kept and nothing but the inbox needs a lock.
- *
- * A session is on the `ready` list, which has a reference, while it has pending items. Sessions
- * without references come back by sched_release and are freed by the engine thread alone, so what
- * it holds between two looks at the inbox stays valid. After sched_stop there is no such thread:
- * what comes then ends at once in the caller's thread, and the lock keeps streams from being closed
- * by two at a time. */
+/* The scheduler to the rest of the daemon: its lanes, and what others hand to the one of a session.
+ * sched_parts.h says what a lane is, sched_lane.c what its thread does. */
 #include "server/sched_parts.h"
 
 #include "base/try.h"
-#include "server/priority.h"
 
 #include <stdlib.h>
-#include <time.h>
-
-/* ---- the thread ---------------------------------------------------------------------------------
- */
-
-struct inbox {
-    struct item *items;
-    struct session *released;
-    struct probe *probes;
-};
-
-/* With the lock held. */
-static struct inbox empty_inbox(struct sched *s)
-{
-    struct inbox in = {s->inbox_head, s->released, s->probes};
-    s->inbox_head = s->inbox_tail = NULL;
-    s->released = NULL;
-    s->probes = NULL;
-    return in;
-}
-
-static struct timespec in_ns(uint64_t ns)
-{
-    uint64_t t = clock_ns() + ns;
-    return (struct timespec){(time_t)(t / 1000000000u), (long)(t % 1000000000u)};
-}
-
-/* What came in, after at most `wait` nanoseconds. Returns whether to go on. */
-static bool receive(struct sched *s, uint64_t wait, struct inbox *in)
-{
-    struct timespec until = in_ns(wait);
-    pthread_mutex_lock(&s->lock);
-    while (wait && !s->stopped && !s->inbox_head && !s->released && !s->probes)
-        if (pthread_cond_timedwait(&s->wake, &s->lock, &until))
-            break;
-    bool go_on = !s->stopped;
-    if (go_on)
-        *in = empty_inbox(s);
-    pthread_mutex_unlock(&s->lock);
-    atomic_store(&s->alive, clock_ns());
-    return go_on;
-}
-
-static void answer_probes(struct probe *probes, enum err e)
-{
-    while (probes) {
-        struct probe *p = probes;
-        probes = p->next;
-        p->done(p->owner, e, e ? err_text() : "");
-        free(p);
-    }
-}
-
-static void work_off(struct sched *s, struct inbox *in)
-{
-    for (struct item *next, *item = in->items; item; item = next) {
-        next = item->next;
-        sched_file(s, item);
-    }
-    for (struct session *next, *session = in->released; session; session = next) {
-        next = session->sched_next;
-        sched_run_release(s, session);
-    }
-    if (in->probes)
-        answer_probes(in->probes, sched_run_probe(s));
-}
-
-/* Why what waits is not to be labelled. */
-static enum err no_more(const struct sched *s)
-{
-    const char *failure = sched_failure(s);
-    return failure ? err_set(ERR_DEVICE, "%s", failure)
-                   : err_set(ERR_CANCELLED, "the server is stopping");
-}
-
-/* An item that the engine will not see. */
-static void end_item(struct sched *s, struct item *item)
-{
-    enum err e = no_more(s);
-    if (item->kind == ITEM_COMMAND) {
-        sched_end_command(command_of(item), e);
-        return;
-    }
-    item_fail(item, e);
-    item_deliver(item, s->metrics);
-}
-
-static void end_release(struct sched *s, struct session *session)
-{
-    pthread_mutex_lock(&s->lock);
-    sched_run_release(s, session);
-    pthread_mutex_unlock(&s->lock);
-}
-
-/* All that waits and came in, when the engine thread is gone, or has no device any more. */
-static void end_all(struct sched *s, struct inbox *in)
-{
-    for (struct item *next, *item = in->items; item; item = next) {
-        next = item->next;
-        sched_count(s, item, -1);
-        end_item(s, item);
-    }
-    struct session *ready = s->ready.head;
-    s->ready = (struct session_list){0};
-    for (struct session *next; ready; ready = next) {
-        next = ready->sched_next;
-        ready->queued = false;
-        while (ready->pending_head)
-            end_item(s, sched_take(s, ready));
-        session_unref(ready);
-    }
-    for (struct session *next, *session = in->released; session; session = next) {
-        next = session->sched_next;
-        end_release(s, session);
-    }
-    answer_probes(in->probes, no_more(s));
-}
-
-static void *engine_main(void *sched)
-{
-    struct sched *s = sched;
-    struct inbox in;
-    pthread_setname_np(pthread_self(), "engine");
-    priority_lower();
-    for (int i = 0; i < models_count(s->models); i++)
-        engine_own_cores(models_at(s->models, i)->engine);
-    while (receive(s, s->ahead.frames ? 0 : sched_due(s), &in)) {
-        if (sched_failure(s)) {
-            sched_end_ahead(s);
-            end_all(s, &in);
-            continue;
-        }
-        work_off(s, &in);
-        if (sched_due(s) == 0 && sched_choose(s))
-            sched_run_batch(s);
-        else
-            sched_end_ahead(s);
-    }
-    sched_end_ahead(s);
-    return NULL;
-}
 
 /* ---- opening and ending -------------------------------------------------------------------------
  */
 
+static enum err open_lane(struct sched *s, struct models *models, struct workers *workers)
+{
+    pthread_condattr_t monotonic;
+    struct lane *l = &s->lane[s->lanes];
+    l->sched = s;
+    l->device = s->lanes;
+    l->config = s->config;
+    l->metrics = s->metrics;
+    l->models = models;
+    l->workers = workers;
+    l->model = calloc((size_t)models_count(models), sizeof *l->model);
+    if (!l->model)
+        return err_set(ERR_NOMEM, "no memory for the scheduler");
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&l->wake, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    s->lanes++;
+    metric_engine_name(s->metrics, l->device, models_device(models, l->device));
+    return ERR_OK;
+}
+
+static enum err open_lanes(struct sched *s, struct models *models, struct workers *workers)
+{
+    for (int i = 0; i < models_devices(models); i++)
+        TRY(open_lane(s, models, workers));
+    for (int i = 0; i < s->lanes; i++)
+        TRY(lane_start(&s->lane[i]));
+    return ERR_OK;
+}
+
 enum err sched_open(const struct config *c, struct metrics *m, struct models *models,
                     struct workers *workers, struct sched **out)
 {
-    pthread_condattr_t monotonic;
-    struct sched *s = calloc(1, sizeof *s);
+    struct sched *s = calloc(1, sizeof *s + (size_t)models_devices(models) * sizeof s->lane[0]);
     *out = NULL;
-    if (s)
-        s->model = calloc((size_t)models_count(models), sizeof *s->model);
-    if (!s || !s->model) {
-        free(s);
+    if (!s)
         return err_set(ERR_NOMEM, "no memory for the scheduler");
-    }
     s->config = c;
     s->metrics = m;
-    s->models = models;
-    s->workers = workers;
-    s->alive = clock_ns();
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&s->lock, NULL);
-    pthread_cond_init(&s->wake, &monotonic);
-    pthread_condattr_destroy(&monotonic);
-    if (pthread_create(&s->thread, NULL, engine_main, s) != 0) {
+    enum err e = open_lanes(s, models, workers);
+    if (e) {
+        sched_stop(s);
         sched_close(s);
-        return err_set(ERR_NOMEM, "the engine thread does not start");
+        return e;
     }
     *out = s;
     return ERR_OK;
@@ -195,42 +62,101 @@ enum err sched_open(const struct config *c, struct metrics *m, struct models *mo
 
 void sched_hand_over(struct sched *s, struct handover *h)
 {
-    s->handover = h;
+    for (int i = 0; i < s->lanes; i++)
+        s->lane[i].handover = h;
 }
 
 void sched_stop(struct sched *s)
 {
-    struct inbox in;
     pthread_mutex_lock(&s->lock);
     s->stopped = true;
-    pthread_cond_signal(&s->wake);
+    for (int i = 0; i < s->lanes; i++)
+        pthread_cond_signal(&s->lane[i].wake);
     pthread_mutex_unlock(&s->lock);
-    pthread_join(s->thread, NULL);
+    for (int i = 0; i < s->lanes; i++)
+        if (s->lane[i].started)
+            pthread_join(s->lane[i].thread, NULL);
     pthread_mutex_lock(&s->lock);
     s->ended = true;
-    in = empty_inbox(s);
     pthread_mutex_unlock(&s->lock);
-    end_all(s, &in);
+    for (int i = 0; i < s->lanes; i++)
+        lane_end(&s->lane[i]);
 }
 
 void sched_close(struct sched *s)
 {
-    if (!s)
-        return;
-    pthread_cond_destroy(&s->wake);
-    pthread_mutex_destroy(&s->lock);
-    free(s->model);
+    for (int i = 0; s && i < s->lanes; i++) {
+        pthread_cond_destroy(&s->lane[i].wake);
+        free(s->lane[i].model);
+    }
+    if (s)
+        pthread_mutex_destroy(&s->lock);
     free(s);
 }
 
 const char *sched_failure(const struct sched *s)
 {
-    return atomic_load(&s->failed) ? s->failure : NULL;
+    for (int i = 0; i < s->lanes; i++)
+        if (lane_failure(&s->lane[i]))
+            return lane_failure(&s->lane[i]);
+    return NULL;
+}
+
+bool sched_failed_for(const struct session *session)
+{
+    return lane_failure(session->lane) != NULL;
+}
+
+int sched_devices(const struct sched *s)
+{
+    return s->lanes;
 }
 
 uint64_t sched_alive(const struct sched *s)
 {
-    return atomic_load(&s->alive);
+    uint64_t oldest = UINT64_MAX;
+    for (int i = 0; i < s->lanes; i++) {
+        uint64_t alive = atomic_load(&s->lane[i].alive);
+        oldest = alive < oldest ? alive : oldest;
+    }
+    return oldest;
+}
+
+/* ---- pinning ------------------------------------------------------------------------------------
+ */
+
+static int pinned(const struct lane *l)
+{
+    int n = 0;
+    for (int kind = 0; kind < SESSION_KINDS; kind++)
+        n += l->pinned[kind];
+    return n;
+}
+
+static bool has_fewer(const struct lane *a, const struct lane *b, enum session_kind kind)
+{
+    if (a->pinned[kind] != b->pinned[kind])
+        return a->pinned[kind] < b->pinned[kind];
+    return pinned(a) < pinned(b);
+}
+
+/* With the lock held. */
+static void count_pinned(struct lane *l, const struct session *session, int n)
+{
+    l->pinned[session->kind] += n;
+    metric_engine_add(l->metrics, l->device, METRIC_ENGINE_SESSIONS, n);
+}
+
+void sched_pin(struct sched *s, struct session *session)
+{
+    pthread_mutex_lock(&s->lock);
+    struct lane *l = &s->lane[0];
+    for (int i = 1; i < s->lanes; i++)
+        if (has_fewer(&s->lane[i], l, session->kind))
+            l = &s->lane[i];
+    count_pinned(l, session, 1);
+    session->lane = l;
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* ---- handing over -------------------------------------------------------------------------------
@@ -239,16 +165,17 @@ uint64_t sched_alive(const struct sched *s)
 /* False after the end: the item stays the caller's. */
 static bool post(struct sched *s, struct item *item)
 {
+    struct lane *l = item->session->lane;
     item->next = NULL;
     pthread_mutex_lock(&s->lock);
     bool open = !s->ended;
     if (open) {
-        if (s->inbox_tail)
-            s->inbox_tail->next = item;
+        if (l->inbox_tail)
+            l->inbox_tail->next = item;
         else
-            s->inbox_head = item;
-        s->inbox_tail = item;
-        pthread_cond_signal(&s->wake);
+            l->inbox_head = item;
+        l->inbox_tail = item;
+        pthread_cond_signal(&l->wake);
     }
     pthread_mutex_unlock(&s->lock);
     return open;
@@ -272,6 +199,7 @@ static enum err check(struct sched *s, struct item *item)
 
 void sched_submit(struct sched *s, struct item *item)
 {
+    struct lane *l = item->session->lane;
     enum err e = check(s, item);
     if (!item->decoded)
         item->decoded = clock_ns();
@@ -280,50 +208,60 @@ void sched_submit(struct sched *s, struct item *item)
         item_deliver(item, s->metrics);
         return;
     }
-    sched_count(s, item, 1);
+    sched_count(l, item, 1);
     if (post(s, item))
         return;
-    sched_count(s, item, -1);
-    end_item(s, item);
+    sched_count(l, item, -1);
+    lane_end_item(l, item);
 }
 
 void sched_command(struct sched *s, struct command *c)
 {
     struct item *carrier = command_carrier(c);
     if (!post(s, carrier))
-        end_item(s, carrier);
+        lane_end_item(c->session->lane, carrier);
 }
 
 void sched_release(struct sched *s, struct session *session)
 {
+    struct lane *l = session->lane;
     pthread_mutex_lock(&s->lock);
+    count_pinned(l, session, -1);
     if (s->ended) {
-        sched_run_release(s, session);
+        sched_run_release(l, session);
     } else {
-        session->sched_next = s->released;
-        s->released = session;
-        pthread_cond_signal(&s->wake);
+        session->sched_next = l->released;
+        l->released = session;
+        pthread_cond_signal(&l->wake);
     }
     pthread_mutex_unlock(&s->lock);
+}
+
+/* With the lock held. */
+static void post_probe(struct lane *l, struct probe *p)
+{
+    p->next = l->probes;
+    l->probes = p;
+    pthread_cond_signal(&l->wake);
 }
 
 void sched_probe(struct sched *s, void (*done)(void *owner, enum err e, const char *text),
                  void *owner)
 {
-    struct probe *p = malloc(sizeof *p);
+    struct probing *p = calloc(1, sizeof *p + (size_t)s->lanes * sizeof p->part[0]);
     if (!p) {
         done(owner, ERR_NOMEM, "no memory for a probe");
         return;
     }
-    *p = (struct probe){.done = done, .owner = owner};
+    *p = (struct probing){.done = done, .owner = owner, .left = s->lanes};
     pthread_mutex_lock(&s->lock);
-    if (!s->ended) {
-        p->next = s->probes;
-        s->probes = p;
-        p = NULL;
-        pthread_cond_signal(&s->wake);
+    bool open = !s->ended;
+    for (int i = 0; i < s->lanes; i++) {
+        p->part[i].of = p;
+        if (open)
+            post_probe(&s->lane[i], &p->part[i]);
     }
     pthread_mutex_unlock(&s->lock);
-    if (p)
-        answer_probes(p, no_more(s));
+    for (int i = s->lanes; !open && i > 0; i--)
+        lane_answer(&s->lane[i - 1], &p->part[i - 1], lane_no_more(&s->lane[i - 1]));
 }

@@ -1,4 +1,4 @@
-/* The scheduler and the engine thread: continuous batching.
+/* The scheduler and the engine threads: continuous batching.
  *
  * Decoded frames come in by sched_submit; the engine thread files them under their session, and
  * whenever the engine is free makes the next batch of one model: at most one frame of each live
@@ -10,7 +10,10 @@
  * its pixels go up meanwhile; the thread waits for them in their order. A batch that fails is run
  * again frame by frame, so that a failing frame fails alone.
  *
- * The engine thread is the only caller of every engine and stream. What others want of a stream
+ * Every device has an engine thread of its own, and a session stays on the device that it was
+ * pinned to when it was made (sched_pin). What is said here of the engine thread is said of its.
+ *
+ * The engine thread is the only caller of its engines and streams. What others want of a stream
  * (reset, export, import, close) they post as a command; commands of a session run in order with
  * its frames: after those submitted before, before those submitted later. */
 #ifndef TV3S_SERVER_SCHED_H
@@ -26,17 +29,21 @@ struct workers;
 struct metrics;
 struct config;
 
-/* Starts the engine thread. The models' engines are in place already. */
+/* Starts the engine threads. The models' engines are in place already. */
 enum err sched_open(const struct config *c, struct metrics *m, struct models *models,
                     struct workers *workers, struct sched **out);
 /* Where states are kept, before the first session; NULL: nowhere. */
 struct handover;
 void sched_hand_over(struct sched *s, struct handover *h);
-/* Ends the engine thread after the batch under way; items left are delivered with ERR_CANCELLED,
+/* Ends the engine threads after the batches under way; items left are delivered with ERR_CANCELLED,
  * commands end so too. What comes later ends at once, in the caller's thread. */
 void sched_stop(struct sched *s);
 /* After sched_stop, and after the last session is gone. NULL is allowed. */
 void sched_close(struct sched *s);
+
+/* Any thread. Pins a session that is being made: to the device with the fewest of its kind, of
+ * these the one with the fewest at all. */
+void sched_pin(struct sched *s, struct session *session);
 
 /* Any thread; takes the item. Never blocks: past `queue_max` frames of live streams the item is
  * delivered with ERR_BUSY. (Uploads limit themselves: jobs.c keeps few frames in flight.) */
@@ -85,11 +92,16 @@ void sched_release(struct sched *s, struct session *session);
 void sched_probe(struct sched *s, void (*done)(void *owner, enum err e, const char *text),
                  void *owner);
 
-/* Why the device is of no more use: what came and comes is answered with ERR_DEVICE, and the
- * process is to end. NULL: it is well. Any thread. */
+/* Why a device is of no more use: what came and comes for it is answered with ERR_DEVICE, and the
+ * process is to end. NULL: all are well. Any thread. */
 const char *sched_failure(const struct sched *s);
+/* Whether it is the session's. */
+bool sched_failed_for(const struct session *session);
 
-/* clock_ns of the engine thread's last sign of life: for the watchdog. */
+int sched_devices(const struct sched *s);
+
+/* clock_ns of the engine threads' last sign of life, of the one that gave none for the longest: for
+ * the watchdog. */
 uint64_t sched_alive(const struct sched *s);
 
 #endif

@@ -51,16 +51,16 @@ static void pend(struct session *session, struct item *item)
     session->pending++;
 }
 
-void sched_count(struct sched *s, const struct item *item, int n)
+void sched_count(struct lane *l, const struct item *item, int n)
 {
     if (item->kind == ITEM_COMMAND)
         return;
-    metric_add(s->metrics, METRIC_QUEUE_ENGINE, n);
+    metric_add(l->metrics, METRIC_QUEUE_ENGINE, n);
     if (item->session->kind != SESSION_UPLOAD)
-        atomic_fetch_add(&s->waiting, n);
+        atomic_fetch_add(&l->sched->waiting, n);
 }
 
-struct item *sched_take(struct sched *s, struct session *session)
+struct item *sched_take(struct lane *l, struct session *session)
 {
     struct item *item = session->pending_head;
     session->pending_head = item->next;
@@ -68,66 +68,66 @@ struct item *sched_take(struct sched *s, struct session *session)
         session->pending_tail = NULL;
     session->pending--;
     item->next = NULL;
-    sched_count(s, item, -1);
+    sched_count(l, item, -1);
     return item;
 }
 
 /* ---- filing -------------------------------------------------------------------------------------
  */
 
-static void fail_dead(struct sched *s, struct session *session)
+static void fail_dead(struct lane *l, struct session *session)
 {
-    struct item *item = sched_take(s, session);
+    struct item *item = sched_take(l, session);
     item_fail(item, err_set(ERR_NOT_FOUND, "stream '%s' was deleted", session->id));
-    item_deliver(item, s->metrics);
+    item_deliver(item, l->metrics);
 }
 
-void sched_settle(struct sched *s, struct session *session)
+void sched_settle(struct lane *l, struct session *session)
 {
     session_ref(session);
     while (session->pending_head) {
         if (session->pending_head->kind == ITEM_COMMAND)
-            sched_run_command(s, command_of(sched_take(s, session)));
+            sched_run_command(l, command_of(sched_take(l, session)));
         else if (atomic_load(&session->dead))
-            fail_dead(s, session);
+            fail_dead(l, session);
         else
             break;
     }
     if (session->pending_head && !session->queued) {
-        append(&s->ready, session_ref(session));
+        append(&l->ready, session_ref(session));
         session->queued = true;
     }
     session_unref(session);
 }
 
-void sched_file(struct sched *s, struct item *item)
+void sched_file(struct lane *l, struct item *item)
 {
     struct session *session = item->session;
     if (session->kind == SESSION_SINGLE && session->served == 0) {
-        s->single_clock = (s->single_clock > s->clock ? s->single_clock : s->clock) + 1;
-        session->served = s->single_clock * BATCH_MAX;
+        l->single_clock = (l->single_clock > l->clock ? l->single_clock : l->clock) + 1;
+        session->served = l->single_clock * BATCH_MAX;
     }
     pend(session, item);
     if (!session->queued)
-        sched_settle(s, session);
+        sched_settle(l, session);
 }
 
-uint64_t sched_due(const struct sched *s)
+uint64_t sched_due(const struct lane *l)
 {
-    uint64_t delay = (uint64_t)(s->config->batch_delay * SECOND), now = clock_ns();
-    int batch_max = s->config->batch_max;
-    int want = s->last_runs < batch_max ? s->last_runs : batch_max, ready = 0;
+    uint64_t delay = (uint64_t)(l->config->batch_delay * SECOND), now = clock_ns();
+    int batch_max = l->config->batch_max;
+    int want = l->last_runs < batch_max ? l->last_runs : batch_max, ready = 0;
     uint64_t wait = SECOND;
-    for (const struct session *x = s->ready.head; x; x = x->sched_next) {
-        uint64_t held = sched_held(s, x, now);
+    for (const struct session *x = l->ready.head; x; x = x->sched_next) {
+        uint64_t held = sched_held(l, x, now);
         ready += held == 0;
         wait = held && held < wait ? held : wait;
     }
     if (ready == 0)
         return wait;
-    if (ready >= want || now >= s->free_since + delay)
+    if (ready >= want || now >= l->free_since + delay)
         return 0;
-    uint64_t rest = s->free_since + delay - now;
+    uint64_t rest = l->free_since + delay - now;
     return rest < wait ? rest : wait;
 }
 
@@ -135,15 +135,15 @@ uint64_t sched_due(const struct sched *s)
  */
 
 /* The next model in turn that has frames; NULL: none. */
-static struct served_model *next_model(struct sched *s, uint64_t now)
+static struct served_model *next_model(struct lane *l, uint64_t now)
 {
-    int count = models_count(s->models);
+    int count = models_count(l->models);
     for (int i = 1; i <= count; i++) {
-        int turn = (s->turn + i) % count;
-        struct served_model *m = models_at(s->models, turn);
-        for (const struct session *session = s->ready.head; session; session = session->sched_next)
-            if (session->params.model == m && !sched_held(s, session, now)) {
-                s->turn = turn;
+        int turn = (l->turn + i) % count;
+        struct served_model *m = models_at(l->models, turn);
+        for (const struct session *session = l->ready.head; session; session = session->sched_next)
+            if (session->params.model == m && !sched_held(l, session, now)) {
+                l->turn = turn;
                 return m;
             }
     }
@@ -171,9 +171,9 @@ static void rank(struct ranking *r, struct session *session, int most)
 }
 
 /* A run of at most `most` of the session's next frames, all of one size. */
-static void add_run(struct sched *s, struct session *session, int most)
+static void add_run(struct lane *l, struct session *session, int most)
 {
-    struct batch *b = &s->batch;
+    struct batch *b = &l->batch;
     int first = b->frames;
     while (b->frames - first < most) {
         const struct item *next = session->pending_head;
@@ -181,41 +181,41 @@ static void add_run(struct sched *s, struct session *session, int most)
         if (!next || next->kind == ITEM_COMMAND || next->width != head->width ||
             next->height != head->height)
             break;
-        b->item[b->frames++] = sched_take(s, session);
+        b->item[b->frames++] = sched_take(l, session);
     }
-    session->served = s->clock * BATCH_MAX + (unsigned)b->runs;
+    session->served = l->clock * BATCH_MAX + (unsigned)b->runs;
     b->run[b->runs].session = session;
     b->run[b->runs].first = first;
     b->run[b->runs++].count = b->frames - first;
 }
 
 /* Sorts the ready sessions of the model; the dead and the empty leave the list. */
-static void survey(struct sched *s, uint64_t now, struct ranking *live, struct ranking *uploads)
+static void survey(struct lane *l, uint64_t now, struct ranking *live, struct ranking *uploads)
 {
-    int most = s->config->batch_max;
-    struct session *session = s->ready.head;
-    s->ready = (struct session_list){0};
+    int most = l->config->batch_max;
+    struct session *session = l->ready.head;
+    l->ready = (struct session_list){0};
     for (struct session *next; session; session = next) {
         next = session->sched_next;
         session->queued = false;
-        sched_settle(s, session); /* back into the list, unless that was all */
+        sched_settle(l, session); /* back into the list, unless that was all */
         session_unref(session);   /* the old list's */
     }
-    for (session = s->ready.head; session; session = session->sched_next)
-        if (session->params.model == s->batch.model && !sched_held(s, session, now))
+    for (session = l->ready.head; session; session = session->sched_next)
+        if (session->params.model == l->batch.model && !sched_held(l, session, now))
             rank(session->kind == SESSION_UPLOAD ? uploads : live, session, most);
 }
 
 /* A session that gave its last frame away leaves the list. */
-static void drop_empty(struct sched *s)
+static void drop_empty(struct lane *l)
 {
-    struct session *session = s->ready.head;
-    s->ready = (struct session_list){0};
+    struct session *session = l->ready.head;
+    l->ready = (struct session_list){0};
     for (struct session *next; session; session = next) {
         next = session->sched_next;
         session->queued = session->pending_head != NULL;
         if (session->queued)
-            append(&s->ready, session);
+            append(&l->ready, session);
         else
             session_unref(session);
     }
@@ -239,54 +239,54 @@ static bool latest_service(const struct ranking *live, uint64_t *clock)
     return any;
 }
 
-static void add_live(struct sched *s, const struct ranking *live)
+static void add_live(struct lane *l, const struct ranking *live)
 {
     uint64_t clock;
     bool any = latest_service(live, &clock);
-    for (int i = 0; i < live->count && s->batch.frames < s->config->batch_max; i++) {
+    for (int i = 0; i < live->count && l->batch.frames < l->config->batch_max; i++) {
         struct session *session = live->session[i];
         bool ahead = session->pending > 1 && any && session->served / BATCH_MAX > clock;
         if (!ahead)
-            add_run(s, session, 1);
+            add_run(l, session, 1);
     }
 }
 
 /* Runs of the uploads from `first` on, in the room that is left. */
-static void add_uploads(struct sched *s, const struct ranking *uploads, int first)
+static void add_uploads(struct lane *l, const struct ranking *uploads, int first)
 {
-    int most = s->config->batch_max, run = (s->config->job_window + 1) / 2;
-    for (int i = first; i < uploads->count && s->batch.frames < most; i++) {
-        int room = most - s->batch.frames;
-        add_run(s, uploads->session[i], room < run ? room : run);
+    int most = l->config->batch_max, run = (l->config->job_window + 1) / 2;
+    for (int i = first; i < uploads->count && l->batch.frames < most; i++) {
+        int room = most - l->batch.frames;
+        add_run(l, uploads->session[i], room < run ? room : run);
     }
 }
 
 /* The run of an upload that has waited long enough. */
-static void add_overdue(struct sched *s, struct session *upload)
+static void add_overdue(struct lane *l, struct session *upload)
 {
-    int run = (s->config->job_window + 1) / 2, quarter = (s->config->batch_max + 3) / 4;
-    add_run(s, upload, run < quarter ? run : quarter);
+    int run = (l->config->job_window + 1) / 2, quarter = (l->config->batch_max + 3) / 4;
+    add_run(l, upload, run < quarter ? run : quarter);
 }
 
-bool sched_choose(struct sched *s)
+bool sched_choose(struct lane *l)
 {
     struct ranking live = {.count = 0}, uploads = {.count = 0};
     uint64_t now = clock_ns();
-    s->batch = (struct batch){.model = next_model(s, now)};
-    if (!s->batch.model)
+    l->batch = (struct batch){.model = next_model(l, now)};
+    if (!l->batch.model)
         return false;
-    struct model_state *state = &s->model[s->turn];
-    survey(s, now, &live, &uploads);
-    s->clock++;
+    struct model_state *state = &l->model[l->turn];
+    survey(l, now, &live, &uploads);
+    l->clock++;
     bool overdue =
-        uploads.count > 0 && live.count > 0 && state->passed >= s->config->upload_patience;
+        uploads.count > 0 && live.count > 0 && state->passed >= l->config->upload_patience;
     if (overdue)
-        add_overdue(s, uploads.session[0]);
-    add_live(s, &live);
-    int before = s->batch.runs;
-    add_uploads(s, &uploads, overdue);
-    bool left_out = uploads.count > 0 && !overdue && s->batch.runs == before;
+        add_overdue(l, uploads.session[0]);
+    add_live(l, &live);
+    int before = l->batch.runs;
+    add_uploads(l, &uploads, overdue);
+    bool left_out = uploads.count > 0 && !overdue && l->batch.runs == before;
     state->passed = left_out ? state->passed + 1 : 0;
-    drop_empty(s);
-    return s->batch.runs > 0;
+    drop_empty(l);
+    return l->batch.runs > 0;
 }

@@ -15,12 +15,13 @@ static const uint64_t probe_age = 5000000000u; /* nanoseconds that a proof of li
 
 /* What the engine of this model says, passed on. ERR_DEVICE is for good: the thread goes on without
  * the device (sched.c), and the daemon ends. */
-static enum err noted(struct sched *s, const struct served_model *m, enum err e)
+static enum err noted(struct lane *l, const struct served_model *m, enum err e)
 {
-    if (e == ERR_DEVICE && !sched_failure(s)) {
-        snprintf(s->failure, sizeof s->failure, "model '%s': %s", m->name, err_text());
-        log_event(LOG_ERROR, "device_failed", "model=%s error=%s", m->name, log_text(err_text()));
-        atomic_store(&s->failed, true);
+    if (e == ERR_DEVICE && !lane_failure(l)) {
+        snprintf(l->failure, sizeof l->failure, "model '%s': %s", m->name, err_text());
+        log_event(LOG_ERROR, "device_failed", "device=%s model=%s error=%s",
+                  models_device(l->models, l->device), m->name, log_text(err_text()));
+        atomic_store(&l->failed, true);
     }
     return e;
 }
@@ -32,19 +33,20 @@ static enum err open_stream(struct session *session)
 {
     if (session->stream)
         return ERR_OK;
-    return stream_open(session->params.model->engine, &session->params.stream, &session->stream);
+    return stream_open(session->params.model->engine[session->lane->device],
+                       &session->params.stream, &session->stream);
 }
 
-void sched_run_release(struct sched *s, struct session *session)
+void sched_run_release(struct lane *l, struct session *session)
 {
     stream_close(session->stream);
     session->stream = NULL;
-    sched_place(s, session);
+    sched_place(l, session);
     session_free(session);
 }
 
 /* Frames were applied: what follows for the first of them and for the session. */
-static void applied(struct sched *s, struct session *session, struct item *const *item, int count,
+static void applied(struct lane *l, struct session *session, struct item *const *item, int count,
                     uint64_t frames_before)
 {
     const struct item *last = item[count - 1];
@@ -60,35 +62,35 @@ static void applied(struct sched *s, struct session *session, struct item *const
     atomic_fetch_add(&session->frames, (unsigned)count);
     atomic_store(&session->frame_width, last->width);
     atomic_store(&session->frame_height, last->height);
-    sched_place(s, session);
+    sched_place(l, session);
 }
 
 /* ---- states that are stored ---------------------------------------------------------------------
  */
 
 /* The session's state goes to the store. `then`, or NULL, ends when it is there. */
-static void keep(struct sched *s, struct session *session, struct command *then)
+static void keep(struct lane *l, struct session *session, struct command *then)
 {
     void *state = NULL;
     size_t len = 0;
     enum err e = session->stream ? stream_export(session->stream, &state, &len) : ERR_OK;
     if (!e || e == ERR_NOT_FOUND || e == ERR_UNSUPPORTED) { /* these have none */
-        handover_keep(s->handover, session, state, len, then);
+        handover_keep(l->handover, session, state, len, then);
         return;
     }
     log_event(LOG_WARNING, "keep_failed", "stream=%s error=%s", session->id, log_text(err_text()));
-    handover_failed(s->handover, session, then);
+    handover_failed(l->handover, session, then);
     if (then)
         sched_end_command(then, then->kind == COMMAND_LEAVE ? e : ERR_OK);
 }
 
 /* Snapshots of those of the batch that are due. */
-static void keep_due(struct sched *s, struct session *const *session, int count)
+static void keep_due(struct lane *l, struct session *const *session, int count)
 {
     int kept = 0;
-    for (int i = 0; s->handover && i < count; i++) {
-        if (session[i]->stream && handover_due(s->handover, session[i], kept)) {
-            keep(s, session[i], NULL);
+    for (int i = 0; l->handover && i < count; i++) {
+        if (session[i]->stream && handover_due(l->handover, session[i], kept)) {
+            keep(l, session[i], NULL);
             kept++;
         }
     }
@@ -107,7 +109,7 @@ struct step_args {
 
 /* The session's state on the device, with room for what these frames make of it. One that they do
  * not go on from stays where it is: it ends with the batch. */
-static enum err prepare_state(struct sched *s, struct session *session, const struct item *first,
+static enum err prepare_state(struct lane *l, struct session *session, const struct item *first,
                               int count)
 {
     const struct session_params *p = &session->params;
@@ -117,17 +119,17 @@ static enum err prepare_state(struct sched *s, struct session *session, const st
                         p->stream.resize_override ? &p->stream.resize : NULL, &g));
     uint64_t after = stream_state_bytes_after(session->stream, &g, count);
     if (!stream_continues(session->stream, &g))
-        return sched_room(s, session, after);
+        return sched_room(l, session, after);
     uint64_t spilled = stream_spilled_bytes(session->stream);
-    TRY(sched_room(s, session, after > spilled ? after : spilled));
-    return sched_fetch(s, session);
+    TRY(sched_room(l, session, after > spilled ? after : spilled));
+    return sched_fetch(l, session);
 }
 
 /* A stream with its state, room for that, and for the labels. */
-static enum err prepare(struct sched *s, struct session *session, struct item *const *item,
+static enum err prepare(struct lane *l, struct session *session, struct item *const *item,
                         int count)
 {
-    TRY(prepare_state(s, session, item[0], count));
+    TRY(prepare_state(l, session, item[0], count));
     for (int i = 0; i < count; i++) {
         size_t pixels = (size_t)item[i]->width * (size_t)item[i]->height;
         if (!item[i]->silent && !item[i]->labels && !(item[i]->labels = malloc(pixels)))
@@ -143,13 +145,13 @@ static void fail_items(struct item *const *item, int count, enum err e)
 }
 
 /* Drops runs that cannot be: their items have an error. */
-static void prepare_all(struct sched *s, struct batch *b)
+static void prepare_all(struct lane *l, struct batch *b)
 {
     int kept = 0;
-    sched_room_begin(s);
+    sched_room_begin(l);
     for (int i = 0; i < b->runs; i++) {
         struct item *const *item = &b->item[b->run[i].first];
-        enum err e = noted(s, b->model, prepare(s, b->run[i].session, item, b->run[i].count));
+        enum err e = noted(l, b->model, prepare(l, b->run[i].session, item, b->run[i].count));
         if (e)
             fail_items(item, b->run[i].count, e);
         else
@@ -174,151 +176,153 @@ static struct engine_run engine_run_of(struct step_args *j, const struct batch *
 }
 
 /* One frame after the other, so that one that fails fails alone. */
-static void step_each(struct sched *s, struct batch *b, const struct step_args *j)
+static void step_each(struct lane *l, struct batch *b, const struct step_args *j)
 {
     for (int i = 0; i < b->runs; i++) {
         for (int k = b->run[i].first; k < b->run[i].first + b->run[i].count; k++) {
             uint64_t before = stream_frames(j->run[i].stream);
             const struct engine_run one = {j->run[i].stream, 1, &j->image[k], &j->labels[k], NULL};
-            enum err e = engine_step(b->model->engine, &one, 1);
+            enum err e = engine_step(b->model->engine[l->device], &one, 1);
             if (e)
                 item_fail(b->item[k], e);
             else
-                applied(s, b->run[i].session, &b->item[k], 1, before);
+                applied(l, b->run[i].session, &b->item[k], 1, before);
         }
     }
 }
 
 /* Returns whether the batch is under way; else it is done, or failed, frame by frame. */
-static bool start(struct sched *s, struct batch *b)
+static bool start(struct lane *l, struct batch *b)
 {
     struct step_args j;
     if (b->runs == 0)
         return false;
     for (int i = 0; i < b->runs; i++)
         j.run[i] = engine_run_of(&j, b, i);
-    enum err e = noted(s, b->model, engine_submit(b->model->engine, j.run, b->runs));
+    enum err e = noted(l, b->model, engine_submit(b->model->engine[l->device], j.run, b->runs));
     if (e) {
         log_event(LOG_WARNING, "batch_failed", "model=%s frames=%d error=%s", b->model->name,
                   b->frames, log_text(err_text()));
-        sched_end_ahead(s);
-        step_each(s, b, &j);
+        sched_end_ahead(l);
+        step_each(l, b, &j);
         return false;
     }
     for (int i = 0; i < b->runs; i++)
-        applied(s, b->run[i].session, &b->item[b->run[i].first], b->run[i].count,
+        applied(l, b->run[i].session, &b->item[b->run[i].first], b->run[i].count,
                 j.frames_before[i]);
     return true;
 }
 
-static void measure(struct sched *s, const struct batch *b, uint64_t began, uint64_t ended)
+static void measure(struct lane *l, const struct batch *b, uint64_t began, uint64_t ended)
 {
     double seconds = (double)(ended - began) * 1e-9, gflop = 0;
     for (int i = 0; i < b->frames; i++) {
         gflop += b->item[i]->gflop;
-        metric_observe(s->metrics, METRIC_SECONDS_QUEUE,
+        metric_observe(l->metrics, METRIC_SECONDS_QUEUE,
                        (double)(began - b->item[i]->decoded) * 1e-9);
-        metric_observe(s->metrics, METRIC_SECONDS_ENGINE, seconds);
+        metric_observe(l->metrics, METRIC_SECONDS_ENGINE, seconds);
     }
     for (int i = 0; i < b->frames; i++)
-        sched_charge(s, b->item[i]->session, seconds * b->item[i]->gflop / gflop, ended);
-    metric_add(s->metrics, METRIC_BATCHES, 1);
-    metric_add(s->metrics, METRIC_BATCH_FRAMES, b->frames);
-    metric_set(s->metrics, METRIC_BATCH_OCCUPANCY,
-               (double)b->frames / (double)s->config->batch_max);
-    metric_set(s->metrics, METRIC_ENGINE_GFLOPS, seconds > 0 ? gflop / seconds : 0);
+        sched_charge(l, b->item[i]->session, seconds * b->item[i]->gflop / gflop, ended);
+    metric_engine_add(l->metrics, l->device, METRIC_ENGINE_BATCHES, 1);
+    metric_engine_add(l->metrics, l->device, METRIC_ENGINE_FRAMES, b->frames);
+    metric_add(l->metrics, METRIC_BATCHES, 1);
+    metric_add(l->metrics, METRIC_BATCH_FRAMES, b->frames);
+    metric_set(l->metrics, METRIC_BATCH_OCCUPANCY,
+               (double)b->frames / (double)l->config->batch_max);
+    metric_set(l->metrics, METRIC_ENGINE_GFLOPS, seconds > 0 ? gflop / seconds : 0);
 }
 
-static void send_on(struct sched *s, struct batch *b)
+static void send_on(struct lane *l, struct batch *b)
 {
     for (int i = 0; i < b->frames; i++) {
         struct item *item = b->item[i];
         item->batched = b->began;
-        item->labelled = s->free_since;
+        item->labelled = l->free_since;
         if (item->error)
-            item_deliver(item, s->metrics);
+            item_deliver(item, l->metrics);
         else
-            workers_encode(s->workers, item);
+            workers_encode(l->workers, item);
     }
-    keep_due(s, b->held, b->holds);
+    keep_due(l, b->held, b->holds);
     for (int i = 0; i < b->holds; i++) {
-        sched_settle(s, b->held[i]); /* commands that waited for these frames */
+        sched_settle(l, b->held[i]); /* commands that waited for these frames */
         session_unref(b->held[i]);
     }
 }
 
-static struct model_state *model_of(struct sched *s, const struct batch *b)
+static struct model_state *model_of(struct lane *l, const struct batch *b)
 {
     int i = 0;
-    while (models_at(s->models, i) != b->model)
+    while (models_at(l->models, i) != b->model)
         i++;
-    return &s->model[i];
+    return &l->model[i];
 }
 
 /* What was computed goes on. Time that the engine had for the batch before is not this one's. */
-static void end_batch(struct sched *s, struct batch *b)
+static void end_batch(struct lane *l, struct batch *b)
 {
     uint64_t now = clock_ns();
-    measure(s, b, b->began > s->free_since ? b->began : s->free_since, now);
-    s->free_since = now;
-    send_on(s, b);
+    measure(l, b, b->began > l->free_since ? b->began : l->free_since, now);
+    l->free_since = now;
+    send_on(l, b);
 }
 
 /* A device that fails fails in a wait, for good; nothing else does. */
-static void wait_for(struct sched *s, struct batch *b)
+static void wait_for(struct lane *l, struct batch *b)
 {
-    enum err e = noted(s, b->model, engine_wait(b->model->engine));
+    enum err e = noted(l, b->model, engine_wait(b->model->engine[l->device]));
     for (int i = 0; e && i < b->runs; i++)
         fail_items(&b->item[b->run[i].first], b->run[i].count, e);
     if (!e)
-        model_of(s, b)->ok = clock_ns();
-    end_batch(s, b);
+        model_of(l, b)->ok = clock_ns();
+    end_batch(l, b);
 }
 
-void sched_end_ahead(struct sched *s)
+void sched_end_ahead(struct lane *l)
 {
-    struct batch b = s->ahead;
-    s->ahead.frames = 0;
+    struct batch b = l->ahead;
+    l->ahead.frames = 0;
     if (b.frames > 0)
-        wait_for(s, &b);
+        wait_for(l, &b);
 }
 
-void sched_run_batch(struct sched *s)
+void sched_run_batch(struct lane *l)
 {
-    struct batch *b = &s->batch;
+    struct batch *b = &l->batch;
     b->began = clock_ns();
     for (b->holds = 0; b->holds < b->runs; b->holds++)
         b->held[b->holds] = session_ref(b->run[b->holds].session); /* items may be the last to */
-    prepare_all(s, b);
-    s->last_runs = b->runs;
-    bool under_way = start(s, b);
-    if (under_way && s->ahead.frames > 0)
-        metric_add(s->metrics, METRIC_BATCHES_AHEAD, 1);
-    sched_end_ahead(s);
-    if (under_way && engine_depth(b->model->engine) > 1)
-        s->ahead = *b;
+    prepare_all(l, b);
+    l->last_runs = b->runs;
+    bool under_way = start(l, b);
+    if (under_way && l->ahead.frames > 0)
+        metric_add(l->metrics, METRIC_BATCHES_AHEAD, 1);
+    sched_end_ahead(l);
+    if (under_way && engine_depth(b->model->engine[l->device]) > 1)
+        l->ahead = *b;
     else if (under_way)
-        wait_for(s, b);
+        wait_for(l, b);
     else
-        end_batch(s, b);
+        end_batch(l, b);
 }
 
 /* ---- commands -----------------------------------------------------------------------------------
  */
 
 struct newcomer {
-    struct sched *sched;
+    struct lane *lane;
     struct session *session;
 };
 
 static enum err room_for_import(void *newcomer, size_t bytes)
 {
     struct newcomer *n = newcomer;
-    sched_room_begin(n->sched);
-    return sched_room(n->sched, n->session, bytes);
+    sched_room_begin(n->lane);
+    return sched_room(n->lane, n->session, bytes);
 }
 
-static enum err run_command(struct sched *s, struct session *session, struct command *c)
+static enum err run_command(struct lane *l, struct session *session, struct command *c)
 {
     if (atomic_load(&session->dead))
         return err_set(ERR_NOT_FOUND, "stream '%s' was deleted", session->id);
@@ -331,11 +335,11 @@ static enum err run_command(struct sched *s, struct session *session, struct com
         return stream_export(session->stream, &c->data, &c->len);
     case COMMAND_IMPORT:
         return stream_import(session->stream, c->data, c->len, room_for_import,
-                             &(struct newcomer){s, session});
+                             &(struct newcomer){l, session});
     case COMMAND_KEEP:
         return ERR_OK;
     case COMMAND_LEAVE:
-        if (!s->handover || !atomic_load(&session->lease.ours))
+        if (!l->handover || !atomic_load(&session->lease.ours))
             return err_set(ERR_BUSY, "stream '%s' has no lease", session->id);
         atomic_store(&session->phase, SESSION_LEAVING);
         atomic_store(&session->dead, true);
@@ -353,17 +357,17 @@ void sched_end_command(struct command *c, enum err e)
     session_unref(session);
 }
 
-void sched_run_command(struct sched *s, struct command *c)
+void sched_run_command(struct lane *l, struct command *c)
 {
     struct session *session = c->session;
-    enum err e = noted(s, session->params.model, run_command(s, session, c));
+    enum err e = noted(l, session->params.model, run_command(l, session, c));
     if (session->stream)
-        sched_place(s, session);
-    bool stores = s->handover && c->kind != COMMAND_EXPORT && atomic_load(&session->lease.ours);
+        sched_place(l, session);
+    bool stores = l->handover && c->kind != COMMAND_EXPORT && atomic_load(&session->lease.ours);
     if (c->kind != COMMAND_KEEP)
         atomic_store(&session->touched, clock_ns());
     if (!e && stores)
-        keep(s, session, c);
+        keep(l, session, c);
     else
         sched_end_command(c, e);
 }
@@ -385,17 +389,17 @@ static enum err probe_engine(struct engine *e)
     return r;
 }
 
-enum err sched_run_probe(struct sched *s)
+enum err sched_run_probe(struct lane *l)
 {
-    sched_end_ahead(s);
-    for (int i = 0; i < models_count(s->models); i++) {
-        struct served_model *m = models_at(s->models, i);
-        if (s->model[i].ok && clock_ns() - s->model[i].ok < probe_age)
+    sched_end_ahead(l);
+    for (int i = 0; i < models_count(l->models); i++) {
+        struct served_model *m = models_at(l->models, i);
+        if (l->model[i].ok && clock_ns() - l->model[i].ok < probe_age)
             continue;
-        enum err e = noted(s, m, probe_engine(m->engine));
+        enum err e = noted(l, m, probe_engine(m->engine[l->device]));
         if (e)
             return err_context(e, "model '%s'", m->name);
-        s->model[i].ok = clock_ns();
+        l->model[i].ok = clock_ns();
     }
     return ERR_OK;
 }

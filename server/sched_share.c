@@ -51,33 +51,33 @@ static void count(struct crowd *c, struct session *session, uint64_t now)
     }
 }
 
-void sched_charge(struct sched *s, struct session *session, double cost, uint64_t now)
+void sched_charge(struct lane *l, struct session *session, double cost, uint64_t now)
 {
-    add(&s->busy, cost, now);
+    add(&l->busy, cost, now);
     if (session->kind != SESSION_LIVE)
         return;
     add(&session->share, cost, now);
-    count(&s->crowd, session, now);
+    count(&l->crowd, session, now);
 }
 
 /* Of the engine's time; `rest`: what the others leave. */
-static double limit_of(const struct sched *s, double rest)
+static double limit_of(const struct lane *l, double rest)
 {
-    int here = s->crowd.here > s->crowd.before ? s->crowd.here : s->crowd.before;
+    int here = l->crowd.here > l->crowd.before ? l->crowd.here : l->crowd.before;
     double even = EVEN / (here > 1 ? here : 1);
     return rest > even ? rest : even;
 }
 
-uint64_t sched_held(const struct sched *s, const struct session *session, uint64_t now)
+uint64_t sched_held(const struct lane *l, const struct session *session, uint64_t now)
 {
     const struct share *x = &session->share;
     const struct item *next = session->pending_head;
     if (session->kind != SESSION_LIVE || !next || next->decoded > x->at ||
         atomic_load(&session->dead))
         return 0;
-    double used = seconds_at(&s->busy, now), busy = used < SPAN ? used / SPAN : 1;
+    double used = seconds_at(&l->busy, now), busy = used < SPAN ? used / SPAN : 1;
     double own = (seconds_at(x, now) - x->last / 2) / used * busy;
-    double limit = limit_of(s, LEAVE - (busy - own));
+    double limit = limit_of(l, LEAVE - (busy - own));
     if (own <= limit || limit >= 1)
         return 0;
     uint64_t pause = (uint64_t)(x->last * (1 / limit - 1) * 1e9), passed = now - x->at;

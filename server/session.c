@@ -160,6 +160,8 @@ enum err session_new(struct sessions *t, enum session_kind kind, const char *id,
     s->last_seq = -1;
     s->lease.stored = SESSION_NOT_STORED;
     s->touched = clock_ns();
+    if (t->sched)
+        sched_pin(t->sched, s);
     *out = s;
     return ERR_OK;
 }
@@ -432,7 +434,8 @@ static int by_touched(const void *a, const void *b)
  * oldest of the streams that no connection holds go. */
 static void expire_bytes(struct sessions *t, struct census *c)
 {
-    uint64_t most = (config_state_bytes(t->config) + t->config->max_spill_bytes) / 10 * 9;
+    uint64_t devices = t->sched ? (uint64_t)sched_devices(t->sched) : 1;
+    uint64_t most = (devices * config_state_bytes(t->config) + t->config->max_spill_bytes) / 10 * 9;
     size_t idle = c->idle;
     if (c->bytes <= most)
         return;

@@ -25,6 +25,7 @@ enum session_phase { SESSION_READY, SESSION_OPENING, SESSION_LEAVING };
 #define SESSION_NOT_STORED INT64_MIN
 
 struct owner;
+struct lane;
 
 /* What is taken of the engine's time (sched_share.c). */
 struct share {
@@ -66,10 +67,11 @@ struct session {
     char id[SESSION_ID];
     enum session_kind kind;
     struct session_params params;
-    unsigned worker;  /* its decode and encode worker, by hash of the ID */
-    double created;   /* wall clock */
-    bool resumed;     /* taken up, from when it is ready */
-    enum err refused; /* why it was not opened, with a text */
+    unsigned worker;   /* its decode and encode worker, by hash of the ID */
+    double created;    /* wall clock */
+    struct lane *lane; /* the device it is pinned to (sched_pin) */
+    bool resumed;      /* taken up, from when it is ready */
+    enum err refused;  /* why it was not opened, with a text */
     char refused_text[256];
 
     /* engine thread */

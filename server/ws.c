@@ -143,11 +143,11 @@ static void take_gone(struct ws *w, struct ws_gone *g)
  * upgrade is refused with 503. */
 static void begin_drain(struct ws *w)
 {
-    bool failed = sched_failure(w->server->sched) != NULL;
     w->draining = true;
     if (w->kept && w->listener)
         lws_set_timeout(w->listener, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC);
     for (struct connection *c = w->connections, *next; c; c = next) {
+        bool failed = sched_failed_for(c->session);
         next = c->next;
         connection_close(c, failed ? CLOSE_DEVICE : CLOSE_DRAIN, failed ? "device" : "drain",
                          false);

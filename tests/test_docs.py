@@ -26,7 +26,7 @@ def read(*patterns: str) -> str:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_names_is_there(page):
-    text, settings, metrics = read(page), read("server/config.def"), read("server/metrics.def")
+    text, settings, metrics = read(page), read("server/config.def"), read("server/metrics*.def")
     tests, targets = read("tests/*.py", "tests/unit/*.c"), read("Makefile", "deploy/install.mk")
     for link in re.findall(r"\]\(([^)#]+)", text):
         assert os.path.exists(os.path.join(ROOT, os.path.dirname(page), link)), link

@@ -317,6 +317,12 @@ static enum err find_device(int index, struct cudaDeviceProp *prop)
     return ERR_OK;
 }
 
+int cuda_backend_devices(void)
+{
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 static enum err open_streams(struct cuda_backend *c)
 {
     uint32_t none = CUBLASLT_REDUCTION_SCHEME_NONE;

@@ -98,7 +98,7 @@ static void streams_with_a_backlog_share_batches_with_those_served_as_lately(voi
 static void set_share(struct rig *r, struct session *s, double seconds)
 {
     s->share = (struct share){.seconds = seconds, .last = seconds / 10, .at = clock_ns()};
-    r->sched->busy = s->share;
+    r->sched->lane[0].busy = s->share;
 }
 
 /* Its frames took a day, so it would wait for as long. */

@@ -14,7 +14,7 @@
 enum { STREAMS = 64 };
 
 struct world {
-    struct sched sched;
+    struct lane lane;
     struct session session[STREAMS];
     struct item next[STREAMS];
     uint64_t now;
@@ -39,13 +39,13 @@ static void batch(struct world *w, int first, int count, double cost)
 {
     pass(w, cost * count);
     for (int i = first; i < first + count; i++)
-        sched_charge(&w->sched, &w->session[i], cost, w->now);
+        sched_charge(&w->lane, &w->session[i], cost, w->now);
 }
 
 static bool free_all(const struct world *w, int streams)
 {
     for (int i = 0; i < streams; i++)
-        if (sched_held(&w->sched, &w->session[i], w->now))
+        if (sched_held(&w->lane, &w->session[i], w->now))
             return false;
     return true;
 }
@@ -93,7 +93,7 @@ static double flood(struct world *w, int others, double period, double cost)
         due[i] = begun + step * (unsigned)i / (unsigned)others;
     while (w->now < begun + 20000000000u) {
         int next = 0;
-        uint64_t held = sched_held(&w->sched, &w->session[0], w->now);
+        uint64_t held = sched_held(&w->lane, &w->session[0], w->now);
         for (int i = 1; i <= others; i++)
             if (due[i] <= w->now && (next == 0 || due[i] < due[next]))
                 next = i;
@@ -103,7 +103,7 @@ static double flood(struct world *w, int others, double period, double cost)
             continue;
         }
         w->next[next].decoded = next ? due[next] : 0;
-        assert_true(sched_held(&w->sched, &w->session[next], w->now) == 0);
+        assert_true(sched_held(&w->lane, &w->session[next], w->now) == 0);
         batch(w, next, 1, cost);
         if (next)
             due[next] += step;
@@ -151,7 +151,7 @@ static void a_flood_has_the_engine_again_when_the_others_are_gone(void **state)
         batch(&w, 0, 1, 0.0026);
     }
     for (int i = 0; i < 1000; i++) {
-        assert_true(sched_held(&w.sched, &w.session[0], w.now) == 0);
+        assert_true(sched_held(&w.lane, &w.session[0], w.now) == 0);
         batch(&w, 0, 1, 0.0026);
     }
 }
@@ -164,7 +164,7 @@ static void a_stream_that_keeps_up_never_waits(void **state)
     begin(&w, 9);
     for (int t = 0; t < 2000; t++) {
         w.next[0].decoded = w.now;
-        assert_true(sched_held(&w.sched, &w.session[0], w.now) == 0);
+        assert_true(sched_held(&w.lane, &w.session[0], w.now) == 0);
         batch(&w, 0, 1, 0.0026);
         pass(&w, 0.002);
         if (t % 5 == 0)
@@ -178,16 +178,16 @@ static void uploads_single_images_and_deleted_streams_never_wait(void **state)
     (void)state;
     begin(&w, 9);
     flood(&w, 8, 0.065, 0.0026);
-    while (!sched_held(&w.sched, &w.session[0], w.now))
+    while (!sched_held(&w.lane, &w.session[0], w.now))
         batch(&w, 0, 1, 0.0026);
     w.session[0].kind = SESSION_UPLOAD;
-    assert_true(sched_held(&w.sched, &w.session[0], w.now) == 0);
+    assert_true(sched_held(&w.lane, &w.session[0], w.now) == 0);
     w.session[0].kind = SESSION_SINGLE;
-    assert_true(sched_held(&w.sched, &w.session[0], w.now) == 0);
+    assert_true(sched_held(&w.lane, &w.session[0], w.now) == 0);
     w.session[0].kind = SESSION_LIVE;
-    assert_true(sched_held(&w.sched, &w.session[0], w.now) > 0);
+    assert_true(sched_held(&w.lane, &w.session[0], w.now) > 0);
     atomic_store(&w.session[0].dead, true);
-    assert_true(sched_held(&w.sched, &w.session[0], w.now) == 0);
+    assert_true(sched_held(&w.lane, &w.session[0], w.now) == 0);
 }
 
 int main(void)

@@ -1,0 +1,154 @@
+"""Several GPUs in one daemon: an engine on each, streams and uploads spread over them.
+
+The GPUs are the stand-in's of tests/cuda_host, where one that touches another's memory ends the process."""
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import cases
+import masks
+from conftest import BUILD
+from daemon import PATIENCE, Daemon
+from live import client, rgb
+from test_device import REASON, post
+from test_videos import X264
+
+STREAMS, FRAMES = 16, 3
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return [cases.frames((64, 96), FRAMES, seed) for seed in range(STREAMS)]
+
+
+def on_gpus(model, spool, devices, *flags, count=2) -> Daemon:
+    return Daemon(model, spool, "--device", devices, "--room-size", "", *flags, env=dict(os.environ, CUDA_HOST_DEVICES=str(count)),
+                  program=os.path.join(BUILD, "cuda_host_tv3sd"))
+
+
+def of_each(d: Daemon, name: str, count=2) -> list[float]:
+    return [d.metric(f'tv3sd_engine_{name}{{engine="{i}",device="cuda:{i}"}}') for i in range(count)]
+
+
+def labels_of(d: Daemon, clips) -> list[list[bytes]]:
+    """Each clip in a stream of its own; all are open at once."""
+    all_open = threading.Barrier(len(clips))
+
+    def one(i):
+        with client(d).stream(f"cam{i}", format="raw") as s:
+            all_open.wait(PATIENCE)
+            for frame in clips[i]:
+                s.send(rgb(frame))
+            s.end()
+            return [bytes(a.data) for a in s.events()]
+
+    with ThreadPoolExecutor(len(clips)) as pool:
+        return list(pool.map(one, range(len(clips))))
+
+
+def test_streams_spread_evenly_and_are_labelled_as_by_one(tmp_path, tiny_model, clips):
+    with on_gpus(tiny_model, tmp_path / "one", "cuda", count=1) as d:
+        wanted = labels_of(d, clips)
+        assert of_each(d, "frames_total", 1) == [STREAMS * FRAMES]
+    with on_gpus(tiny_model, tmp_path / "two", "cuda:0,cuda:1") as d:
+        assert labels_of(d, clips) == wanted
+        assert of_each(d, "sessions") == [STREAMS / 2] * 2
+        assert of_each(d, "frames_total") == [STREAMS * FRAMES / 2] * 2
+        bytes_each = of_each(d, "state_bytes")
+        assert bytes_each[0] == bytes_each[1] > 0 and sum(bytes_each) == d.metric("tv3sd_state_bytes")
+        assert all(n > 0 for n in of_each(d, "batches_total"))
+        for i in range(0, STREAMS, 2):
+            assert d.request("DELETE", f"/v1/streams/cam{i}").status == 204
+        d.wait_for(lambda: sum(of_each(d, "sessions")) == STREAMS / 2)
+        before = of_each(d, "sessions")
+        for i in range(STREAMS, STREAMS + 8):   # new ones go where fewer are
+            assert d.request("PUT", f"/v1/streams/cam{i}").status == 201
+        assert of_each(d, "sessions") == [STREAMS / 2] * 2, before
+
+
+def test_a_state_moves_to_a_stream_on_another_device(tmp_path, tiny_model, clips):
+    with on_gpus(tiny_model, tmp_path / "spool", "cuda:all") as d:
+        for name in "ab":
+            assert d.request("PUT", f"/v1/streams/{name}?format=raw").status == 201
+        assert of_each(d, "sessions") == [1, 1]
+        assert post(d, "a", clips[0][0]).status == 200
+        state = d.get("/v1/streams/a/state").body
+        assert d.request("PUT", "/v1/streams/b/state", state).status < 300
+        assert post(d, "a", clips[0][1]).body == post(d, "b", clips[0][1]).body
+        assert of_each(d, "frames_total") == [2, 1]
+        assert d.get("/v1/streams/a/state").body == d.get("/v1/streams/b/state").body
+
+
+def test_spilled_states_come_back_to_their_device(tmp_path, tiny_model, clips):
+    with on_gpus(tiny_model, tmp_path / "spool", "cuda:all") as d:
+        for name in "ab":
+            assert d.request("PUT", f"/v1/streams/{name}?format=raw").status == 201
+            assert post(d, name, clips[0][0]).status == 200
+        wanted = post(d, "a", clips[0][1]).body
+        each = int(of_each(d, "state_bytes")[0])
+    with on_gpus(tiny_model, tmp_path / "small", "cuda:all", "--max-state-bytes", str(each), "--spill-idle", "0") as d:
+        for name in "abcd":   # two on each, of which one has room
+            assert d.request("PUT", f"/v1/streams/{name}?format=raw").status == 201
+            assert post(d, name, clips[0][0]).status == 200
+        assert of_each(d, "state_bytes") == [each, each] and d.metric("tv3sd_spilled_bytes") == 2 * each
+        for name in "abcd":
+            assert post(d, name, clips[0][1]).body == wanted
+        assert d.metric("tv3sd_streams_fetched_total") >= 4
+
+
+def test_uploads_spread_too(tmp_path, tiny_model, clips):
+    clip = masks.video(tmp_path / "clip.mp4", np.concatenate(clips[:8]), *X264)
+    with on_gpus(tiny_model, tmp_path / "spool", "cuda:all", "--jobs-running", "2") as d:
+        jobs = [d.upload(clip, "?format=raw", wait=False)["id"] for _ in range(4)]
+        ended = [d.finish(j) for j in jobs]
+        assert [j["state"] for j in ended] == ["succeeded"] * 4
+        assert len({d.get(j["masks"]).body for j in ended}) == 1
+        assert all(n > 0 for n in of_each(d, "frames_total"))
+
+
+def test_one_device_that_fails_ends_the_daemon(tmp_path, tiny_model, clips):
+    """SIGUSR1 fails the last one; streams of the other are answered until the process ends."""
+    with on_gpus(tiny_model, tmp_path / "spool", "cuda:all") as d:
+        for name in "ab":
+            assert d.request("PUT", f"/v1/streams/{name}").status == 201
+        assert d.get("/readyz").status == 200
+        with client(d).stream("a", format="raw") as well, client(d).stream("b", format="raw") as ill:
+            d.process.send_signal(signal.SIGUSR1)
+            d.wait_log("the stand-in fails")
+            events = ill.events()
+            ill.send(rgb(clips[0][0]))
+            with pytest.raises(Exception) as lost:
+                list(events)
+            assert lost.value.bye == "device" and lost.value.code == 1011
+            with pytest.raises(Exception) as lost:
+                list(well.events())
+            assert lost.value.bye == "drain"
+        assert d.process.wait(PATIENCE) == 1, d.log()
+        assert "event=device_failed device=cuda:1" in d.log()
+
+
+def test_every_engine_must_be_ready(tmp_path, tiny_model):
+    with on_gpus(tiny_model, tmp_path / "spool", "cuda:all") as d:
+        d.process.send_signal(signal.SIGUSR1)
+        d.wait_log("the stand-in fails")
+        not_ready = d.get("/readyz")
+        assert not_ready.status == 503 and REASON in not_ready.json()["detail"]
+        assert d.process.wait(PATIENCE) == 1, d.log()
+
+
+@pytest.mark.parametrize("devices, says", [
+    ("cuda:0,cpu", "must be of one kind"),
+    ("cuda:0,cuda:2", "there is no device cuda:2"),
+    ("cuda:0,,cuda:1", "device ''"),
+    ("cuda:0,cuda:1x", "device 'cuda:1x'"),
+])
+def test_devices_that_do_not_go_together_are_refused(tmp_path, tiny_model, devices, says):
+    with pytest.raises(AssertionError):
+        on_gpus(tiny_model, tmp_path / "spool", devices)
+    assert says in (tmp_path / "spool.log").read_text()
