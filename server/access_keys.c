@@ -151,6 +151,8 @@ enum err keys_read(const char *path, struct grant **out, size_t *count)
     if (!S_ISREG(info.st_mode) || info.st_size > FILE_MAX)
         return err_set(ERR_FORMAT, "the key file %s: no file of at most %d bytes", path, FILE_MAX);
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &at);
+    if (!root && at.line < 1)
+        return err_set(ERR_IO, "the key file: %s", at.text); /* it has the name */
     if (!root)
         return err_set(ERR_FORMAT, "the key file %s, line %d: %s", path, at.line, at.text);
     enum err e = take_all(path, root, out, count);

@@ -85,6 +85,8 @@ void list_free(struct config_list *list)
 static enum err set_list(struct config_list *list, const char *text)
 {
     list_free(list);
+    if (strchr(text, '"'))
+        return err_set(ERR_ARG, "'%.40s': items are separated by commas, without quotes", text);
     while (*text) {
         text += strspn(text, " ,");
         size_t n = strcspn(text, ",");

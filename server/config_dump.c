@@ -40,12 +40,15 @@ void config_help(FILE *to)
     fputs("usage: tv3sd [--config FILE] [--SETTING VALUE]...\n\n"
           "  --config FILE   settings as JSON (also TV3SD_CONFIG); config/tv3sd.json is a sample\n"
           "  --model FILE    one model file, or NAME=FILE; may be repeated\n"
-          "  --check         read the settings, open the models, and end\n"
+          "  --check         do all of a start that leaves nothing behind, and end; a setting that "
+          "is\n"
+          "                  wrong is exit status 2, at a start too, what else fails 1\n"
           "  --dump-config   print the settings in force as JSON\n"
           "  --sample-config print config/tv3sd.json: every setting with its default and help\n"
-          "  --help, --version\n\n"
+          "  -h, --help, --version\n\n"
           "Settings, in order of precedence: a flag --name, the environment TV3SD_NAME, the file.\n"
-          "Those marked * are taken up again at SIGHUP.\n\n",
+          "Lists are separated by commas (in the file: arrays); paths are relative to the working\n"
+          "directory, those in the file too. Those marked * are taken up again at SIGHUP.\n\n",
           to);
     for (int i = 0; i < settings_count; i++) {
         const struct setting *s = &settings[i];

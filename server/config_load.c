@@ -42,6 +42,8 @@ static enum err load_file(struct config *c, const char *path)
 {
     json_error_t at;
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &at);
+    if (!root && at.line < 1)
+        return err_set(ERR_ARG, "%s", at.text); /* it has the name */
     if (!root)
         return err_set(ERR_ARG, "%s, line %d: %s", path, at.line, at.text);
     enum err e = json_is_object(root) ? set_object(c, path, root)
@@ -99,6 +101,8 @@ struct flag {
 static enum err next_flag(int argc, char **argv, int *i, struct flag *f)
 {
     const char *arg = argv[(*i)++];
+    if (strcmp(arg, "-h") == 0)
+        arg = "--help";
     if (strncmp(arg, "--", 2) != 0)
         return err_set(ERR_ARG, "'%s': settings are given as --name value; see --help", arg);
     size_t n = strcspn(arg + 2, "=");

@@ -355,14 +355,29 @@ static enum err start(struct handover *h)
     return h->started ? ERR_OK : err_set(ERR_NOMEM, "no thread for hand-over");
 }
 
+static bool wanted(const struct config *c)
+{
+    return strcmp(c->state_store, "none") != 0;
+}
+
+enum err handover_check(const struct config *c)
+{
+    struct redis r;
+    if (!wanted(c))
+        return ERR_OK;
+    if (strcmp(c->state_store, "redis") != 0)
+        return err_set(ERR_ARG, "state_store is none or redis, not '%.40s'", c->state_store);
+    enum err e = redis_open(c, &r);
+    redis_close(&r);
+    return e;
+}
+
 enum err handover_open(struct server *s, struct handover **out)
 {
-    const char *kind = s->config->state_store;
     *out = NULL;
-    if (strcmp(kind, "none") == 0)
+    if (!wanted(s->config))
         return ERR_OK;
-    if (strcmp(kind, "redis") != 0)
-        return err_set(ERR_ARG, "state_store is none or redis, not '%.40s'", kind);
+    TRY(handover_check(s->config));
     struct handover *h = calloc(1, sizeof *h);
     if (!h)
         return err_set(ERR_NOMEM, "no memory for hand-over");

@@ -44,8 +44,9 @@
 
 struct handover;
 
-/* *out is NULL where `state_store` is none. ERR_ARG: settings that are none; ERR_IO: the password's
- * file. Redis need not be there. */
+/* Of the settings alone: ERR_ARG where they are none; ERR_IO: the password's file. */
+enum err handover_check(const struct config *c);
+/* *out is NULL where `state_store` is none. Errors as above. Redis need not be there. */
 enum err handover_open(struct server *s, struct handover **out);
 /* Ends the thread: what is asked for is told ERR_CANCELLED, and so is what comes later. */
 void handover_stop(struct handover *h);

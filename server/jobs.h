@@ -24,6 +24,8 @@ enum job_state { JOB_QUEUED, JOB_RUNNING, JOB_SUCCEEDED, JOB_FAILED, JOB_CANCELL
 /* What another thread (not one that may wait) did for a job has ended; `text` is the error's. */
 typedef void (*job_done)(void *owner, enum err e, const char *text);
 
+/* Whether jobs_open may find or make that folder; makes nothing. ERR_IO. */
+enum err jobs_check_spool(const char *spool);
 /* Takes up the jobs of the process before. ERR_EXISTS: the spool is another daemon's; ERR_FORMAT:
  * its database cannot be read. */
 enum err jobs_open(const struct server *s, struct jobs **out);

@@ -7,6 +7,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,6 +107,24 @@ static bool is_temporary(const char *path)
     struct statfs s;
     return strncmp(path, "/tmp/", 5) == 0 || strcmp(path, "/tmp") == 0 ||
            (statfs(path, &s) == 0 && s.f_type == TMPFS_MAGIC);
+}
+
+enum err jobs_check_spool(const char *spool)
+{
+    struct stat st;
+    struct statfs fs;
+    char parent[PATH_MAX];
+    if (snprintf(parent, sizeof parent, "%s", spool) >= (int)sizeof parent)
+        return err_set(ERR_ARG, "the spool's path is too long");
+    const char *folder = stat(spool, &st) != 0 && errno == ENOENT ? dirname(parent) : spool;
+    if (stat(folder, &st) != 0 || statfs(folder, &fs) != 0)
+        return err_context(io_error("open it"), "%s", folder);
+    bool files = fs.f_type != PROC_SUPER_MAGIC && fs.f_type != SYSFS_MAGIC;
+    errno = !S_ISDIR(st.st_mode) ? ENOTDIR : EPERM;
+    if (S_ISDIR(st.st_mode) && files &&
+        faccessat(AT_FDCWD, folder, R_OK | W_OK | X_OK, AT_EACCESS) == 0)
+        return ERR_OK;
+    return err_context(io_error("write there"), "%s", folder);
 }
 
 enum err spool_open(struct jobs *j)

@@ -1,5 +1,8 @@
 #include "server/listen.h"
 
+#include "base/try.h"
+#include "server/config.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -57,17 +60,22 @@ static enum err take_passed(const char *name, int fd)
 /* ---- our own ------------------------------------------------------------------------------------
  */
 
-static enum err bind_here(const char *address, int port, int *out)
+/* freeaddrinfo is the caller's. */
+static enum err find(const char *address, int port, struct addrinfo **out)
 {
     char service[16];
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV,
-                             .ai_socktype = SOCK_STREAM},
-                    *found = NULL;
-    int yes = 1;
+    const struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV,
+                                   .ai_socktype = SOCK_STREAM};
     snprintf(service, sizeof service, "%d", port);
-    int r = getaddrinfo(address, service, &hints, &found);
-    if (r != 0)
-        return err_set(ERR_ARG, "listen address %s: %s", address, gai_strerror(r));
+    int r = getaddrinfo(address, service, &hints, out);
+    return r == 0 ? ERR_OK : err_set(ERR_ARG, "listen address %s: %s", address, gai_strerror(r));
+}
+
+static enum err bind_here(const char *address, int port, int *out)
+{
+    struct addrinfo *found;
+    int yes = 1;
+    TRY(find(address, port, &found));
     int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     bool ok = fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
               bind(fd, found->ai_addr, found->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0;
@@ -88,6 +96,19 @@ enum err listen_open(const char *name, const char *address, int port, int *fd)
         return bind_here(address, port, fd);
     *fd = given;
     return take_passed(name, given);
+}
+
+enum err listen_check(const struct config *c)
+{
+    struct addrinfo *found;
+    bool http = listen_passed("http"), ws = listen_passed("ws");
+    if (http && ws)
+        return ERR_OK;
+    TRY(find(c->listen, 0, &found));
+    freeaddrinfo(found);
+    if (!http && !ws && c->http_port && c->http_port == c->ws_port)
+        return err_set(ERR_ARG, "http_port and ws_port are both %d", (int)c->http_port);
+    return ERR_OK;
 }
 
 union address {

@@ -1,7 +1,6 @@
 /* tv3sd: settings, then what they ask for. */
 #include "server/config.h"
 #include "server/log.h"
-#include "server/models.h"
 #include "server/run.h"
 
 #include "base/openmp.h"
@@ -12,40 +11,33 @@
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
-static enum err serve(struct config *c)
+/* Or looks whether it could. *status is for an error. */
+static enum err serve(struct config *c, bool check, int *status)
 {
     struct server s = {0};
     server_block_signals();
     char why[512];
-    enum err e = server_open(&s, c);
-    if (!e)
+    enum err e = check ? server_settle(&s, c) : server_open(&s, c);
+    if (!e && !check)
         e = server_run(&s, c);
     snprintf(why, sizeof why, "%s", err_text()); /* closing says things of its own */
     server_close(&s);
+    *status = s.settings_wrong ? EXIT_USAGE : EXIT_FAILED;
     return e ? err_set(e, "%s", why) : ERR_OK;
 }
 
-static enum err check(const struct config *c)
-{
-    struct models *m;
-    enum err e = models_open(c, &m);
-    if (!e)
-        models_close(m);
-    return e;
-}
-
-static enum err act(struct config *c, enum config_action action)
+static enum err act(struct config *c, enum config_action action, int *status)
 {
     enum log_level level;
     enum err e = log_level_parse(c->log_level, &level);
     if (e)
         return err_context(e, "log_level");
     log_level_set(level);
+    *status = EXIT_FAILED;
     switch (action) {
     case CONFIG_RUN:
-        return serve(c);
     case CONFIG_CHECK:
-        return check(c);
+        return serve(c, action == CONFIG_CHECK, status);
     case CONFIG_DUMP:
         return config_dump(c, stdout);
     case CONFIG_SAMPLE:
@@ -68,9 +60,9 @@ int main(int argc, char **argv)
         return zygote_main();
     openmp_spin_less(argv);
     enum err e = config_load(&config, argc, argv, &action);
-    int status = e ? EXIT_USAGE : EXIT_FAILED;
+    int status = EXIT_USAGE;
     if (!e)
-        e = act(&config, action);
+        e = act(&config, action, &status);
     if (e)
         log_event(LOG_ERROR, "failed", "error=%s", log_text(err_text()));
     config_free(&config);

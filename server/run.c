@@ -1,10 +1,12 @@
 #include "server/run.h"
 
 #include "server/access.h"
+#include "server/address.h"
 #include "server/decoders.h"
 #include "server/front.h"
 #include "server/handover.h"
 #include "server/jobs.h"
+#include "server/listen.h"
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/models.h"
@@ -12,6 +14,7 @@
 #include "server/sched.h"
 #include "server/session.h"
 #include "server/tls.h"
+#include "server/webhook_rules.h"
 #include "server/workers.h"
 
 #include "base/try.h"
@@ -53,16 +56,47 @@ static void allow_files(const struct config *c)
 /* ---- opening ------------------------------------------------------------------------------------
  */
 
-enum err server_open(struct server *s, struct config *c)
+/* What later parts read for themselves, looked at before anything is there to be undone. */
+static enum err check_lists(const struct config *c)
 {
-    s->config = c;
-    allow_files(c);
-    TRY(metrics_open(&s->metrics));
-    TRY(decoders_open(c, s->metrics, &s->sandbox));
+    struct addresses *addresses;
+    struct webhook_rules *rules;
+    enum err e = addresses_open(c, &addresses);
+    addresses_close(addresses);
+    if (e)
+        return e;
+    e = webhook_rules_open(c, &rules);
+    webhook_rules_close(rules);
+    return e;
+}
+
+static enum err settle(struct server *s, struct config *c)
+{
+    TRY(listen_check(c));
+    TRY(check_lists(c));
+    TRY(handover_check(c));
+    TRY(jobs_check_spool(c->spool));
     TRY(access_open(c, &s->access));
     TRY(tls_load(c));
     TRY(models_open(c, &s->models));
     c->auto_state_bytes = models_state_bytes(s->models);
+    return ERR_OK;
+}
+
+enum err server_settle(struct server *s, struct config *c)
+{
+    s->config = c;
+    allow_files(c);
+    TRY(metrics_open(&s->metrics));
+    TRY(decoders_open(c, s->metrics, &s->sandbox)); /* before any thread */
+    enum err e = settle(s, c);
+    s->settings_wrong = e && e != ERR_NOMEM && e != ERR_DEVICE;
+    return e;
+}
+
+enum err server_open(struct server *s, struct config *c)
+{
+    TRY(server_settle(s, c));
     TRY(workers_open(c, s->metrics, s->sandbox, &s->workers));
     TRY(sched_open(c, s->metrics, s->models, s->workers, &s->sched));
     workers_connect(s->workers, s->sched);

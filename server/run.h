@@ -6,7 +6,11 @@
 #include "server/config.h"
 #include "server/server.h"
 
-/* `s` is zeroed by the caller; server_close also after an error. */
+/* All of opening that leaves nothing behind, here or to others: the settings with each other, what
+ * files they name, the models. `s` is zeroed by the caller; server_close also after an error, where
+ * s->settings_wrong tells whose it is. */
+enum err server_settle(struct server *s, struct config *c);
+/* That, and then the rest. */
 enum err server_open(struct server *s, struct config *c);
 /* Until SIGTERM or SIGINT, then drains. SIGHUP reloads; every second something is tidied up. A
  * device that failed ends it too: ERR_DEVICE, and the process ends within FAILED_SECONDS of that.

@@ -5,6 +5,7 @@
 #include "base/err.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 
 struct config;
 struct access;
@@ -33,6 +34,7 @@ struct server {
     struct http *http;
     struct ws *ws;
     atomic_bool draining; /* /readyz fails, nothing new is accepted */
+    bool settings_wrong;  /* why it was not opened: no restart mends that */
 };
 
 /* Whether new work is taken in: else ERR_BUSY, and why. Any thread. */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 enum { SECRET_MIN = 24, SECRET_MAX = 64, SECRET_FILE_MAX = 4096 };
 
@@ -176,6 +177,9 @@ static enum err read_secret(struct webhook_rules *w, const char *path)
 /* ---- opening ------------------------------------------------------------------------------------
  */
 
+static const char host_letters[] =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-_:[]";
+
 /* "10.0.0.0/8" is a network; "hooks.example.org", "hooks.example.org:8443", "[::1]:80" are hosts.
  * One that is written as an address is a network of that address too. */
 static enum err take_item(struct webhook_rules *w, const char *item)
@@ -183,7 +187,7 @@ static enum err take_item(struct webhook_rules *w, const char *item)
     char name[WEBHOOK_HOST];
     if (strchr(item, '/'))
         return network_parse(item, &w->inner[w->inners++]);
-    if (!item[0] || strlen(item) >= WEBHOOK_HOST)
+    if (!item[0] || strlen(item) >= WEBHOOK_HOST || item[strspn(item, host_letters)])
         return err_set(ERR_ARG, "'%.60s' is no host", item);
     snprintf(w->host[w->hosts++], WEBHOOK_HOST, "%s", item);
     snprintf(name, sizeof name, "%s", item + (item[0] == '['));
@@ -203,6 +207,8 @@ static enum err read_settings(struct webhook_rules *w, const struct config *c)
     for (int i = 0; i < list->count; i++)
         if (take_item(w, list->item[i]))
             return err_context(ERR_ARG, "webhook_hosts");
+    if (c->webhook_ca_file[0] && access(c->webhook_ca_file, R_OK) != 0)
+        return err_set(ERR_IO, "webhook_ca_file, %s: %m", c->webhook_ca_file);
     return w->hosts ? read_secret(w, c->webhook_secret_file) : ERR_OK;
 }
 

@@ -324,7 +324,7 @@ def test_a_key_file_that_is_wrong_is_an_error(tiny_model, tmp_path, text, says):
     file.write_text(text)
     done = subprocess.run([TV3SD, "--model", tiny_model, "--keys-file", file], capture_output=True, text=True,
                           timeout=PATIENCE)
-    assert done.returncode == 1 and "keys.json" in done.stderr and says in done.stderr.replace('\\"', '"'), done.stderr
+    assert done.returncode == 2 and "keys.json" in done.stderr and says in done.stderr.replace('\\"', '"'), done.stderr
 
 
 def test_the_tool_says_what_is_wrong(tmp_path):
@@ -345,7 +345,7 @@ def test_without_keys_it_listens_to_this_machine_alone(tiny_model, tmp_path):
     args = [TV3SD, "--model", tiny_model, "--spool", tmp_path / "spool", "--http-port", "0", "--ws-port", "0"]
     for address in ("0.0.0.0", "::", "192.0.2.1"):
         done = subprocess.run([*args, "--listen", address], capture_output=True, text=True, timeout=PATIENCE)
-        assert done.returncode == 1 and "keys_file" in done.stderr and "open_access" in done.stderr
+        assert done.returncode == 2 and "keys_file" in done.stderr and "open_access" in done.stderr
     with Daemon(tiny_model, tmp_path / "spool") as d:
         d.wait_log(r"level=info event=no_keys open_to=this_machine")
     with Daemon(tiny_model, tmp_path / "spool", "--listen", "0.0.0.0", "--open-access") as d:

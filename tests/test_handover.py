@@ -455,4 +455,4 @@ def test_settings_that_are_none_stop_the_start(tiny_model, tmp_path, flags):
     from daemon import TV3SD
     done = subprocess.run([TV3SD, "--model", tiny_model, "--spool", tmp_path / "s", "--http-port", "0", "--ws-port", "0",
                            *flags], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "event=failed" in done.stderr
+    assert done.returncode == 2 and "event=failed" in done.stderr

@@ -37,10 +37,48 @@ def test_check_opens_the_models_and_ends(tiny_model, tmp_path):
     assert tv3sd("--model", tiny_model, "--check").returncode == 0
     (tmp_path / "bad.safetensors").write_bytes(b"\0" * 100)
     broken = tv3sd("--model", tmp_path / "bad.safetensors", "--check")
-    assert broken.returncode == 1 and "event=failed" in broken.stderr
+    assert broken.returncode == 2 and "event=failed" in broken.stderr
     (tmp_path / "c.json").write_text('{"batch_max": 0}')
     wrong = tv3sd("--config", tmp_path / "c.json", "--check")
     assert wrong.returncode == 2 and "batch_max" in wrong.stderr and "c.json" in wrong.stderr
+
+
+@pytest.mark.parametrize("flags, why", [
+    ("--listen 0.0.0.0", "open_access"), ("--listen nowhere", "listen address nowhere"),
+    ("--http-port 8080 --ws-port 8080", "both 8080"), ("--keys-file none.json", "none.json: No such file"),
+    ("--keys-file brace.json", "brace.json, line "), ("--tls-certificate none.pem", "go together"),
+    ("--tls-certificate none.pem --tls-key none.key", "none.pem"), ("--webhook-hosts x.org", "webhook_secret_file"),
+    ("--webhook-hosts 10.0.0.0/8 --webhook-ca-file none.pem", "webhook_ca_file, none.pem"),
+    ("--trusted-proxies foo", "'foo' is no network"), ("--state-store foo", "none or redis"),
+    ("--state-store redis --redis-password-file none", "redis_password_file"), ("--isa foo", "'tiny'.*foo"),
+    ("--device tpu", "device 'tpu'"), ("--model none.safetensors", "none.safetensors"), ("--log-level loud", "loud"),
+    ("--spool /proc/none", "the spool: cannot write there"), ("--spool none/spool", "none: the spool: cannot open"),
+    ("--spool brace.json", "Not a directory"), ("--config none.json", "unable to open none.json: No such file"),
+    ("--webhook-hosts a.test:1/", "is no network"), ("--webhook-hosts=a.test b.test", "'a.test b.test' is no host"),
+    ('--webhook-hosts=["a.test:1"]', "without quotes"), ("--batch-max 0", "--batch_max"),
+], ids=str)
+def test_check_refuses_what_a_start_refuses(tiny_model, tmp_path, monkeypatch, flags, why):
+    """By the same words and with 2, after which systemd does not try again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "brace.json").write_text("{")
+    flags = [flags] if "=" in flags else flags.split()
+    plain = ["--models", f"tiny={tiny_model}", "--http-port", 0, "--ws-port", 0, "--spool", tmp_path / "s"]
+    done = [tv3sd(*plain, *flags, *more) for more in ((), ("--check",))]
+    said = [re.search("event=failed error=(.*)", d.stderr)[1] for d in done]
+    assert [d.returncode for d in done] == [2, 2] and said[0] == said[1]
+    assert re.search(why, said[0].replace('\\"', '"')), said
+
+
+def test_check_leaves_nothing_behind_and_takes_no_port(tiny_model, tmp_path):
+    with Daemon(tiny_model, tmp_path / "a") as d:
+        there = ("--http-port", d.http_port, "--ws-port", d.ws_port)
+        done = tv3sd("--model", tiny_model, *there, "--spool", tmp_path / "b", "--check")
+        assert done.returncode == 0 and not (tmp_path / "b").exists(), done.stderr
+        assert tv3sd("--model", tiny_model, *there, "--spool", tmp_path / "a", "--check").returncode == 0
+
+
+def test_a_short_h_asks_for_help():
+    assert tv3sd("-h").stdout == tv3sd("--help").stdout != ""
 
 
 def test_what_is_dumped_starts_the_same_daemon(tiny_model, tmp_path):
@@ -75,7 +113,7 @@ def test_a_spool_that_a_restart_empties_is_told(tiny_model, parent, temporary):
 
 def test_a_video_is_no_model(tmp_path):
     refused = tv3sd("--model", f"film={CLIP}", "--check")
-    assert refused.returncode == 1 and "not a safetensors file" in refused.stderr and "bytes" not in refused.stderr
+    assert refused.returncode == 2 and "not a safetensors file" in refused.stderr and "bytes" not in refused.stderr
 
 
 def test_every_connection_may_hold_an_upload(tiny_model, tmp_path):
