@@ -43,12 +43,17 @@ size_t st_elements(const struct st_tensor *t);
 /* Converts `count` elements from element `first` on to fp32. F32, BF16, F16 and F64 only. */
 enum err st_to_f32(const struct st_tensor *t, size_t first, size_t count, float *out);
 
-/* Writer. Tensors are borrowed until st_write returns; names and metadata are copied. */
+/* Writer. Tensors are borrowed until the last st_write_* returns; names and metadata are copied. */
 struct st_writer;
-enum err st_writer_open(struct st_writer **out);
+enum err st_writer_open(struct st_writer **out); /* ERR_NOMEM */
+/* A key that is there gets the new value. ERR_ARG: not UTF-8, or no memory (jansson does not say).
+ */
 enum err st_writer_metadata(struct st_writer *w, const char *key, const char *value);
+/* ERR_ARG: a shape or name that the format has not; ERR_NOMEM. */
 enum err st_writer_add(struct st_writer *w, const char *name, enum dtype dtype, int ndim,
                        const int64_t *shape, const void *data);
+/* Both: ERR_EXISTS two tensors of one name, ERR_ARG a name that is not UTF-8, ERR_LIMIT more header
+ * than a reader takes, ERR_NOMEM. The file too: ERR_IO, ERR_FULL. */
 /* Writes to a temporary file beside `path`, fsyncs and renames: the file is whole or absent. */
 enum err st_write_file(struct st_writer *w, const char *path);
 /* One malloc'd buffer with the whole file; the caller frees it. */

@@ -1,4 +1,9 @@
-/* The CPU backend's inside: shared by the files that implement its operations. */
+/* The CPU backend's inside: shared by the files that implement its operations.
+ *
+ * What each operation does, and whose thread calls it, stands in kernels/backend.h. Errors here:
+ * ERR_NOMEM of whatever takes memory; of linear and attention also what oneDNN says,
+ * ERR_UNSUPPORTED where it has nothing for the CPU and type, when they are opened, and
+ * ERR_INTERNAL. */
 #ifndef TV3S_KERNELS_CPU_CPU_H
 #define TV3S_KERNELS_CPU_CPU_H
 
@@ -47,7 +52,9 @@ static inline dnnl_data_type_t cpu_act_type(const struct backend *be)
     return cpu_is_bf16(be) ? dnnl_bf16 : dnnl_f32;
 }
 
-/* The backend's scratch, at least `bytes`, 64-byte aligned; contents lost at the next call. */
+/* The backend's scratch, at least `bytes`, 64-byte aligned; contents lost at the next call.
+ * ERR_NOMEM
+ */
 enum err cpu_scratch(struct cpu_backend *c, size_t bytes, void **out);
 
 /* cores.c */
