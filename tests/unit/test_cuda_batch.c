@@ -153,13 +153,9 @@ static void a_captured_batch_serves_other_streams(void **state)
 /* Other shapes push a graph out; a batch that has lost its own is launched, then captured again. */
 static void graphs_are_few(void **state)
 {
-    struct fixture *f = *state;
+    const struct fixture *f = *state;
     struct engine *e = open_engine(f->model);
-    struct clips c = clips_open(f, WIDTH, HEIGHT);
-    for (int i = 0; i < STREAMS; i++) {
-        stream_close(c.stream[i]);
-        c.stream[i] = open_stream(e, MODE_STREAM);
-    }
+    struct clips c = clips_open(&(struct fixture){.model = f->model, .engine = e}, WIDTH, HEIGHT);
     run(e, &c, 0);
     run(e, &c, 1);
     for (uint64_t i = 0; i < CUDA_GRAPHS; i++) {
@@ -345,13 +341,9 @@ static void a_capture_that_fails_is_done_without(void **state)
 
 static void a_fault_ends_all_batches_under_way(void **state)
 {
-    struct fixture *f = *state;
+    const struct fixture *f = *state;
     struct engine *e = open_engine(f->model);
-    struct clips c = clips_open(f, WIDTH, HEIGHT);
-    for (int i = 0; i < STREAMS; i++) {
-        stream_close(c.stream[i]);
-        c.stream[i] = open_stream(e, MODE_STREAM);
-    }
+    struct clips c = clips_open(&(struct fixture){.model = f->model, .engine = e}, WIDTH, HEIGHT);
     run(e, &c, 0);
     struct look before = look_at(&c);
     assert_int_equal(submit(e, &c, 0, STREAMS, 1), ERR_OK);
