@@ -44,9 +44,10 @@ struct jobs {
     pthread_cond_t idle;      /* `threads` fell */
     struct job *first, *last; /* oldest first */
     int count;
-    uint64_t bytes; /* of the files of all */
-    int threads;    /* running jobs */
-    int asleep;     /* of those, how many wait for bytes of their upload */
+    uint64_t bytes;    /* of the files of all */
+    int threads;       /* running jobs */
+    int asleep;        /* of those, how many wait for bytes of their upload */
+    struct job *needy; /* the first that lacked room and has not ended, or NULL */
     void (*changed)(void *ctx);
     void *changed_ctx;
 };
@@ -88,6 +89,7 @@ struct job {
     char error_text[512];
     char origin[192];      /* what computed the frames that are kept */
     uint64_t retry;        /* clock_ns: it does not run before */
+    bool lacked_room;      /* a run ended for want of it */
     atomic_ullong version; /* read without it */
     uint64_t told;         /* clock_ns of the last call of `changed` */
     pthread_cond_t wake;   /* bytes came, a frame came back, or it was cancelled */
@@ -121,6 +123,13 @@ void job_set_bytes(struct job *job, uint64_t bytes);
 /* Before so many bytes are written for the job: deletes ended jobs for them. ERR_FULL: there is no
  * room now; ERR_LIMIT: there never will be. Not with the lock held. */
 enum err jobs_room(struct job *job, uint64_t more);
+enum err jobs_room_for_upload(struct job *job, uint64_t more); /* of its body */
+/* With the lock held: a run ends for want of room. Whether its masks may stay. */
+bool job_lacks_room(struct job *job);
+/* With the lock held: it has ended, or goes. */
+void job_needs_none(struct job *job);
+/* With the lock held: it waits for the end of another that lacked room before it. */
+bool job_stands_back(const struct job *job);
 
 /* ---- jobs_writer.c */
 enum err writer_open(struct jobs *j);
@@ -188,6 +197,8 @@ void job_finish(struct job *job, enum err e);
 enum err job_keep_end(struct job *job, const struct job_row *end,
                       enum err (*keep)(struct store *, const struct job_row *,
                                        const struct store_delivery *));
+/* With no run under way: what it has done is forgotten. */
+void job_begin_anew(struct job *job);
 /* Back to where it waits, to go on from its checkpoint. */
 void job_put_back(struct job *job, enum err e);
 

@@ -60,8 +60,10 @@ static void count_state(struct job *job, int by)
 
 void job_set_state(struct job *job, enum job_state state)
 {
-    if (job->state <= JOB_RUNNING && state > JOB_RUNNING)
+    if (job->state <= JOB_RUNNING && state > JOB_RUNNING) {
         owner_give_job(job->params.owner);
+        job_needs_none(job);
+    }
     count_state(job, -1);
     job->state = state;
     count_state(job, 1);
@@ -162,6 +164,7 @@ static void unlist(struct job *job)
     *(job->previous ? &job->previous->next : &j->first) = job->next;
     *(job->next ? &job->next->previous : &j->last) = job->previous;
     job->listed = false;
+    job_needs_none(job);
     j->count--;
     job_set_bytes(job, 0);
 }
@@ -174,7 +177,7 @@ static bool may_run(const struct job *job)
     const struct jobs *j = job->jobs;
     int most = j->server->config->jobs_running;
     if (job->state != JOB_QUEUED || !job->params.model || j->threads - j->asleep >= most ||
-        job->retry > clock_ns())
+        job->retry > clock_ns() || job_stands_back(job))
         return false;
     return job->whole || (job->streamable && j->asleep < most);
 }
@@ -321,7 +324,7 @@ enum err job_append(struct job *job, const void *data, size_t len)
     if (atomic_load(&job->cancelled))
         return err_set(ERR_EXISTS, "the job was deleted");
     TRY(owner_take_bytes(job->params.owner, len)); /* before others' results go for it */
-    enum err e = jobs_room(job, len);
+    enum err e = jobs_room_for_upload(job, len);
     if (!e)
         e = spool_write_at(job->upload, before, data, len);
     if (e) {

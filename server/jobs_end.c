@@ -115,11 +115,26 @@ void job_finish(struct job *job, enum err e)
               row.state, (long long)row.done, row.finished - row.started, log_text(text));
 }
 
+/* The row may still say what was kept: a start that does not find it begins anew too. */
+void job_begin_anew(struct job *job)
+{
+    const char *const keep[] = {SPOOL_UPLOAD, NULL};
+    pthread_mutex_lock(&job->jobs->lock);
+    job->kept = job->done = 0;
+    pthread_mutex_unlock(&job->jobs->lock);
+    spool_clear(job, keep);
+}
+
 void job_put_back(struct job *job, enum err e)
 {
     char text[512];
     snprintf(text, sizeof text, "%s", err_text());
     hide_folder(job, text);
+    pthread_mutex_lock(&job->jobs->lock);
+    bool stays = e != ERR_FULL || job_lacks_room(job);
+    pthread_mutex_unlock(&job->jobs->lock);
+    if (!stays)
+        job_begin_anew(job);
     count_bytes(job);
     pthread_mutex_lock(&job->jobs->lock);
     job->done = job->kept;

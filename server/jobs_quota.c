@@ -2,8 +2,15 @@
  *
  * A job that has ended goes when it is `job_keep` seconds old, and when room is wanted, oldest
  * first: all files of all jobs take `spool_max` bytes at most. Accepted jobs that have not ended
- * are never given up for others. Where only such jobs are left, uploads are refused, and a running
- * job waits for room like for a disk that is full (ERR_FULL); one that would not fit alone fails.
+ * are never given up for others.
+ *
+ * Uploads of jobs that have not ended take half of it at most, so half is left for masks, which no
+ * upload says the size of. A running job for which there is no room waits as for a disk that is
+ * full (ERR_FULL). The first to do so is `needy`, until it ends: it alone keeps the masks that it
+ * has, other jobs give theirs up when they lack room and wait for its end, and no upload begins. So
+ * two that hold what each other needs cannot wait for ever, and whoever needs less than half comes
+ * to an end. A job fails that would not fit alone, or not beside the uploads that wait when there
+ * is nobody left to make room.
  */
 #include "server/job.h"
 
@@ -43,6 +50,80 @@ static bool give_up_oldest(struct jobs *j, double before)
     return true;
 }
 
+/* ---- who lacks room -----------------------------------------------------------------------------
+ */
+
+bool job_lacks_room(struct job *job)
+{
+    struct jobs *j = job->jobs;
+    if (!j->needy && job->whole && job->listed)
+        j->needy = job;
+    if (j->needy && j->needy != job)
+        j->needy->retry = 0; /* there is room now */
+    job->lacked_room = true;
+    return j->needy == job;
+}
+
+void job_needs_none(struct job *job)
+{
+    struct jobs *j = job->jobs;
+    if (j->needy != job)
+        return;
+    j->needy = NULL;
+    for (struct job *other = j->first; other; other = other->next)
+        if (other->lacked_room)
+            other->retry = 0;
+}
+
+bool job_stands_back(const struct job *job)
+{
+    return job->jobs->needy && job->jobs->needy != job && job->lacked_room;
+}
+
+/* With the lock held: somebody else runs, or will, and may end. */
+static bool others_go_on(const struct job *job)
+{
+    for (const struct job *o = job->jobs->first; o; o = o->next)
+        if (o != job && (o->state == JOB_RUNNING ||
+                         (o->state == JOB_QUEUED && o->params.model && !o->lacked_room)))
+            return true;
+    return false;
+}
+
+/* ---- room ---------------------------------------------------------------------------------------
+ */
+
+/* With the lock held: bodies of jobs that have not ended. */
+static uint64_t bytes_of_uploads(const struct jobs *j)
+{
+    uint64_t sum = 0;
+    for (const struct job *job = j->first; job; job = job->next)
+        if (job->state <= JOB_RUNNING)
+            sum += job->arrived;
+    return sum;
+}
+
+enum err jobs_room_for_upload(struct job *job, uint64_t more)
+{
+    struct jobs *j = job->jobs;
+    uint64_t most = j->server->config->spool_max / 2;
+    if (j->server->config->spool_max == 0)
+        return ERR_OK;
+    if (job->arrived + more > most)
+        return err_set(ERR_LIMIT, "an upload may take half of the spool, %llu bytes",
+                       (unsigned long long)most);
+    pthread_mutex_lock(&j->lock);
+    bool fits = bytes_of_uploads(j) + more <= most;
+    bool needy = j->needy && job->arrived == 0;
+    pthread_mutex_unlock(&j->lock);
+    if (needy)
+        return err_set(ERR_FULL, "a video that came before waits for room for its masks");
+    if (!fits)
+        return err_set(ERR_FULL, "the uploads that are not done fill half of the spool, %llu bytes",
+                       (unsigned long long)most);
+    return jobs_room(job, more);
+}
+
 enum err jobs_room(struct job *job, uint64_t more)
 {
     struct jobs *j = job->jobs;
@@ -51,6 +132,7 @@ enum err jobs_room(struct job *job, uint64_t more)
         pthread_mutex_lock(&j->lock);
         bool fits = most == 0 || j->bytes + more <= most;
         bool alone = job->bytes + more <= most;
+        bool last = j->needy == job && !others_go_on(job);
         pthread_mutex_unlock(&j->lock);
         if (fits)
             return ERR_OK;
@@ -58,8 +140,14 @@ enum err jobs_room(struct job *job, uint64_t more)
             return err_set(ERR_LIMIT,
                            "the video and its masks take more than the spool's %llu bytes",
                            (unsigned long long)most);
-        if (!give_up_oldest(j, jobs_clock()))
-            return err_set(ERR_FULL, "the spool's %llu bytes are full", (unsigned long long)most);
+        if (give_up_oldest(j, jobs_clock()))
+            continue;
+        if (last)
+            return err_set(ERR_LIMIT,
+                           "the masks and the uploads that wait take more than the spool's %llu "
+                           "bytes",
+                           (unsigned long long)most);
+        return err_set(ERR_FULL, "the spool's %llu bytes are full", (unsigned long long)most);
     }
 }
 

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- rows as jobs -------------------------------------------------------------------------------
  */
@@ -68,6 +69,18 @@ static enum err check_files(const struct job *job)
     return ERR_OK;
 }
 
+/* What its upload takes: of those that have not ended. */
+static enum err count_upload(struct job *job)
+{
+    int fd;
+    if (job->state > JOB_RUNNING)
+        return ERR_OK;
+    enum err e = spool_read(job, SPOOL_UPLOAD, &fd, &job->arrived);
+    if (!e)
+        close(fd);
+    return e;
+}
+
 /* Whose it was, also if that key is not there now. */
 static enum err give_owner(struct job *job, const struct job_row *row)
 {
@@ -110,6 +123,8 @@ static enum err fill(struct job *job, const struct job_row *row)
         e = spool_name(job);
     if (!e)
         e = check_files(job);
+    if (!e)
+        e = count_upload(job);
     return e ? e : give_owner(job, row);
 }
 

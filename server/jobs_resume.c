@@ -222,12 +222,7 @@ static enum err restore_state(struct run *r)
 
 static void begin_anew(struct run *r)
 {
-    struct job *job = r->job;
-    const char *const keep[] = {SPOOL_UPLOAD, NULL};
-    spool_clear(job, keep);
-    pthread_mutex_lock(&job->jobs->lock);
-    job->kept = job->done = 0;
-    pthread_mutex_unlock(&job->jobs->lock);
+    job_begin_anew(r->job);
     r->kept = 0;
 }
 

@@ -210,7 +210,7 @@ static void run(struct job *job)
         e = run_job(job, &unusable);
     }
     stopping = atomic_load(&job->jobs->stopping) || sched_failure(job->jobs->server->sched) != NULL;
-    if (e && !atomic_load(&job->cancelled) && (stopping || (e == ERR_FULL && job->stored)))
+    if (e && !atomic_load(&job->cancelled) && (stopping || e == ERR_FULL))
         job_put_back(job, e);
     else
         job_finish(job, e);

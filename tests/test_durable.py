@@ -356,18 +356,66 @@ def test_the_oldest_ended_job_makes_room(tmp_path, tiny_model, clip):
         d.wait_for(lambda: 2_800_000 < d.metric("tv3sd_spool_bytes") < 3_000_000)
 
 
-def test_a_job_that_does_not_fit_alone_fails_and_an_upload_without_room_is_refused(tmp_path, tiny_model, clip):
+@contextlib.contextmanager
+def arriving(d: Daemon, data: bytes, more: int):
+    """An upload of which the first bytes are there and `more` are not."""
+    with socket.create_connection(("127.0.0.1", d.http_port)) as s:
+        s.sendall(f"POST /v1/videos?format=raw HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data) + more}\r\n\r\n".encode() + data)
+        d.wait_for(lambda: d.metric("tv3sd_spool_bytes") >= len(data))
+        yield s
+
+
+def refused(d: Daemon, size: int) -> str:
+    r = d.request("POST", "/v1/videos", b"x" * size)
+    assert (r.status, r.problem()) == (503, "no-space") and r.headers["Retry-After"]
+    return r.json()["detail"]
+
+
+def test_a_job_that_does_not_fit_alone_fails(tmp_path, tiny_model, clip):
     with Daemon(tiny_model, tmp_path / "spool", "--spool-max", "2000000") as d:
         alone = d.upload(clip, "?format=raw")
         assert alone["state"] == "failed" and alone["error"]["type"] == "/problems/over-limit"
-        with socket.create_connection(("127.0.0.1", d.http_port)) as s:
-            s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1900000\r\n\r\n" + b"x" * 1800000)
-            d.wait_for(lambda: d.metric("tv3sd_spool_bytes") == 1800000)
-            assert [j["state"] for j in d.json("/v1/videos")["videos"]] == ["queued"]       # the failed one made room
-            r = d.request("POST", "/v1/videos", b"x" * 300000)
-            assert (r.status, r.problem()) == (503, "no-space") and r.headers["Retry-After"]
-        d.wait_for(lambda: d.metric("tv3sd_spool_bytes") == 0)
         assert d.upload(clip, "?format=png")["state"] == "succeeded"
+
+
+def test_uploads_leave_half_of_the_spool_to_masks(tmp_path, tiny_model, clip, wanted):
+    """Masks of 1.43 MB, twice, beside uploads that take all that they may."""
+    assert os.path.getsize(clip) < 200_000 and 2_800_000 < 2 * 160 * 224 * FRAMES < 2_900_000
+    with Daemon(tiny_model, tmp_path / "spool", "--spool-max", "6000000") as d:
+        with arriving(d, b"x" * 2_800_000, 100_000):
+            job = d.upload(clip, "?format=raw", wait=False)["id"]
+            assert "half of the spool, 3000000 bytes" in refused(d, 300_000)
+            ended = d.finish(job)
+            assert ended["state"] == "succeeded" and d.get(ended["masks"]).body == wanted("raw")
+        r = d.request("POST", "/v1/videos", b"x" * 3_000_001)
+        assert (r.status, r.problem()) == (413, "over-limit")
+
+
+def test_jobs_that_hold_what_each_other_needs_all_end(tmp_path, tiny_model, clip, wanted):
+    """One has half of its masks and waits for the rest of its upload, which leaves too little to another. That waits, and
+    keeps new uploads away; the first gives its masks up for it, and is done after it."""
+    slow = masks.video(tmp_path / "slow.ts", cases.frames((160, 224), FRAMES, 6), "-c:v", "mpeg2video", "-q:v", "3", "-bf", "0")
+    data, size = open(slow, "rb").read(), os.path.getsize(clip)
+    some = 3 * len(data) // 4
+    assert some > 65536 and len(data) + size < 2_000_000
+    most = len(data) + 2 * 160 * 224 * FRAMES + size + 800_000
+    with Daemon(tiny_model, tmp_path / "spool", "--spool-max", str(most), "--job-checkpoint", "0") as d:
+        with arriving(d, data[:some], len(data) - some) as s:
+            slow_job = d.json("/v1/videos")["videos"][0]["id"]
+            wait_done(d, slow_job, FRAMES // 2)
+            job = d.upload(clip, "?format=raw", wait=False)["id"]
+            d.wait_log(f"event=job_waits job={job} ")
+            waiting = d.json("/v1/videos/" + job)
+            assert (waiting["state"], waiting["error"]["type"]) == ("queued", "/problems/no-space")
+            assert "waits for room" in refused(d, 1000)
+            s.sendall(data[some:])
+            assert s.recv(100).startswith(b"HTTP/1.1 202 ")
+            d.wait_log(f"event=job_waits job={slow_job} ")
+            d.wait_log(f"event=job_ended job={job} state=succeeded")
+            ended = d.finish(slow_job)
+        assert ended["state"] == "succeeded"
+        assert d.get(ended["masks"]).body == tool(tiny_model, slow, tmp_path / "slow.raw", "--format", "raw")
+        assert d.upload(clip, "?format=raw")["state"] == "succeeded"
 
 
 # ---------------------------------------------------------------------------------------------------- the database
