@@ -19,6 +19,8 @@ from conftest import BUILD, TV3S
 from daemon import PATIENCE, Daemon
 from live import client, labels, rgb, tool_masks
 from proxy import Proxy
+from test_webhooks import SECRET, Receiver
+from test_webhooks import flags as webhook_flags
 from tv3s_client import JobFailed, Tv3sError
 
 SIZE, COUNT, PACE = (64, 96), 60, 0.02   # height and width; frames; seconds between frames where a test wants time
@@ -31,10 +33,19 @@ def proxy():
 
 
 @pytest.fixture(scope="module")
-def daemon(tiny_model, tmp_path_factory, proxy):
+def receiver():
+    with Receiver(200) as r:
+        yield r
+
+
+@pytest.fixture(scope="module")
+def daemon(tiny_model, tmp_path_factory, proxy, receiver):
     """All clients are told that its WebSocket is at the proxy."""
-    with Daemon(tiny_model, tmp_path_factory.mktemp("clients") / "spool",
-                "--ws-url", f"ws://127.0.0.1:{proxy.port}") as d:
+    folder = tmp_path_factory.mktemp("clients")
+    secret = folder / "secret"
+    secret.write_text("whsec_" + base64.b64encode(SECRET).decode())
+    with Daemon(tiny_model, folder / "spool", "--ws-url", f"ws://127.0.0.1:{proxy.port}",
+                *webhook_flags(secret, receiver.host)) as d:
         proxy.target = d.ws_port
         yield d
 
@@ -66,6 +77,9 @@ class Python:
             return self.client.download(self.client.wait(job))
         finally:
             self.client.delete(job)
+
+    def send(self, video: str, webhook: str) -> None:
+        self.client.upload(video, webhook=webhook)
 
     def stream(self, id: str, frames: np.ndarray, pace=0.0) -> dict[int, np.ndarray]:
         def from_number(n):
@@ -111,6 +125,10 @@ class C:
         said = self.run("upload", video, "--format", format, "-o", self.folder / "result", "--json").stdout
         assert json.loads(said.splitlines()[-1])["state"] == "succeeded"
         return (self.folder / "result").read_bytes()
+
+    def send(self, video: str, webhook: str) -> None:
+        job, = self.run("upload", video, "--webhook", webhook).stdout.splitlines()
+        assert self.daemon.json(job)["webhook"] == webhook
 
     def stream(self, id: str, frames: np.ndarray, pace=0.0) -> dict[int, np.ndarray]:
         nut = masks.video(self.folder / "frames.nut", frames, "-c:v", "rawvideo", "-pix_fmt", "rgb24")
@@ -202,6 +220,12 @@ class Js:
         assert "message" not in out, out["message"]
         return self.page.bytes("result")
 
+    def send(self, video: str, webhook: str) -> None:
+        with open(video, "rb") as f:
+            out = self.ask("""await client.upload(new Blob([Uint8Array.from(atob(args[0]), (c) => c.charCodeAt(0))]), {webhook: args[1]})""",
+                           base64.b64encode(f.read()).decode(), webhook)
+        assert "message" not in out, out
+
     def stream(self, id: str, frames: np.ndarray, pace=0.0) -> dict[int, np.ndarray]:
         texts = [base64.b64encode(f.tobytes()).decode() for f in frames]
         self.page.js(self.STREAM, id, texts, SIZE[1], SIZE[0], 1000 * pace)
@@ -275,6 +299,14 @@ def test_an_upload_gives_what_the_tool_gives(one, tiny_model, clip, tmp_path, fo
     out = tmp_path / {"raw": "masks.raw", "png": "masks.zip", "rle": "masks.jsonl"}[format]
     subprocess.run([TV3S, "segment", tiny_model, clip, "-o", out, "--format", format], check=True, capture_output=True)
     assert one.upload(clip, format) == out.read_bytes()
+
+
+def test_the_end_of_an_upload_is_told_to_whom_it_names(one, daemon, receiver, clip):
+    url = f"{receiver.url}&who={name(one, 'a%20b')}"        # it needs escaping
+    one.send(clip, url)
+    told = json.loads(receiver.next().body)["job"]
+    assert told["webhook"] == url and told["state"] == "succeeded"
+    assert daemon.json("/v1/videos/" + told["id"]) == told
 
 
 def test_a_stream_gives_what_the_tool_gives(one, frames, expected):

@@ -44,7 +44,8 @@ static enum err add_params(struct tv3s *c, struct buf *out, const struct tv3s_pa
     enum err e = add_param(c, out, "model", p->model);
     e = e ? e : add_param(c, out, "mode", p->mode);
     e = e ? e : add_param(c, out, "format", p->format);
-    return e ? e : add_param(c, out, "resize", p->resize);
+    e = e ? e : add_param(c, out, "resize", p->resize);
+    return e ? e : add_param(c, out, "webhook", p->webhook);
 }
 
 static enum tv3s_result make_path(struct tv3s *c, struct buf *out, const struct call *call)

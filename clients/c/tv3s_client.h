@@ -60,6 +60,7 @@ typedef bool tv3s_progress(void *ctx, int64_t done, int64_t total);
 
 struct tv3s_params {
     const char *model, *mode, *format, *resize; /* NULL: the server's default */
+    const char *webhook; /* of an upload: the URL that the server tells of its end; NULL: none */
 };
 
 enum tv3s_state { TV3S_QUEUED, TV3S_RUNNING, TV3S_SUCCEEDED, TV3S_FAILED, TV3S_CANCELLED };

@@ -83,7 +83,8 @@ export class Client {
     video(id) { return this.json(`/v1/videos/${id}`); }
     async removeVideo(id) { await this.request("DELETE", `/v1/videos/${id}`); }
 
-    // The job. params: model, mode, format, resize. fetch reports no progress of what it sends.
+    // The job. params: model, mode, format, resize, webhook (the URL that the server tells of the
+    // end). fetch reports no progress of what it sends.
     upload(file, params = {}, {progress = null, signal = null} = {}) {
         return new Promise((resolve, reject) => {
             const request = new XMLHttpRequest();

@@ -26,12 +26,14 @@ int cmd_upload(struct cli *c)
 {
     static const char *const states[] = {"queued", "running", "succeeded", "failed", "cancelled"};
     struct tv3s_job job;
-    if (!c->output)
-        return cli_error(c, "-o OUT is needed");
+    if (!c->output && !c->stream.params.webhook)
+        return cli_error(c, "-o OUT is needed, or --webhook URL");
     if (tv3s_upload(c->server, c->args[0], &c->stream.params, sent, c, &job))
         return cli_error(c, NULL);
     if (c->json && cli_json(c, json_pack("{s:s, s:s}", "id", job.id, "state", states[job.state])))
         return CLI_FAILED;
+    if (!c->output)
+        return c->json || printf("/v1/videos/%s\n", job.id) > 0 ? CLI_OK : CLI_FAILED;
     if (tv3s_wait(c->server, job.id, labelled, c, &job))
         return cli_error(c, NULL);
     if (job.state != TV3S_SUCCEEDED)

@@ -14,7 +14,8 @@
 static const char help[] =
     "usage: tv3s-client [OPTIONS] COMMAND ...\n"
     "\n"
-    "  upload VIDEO -o OUT     sends a video, waits, and fetches its masks\n"
+    "  upload VIDEO -o OUT     sends a video, waits, and fetches its masks; with --webhook and\n"
+    "                          without -o it does not wait, and says where the upload is\n"
     "  stream INPUT -o FOLDER  sends frame by frame; INPUT: a file, a URL such as rtsp://, or -\n"
     "  segment IMAGE -o MASK   one image, no memory\n"
     "  status [PATH]           what the server says of itself, or at PATH: /v1/streams, ...\n"
@@ -25,6 +26,7 @@ static const char help[] =
     "\n"
     "  -o, --output OUT        where masks go; '-' is standard output\n"
     "  --model, --mode, --format, --resize VALUE   as in proto/PROTOCOL.md\n"
+    "  --webhook URL           of an upload: the server tells there of its end\n"
     "  --id ID                 of the stream; default: one made up\n"
     "  --drop none|oldest|newest, --credit N       of the stream\n"
     "  --takeover              take the stream from another connection\n"
@@ -58,6 +60,7 @@ enum {
     OPT_MODE,
     OPT_FORMAT,
     OPT_RESIZE,
+    OPT_WEBHOOK,
     OPT_ID,
     OPT_DROP,
     OPT_CREDIT,
@@ -82,6 +85,7 @@ static const struct option options[] = {
     {"mode", required_argument, NULL, OPT_MODE},
     {"format", required_argument, NULL, OPT_FORMAT},
     {"resize", required_argument, NULL, OPT_RESIZE},
+    {"webhook", required_argument, NULL, OPT_WEBHOOK},
     {"id", required_argument, NULL, OPT_ID},
     {"drop", required_argument, NULL, OPT_DROP},
     {"credit", required_argument, NULL, OPT_CREDIT},
@@ -219,6 +223,9 @@ static bool take(struct cli *c, struct tv3s_options *o, int option, const char *
         return true;
     case OPT_RESIZE:
         p->resize = value;
+        return true;
+    case OPT_WEBHOOK:
+        p->webhook = value;
         return true;
     case OPT_ID:
         c->id = value;

@@ -44,11 +44,11 @@ class AsyncClient:
     # ---- videos -----------------------------------------------------------------------------------------------------
 
     async def upload(self, video: Source, *, model: Optional[str] = None, mode: Optional[str] = None,
-                     format: Optional[str] = None, resize: Optional[str] = None,
+                     format: Optional[str] = None, resize: Optional[str] = None, webhook: Optional[str] = None,
                      progress: Optional[Progress] = None) -> Job:
-        """Sends a video. `progress(sent, total)` is called as it goes."""
+        """Sends a video. `progress(sent, total)` is called as it goes, `webhook` is the URL that is told of the end."""
         return await asyncio.to_thread(self.sync.upload, video, model=model, mode=mode, format=format, resize=resize,
-                                       progress=progress)
+                                       webhook=webhook, progress=progress)
 
     async def jobs(self) -> List[Job]:
         """All uploads, newest first."""

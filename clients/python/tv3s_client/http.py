@@ -221,9 +221,11 @@ class Client:
     # ---- videos -----------------------------------------------------------------------------------------------------
 
     def upload(self, video: Source, *, model: Optional[str] = None, mode: Optional[str] = None,
-               format: Optional[str] = None, resize: Optional[str] = None, progress: Optional[Progress] = None) -> Job:
-        """Sends a video: a path, bytes or a file. `progress(sent, total)` is called as it goes."""
-        query = {"model": model, "mode": mode, "format": format, "resize": resize}
+               format: Optional[str] = None, resize: Optional[str] = None, webhook: Optional[str] = None,
+               progress: Optional[Progress] = None) -> Job:
+        """Sends a video: a path, bytes or a file. `progress(sent, total)` is called as it goes. `webhook`: the URL that the
+        server tells of the end; its host must be one of the server's `webhook_hosts`."""
+        query = {"model": model, "mode": mode, "format": format, "resize": resize, "webhook": webhook}
         with _opened(video) as (file, size):
             headers = {"Content-Type": "application/octet-stream"}
             if size is not None:
