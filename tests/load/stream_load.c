@@ -39,7 +39,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-enum { CONNECTING = 32, STAGES = 4, GRACE = 30 }; /* GRACE: seconds, for the last answers */
+enum { CONNECTING = 32, STAGES = 4, GRACE = 120 }; /* GRACE: seconds, for the last answers */
 
 struct stream {
     struct lws *wsi;
