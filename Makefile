@@ -252,7 +252,7 @@ chaos: deps ## clients killed at random under load, for CHAOS_SECONDS, against t
 oom: export ASAN_OPTIONS := detect_leaks=1
 oom: export UBSAN_OPTIONS := print_stacktrace=1
 oom: export LSAN_OPTIONS := suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0
-oom: deps ## every allocation of the sanitized daemon failed once in turn: an answer, no leak; an hour
+oom: deps ## every allocation of the sanitized daemon failed once in turn: an answer, no leak; half an hour
 	+@$(MAKE) --no-print-directory -j$(NPROC) all BUILD=$(BUILD)/asan SANITIZE=address,undefined \
 	    OPT='-O1 -g'
 	TV3S_BUILD=$(abspath $(BUILD))/asan $(PYTHON) tests/oom.py $(OOM_ARGS)

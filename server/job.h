@@ -68,7 +68,7 @@ struct job {
     char digest_text[65];           /* of a request with a key, when it is whole */
     struct digest *digest;          /* HTTP thread: while it is not */
     int upload; /* HTTP thread, then the writer for job_complete; -1 after that */
-    struct job_task accept, removal;
+    struct job_task accept, ending, removal;
 
     /* the lock */
     bool listed;
@@ -90,6 +90,7 @@ struct job {
     char origin[192];      /* what computed the frames that are kept */
     uint64_t retry;        /* clock_ns: it does not run before */
     bool lacked_room;      /* a run ended for want of it */
+    bool unkept;           /* it has ended, and its row does not say so */
     atomic_ullong version; /* read without it */
     uint64_t told;         /* clock_ns of the last call of `changed` */
     pthread_cond_t wake;   /* bytes came, a frame came back, or it was cancelled */
@@ -197,6 +198,8 @@ void job_finish(struct job *job, enum err e);
 enum err job_keep_end(struct job *job, const struct job_row *end,
                       enum err (*keep)(struct store *, const struct job_row *,
                                        const struct store_delivery *));
+/* writer_post's: a job's end that could not be written when it came. */
+void job_end_again(struct job_task *task);
 /* With no run under way: what it has done is forgotten. */
 void job_begin_anew(struct job *job);
 /* Back to where it waits, to go on from its checkpoint. */

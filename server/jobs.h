@@ -87,8 +87,8 @@ void job_delete(struct jobs *j, struct job *job, job_done done, void *owner);
 
 /* Called (any thread) after every change of any job, at most 20 a second per job. */
 void jobs_listen(struct jobs *j, void (*changed)(void *ctx), void *ctx);
-/* Finished jobs older than `job_keep` seconds go; those that wait for the disk may try again.
- * Housekeeping thread. */
+/* Finished jobs older than `job_keep` seconds go; those that wait for the disk may try again, and
+ * ends that could not be written are. Housekeeping thread. */
 void jobs_expire(struct jobs *j);
 
 #endif

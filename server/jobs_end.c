@@ -49,8 +49,8 @@ static void set_end(struct job *job, const struct job_row *end, enum job_state s
 }
 
 /* The row is written before anybody is told; one that is not there yet, the writer writes. False:
- * it could not be. Then the job ends all the same, and is done again from its checkpoint if the
- * process ends before it is deleted. */
+ * it could not be. Then the job ends all the same; it is written later, and done again from its
+ * checkpoint if the process ends before that. */
 static bool end_job(struct job *job, const struct job_row *end, enum job_state state, enum err e)
 {
     struct jobs *j = job->jobs;
@@ -66,6 +66,7 @@ static bool end_job(struct job *job, const struct job_row *end, enum job_state s
         log_event(LOG_ERROR, "job_end_not_kept", "job=%s error=%s", job->id, log_text(err_text()));
     pthread_mutex_lock(&j->lock);
     set_end(job, end, state, e);
+    job->unkept = !kept;
     pthread_mutex_unlock(&j->lock);
     return kept;
 }
@@ -87,6 +88,27 @@ static void count_bytes(struct job *job)
     pthread_mutex_lock(&job->jobs->lock);
     job_set_bytes(job, bytes);
     pthread_mutex_unlock(&job->jobs->lock);
+}
+
+void job_end_again(struct job_task *task)
+{
+    struct job *job = task->job;
+    struct job_row row;
+    pthread_mutex_lock(&job->jobs->lock);
+    bool listed = job->listed;
+    enum job_state state = job->state;
+    job_row(job, &row);
+    pthread_mutex_unlock(&job->jobs->lock);
+    enum err e = listed ? job_keep_end(job, &row, store_update) : ERR_OK;
+    if (!e && listed) {
+        remove_means(job, state);
+        count_bytes(job);
+        log_event(LOG_INFO, "job_end_kept", "job=%s", job->id);
+    }
+    pthread_mutex_lock(&job->jobs->lock);
+    job->unkept = e != ERR_OK; /* then the task may be posted again */
+    pthread_mutex_unlock(&job->jobs->lock);
+    job_unref(job);
 }
 
 void job_finish(struct job *job, enum err e)

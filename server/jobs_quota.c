@@ -157,6 +157,11 @@ void jobs_expire(struct jobs *j)
     while (give_up_oldest(j, before))
         ;
     pthread_mutex_lock(&j->lock);
+    for (struct job *job = j->first; job; job = job->next)
+        if (job->unkept) {
+            job->unkept = false; /* until that has failed again */
+            writer_post(job, &job->ending, job_end_again, NULL, NULL);
+        }
     jobs_schedule(j); /* those that wait for the disk */
     pthread_mutex_unlock(&j->lock);
 }

@@ -7,6 +7,7 @@ left, and the sanitizer has the last word on leaks."""
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import mmap
 import os
@@ -36,7 +37,6 @@ ASAN = "detect_leaks=1:abort_on_error=0:verify_asan_link_order=0:allocator_may_r
 
 
 ENDLESS = 10 ** 9
-START = 1000  # allocations; what has more is one
 Choice = Callable[[int, "Tally"], Iterable[int]]  # of how many allocations there are, which are to fail
 
 
@@ -91,11 +91,14 @@ def sanitizer(log: str) -> str:
 class Tally:
     def __init__(self) -> None:
         self.tried, self.answers, self.wrong, self.places = 0, Counter(), [], set()
+        self.failed = True  # an allocation did, the last time
 
     def add(self, n: int, answer: str, after: str, stack: list[str]) -> None:
         self.tried += 1
         self.answers[answer] += 1
-        self.places.add(tuple(stack[1:]))
+        self.failed = bool(stack)
+        if stack:
+            self.places.add(tuple(stack[1:]))
         if answer.startswith("WRONG") or after != "right":
             self.wrong.append({"n": n, "answer": answer, "after": after, "stack": named(stack)})
 
@@ -185,11 +188,12 @@ def merged(parts: list[dict]) -> dict:
 
 
 def run(model: str, folder: Path, choose: Choice, only="", libraries=OURS, workers=1) -> dict:
-    """By scenario. `workers` daemons beside each other; the starts, which are most of the work, are done in parts."""
+    """By scenario. `workers` daemons beside each other; the starts, which are most of the work, are done in parts, and once:
+    a start is mostly one thread's."""
     folder.mkdir()
     material, result, parts = Material(model, folder), {}, 1 if workers == 1 else 4 * workers
     tasks = [(kind.__name__, serve, kind, choose) for kind in SCENARIOS]
-    tasks += [("Start", starts, Left, part(choose, i, parts)) for i in range(parts)]
+    tasks += [("Start", starts, Left, part(once if choose is all_in_turn else choose, i, parts)) for i in range(parts)]
 
     def do(n: int, work: Callable[..., dict], kind: type, chosen: Choice) -> dict:
         own, began = folder / f"run-{n}", time.monotonic()
@@ -212,13 +216,20 @@ def good(result: dict) -> bool:
     return not any(r["wrong"] or r["exit_status"] or r["sanitizer"] for r in result.values())
 
 
+def once(count: int, tally: Tally) -> Iterator[int]:
+    """How many allocations there are differs from time to time: on, until none is left to fail."""
+    for n in itertools.count(1):
+        yield n
+        if n >= count and not tally.failed:
+            return
+
+
 def all_in_turn(count: int, tally: Tally) -> Iterator[int]:
-    """Threads make the order differ from time to time, so all again, until that shows no new place. (A start is long, and
-    mostly one thread's: once.)"""
-    places, again = -1, count < START
+    """So does their order, by threads: all again, until that shows no new place."""
+    places = -1
     while places < len(tally.places):
-        places = len(tally.places) if again else ENDLESS
-        yield from range(1, count + 1)
+        places = len(tally.places)
+        yield from once(count, tally)
 
 
 def main() -> int:

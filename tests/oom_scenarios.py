@@ -1,6 +1,7 @@
 """What the clients do while allocations fail (oom.py)."""
 from __future__ import annotations
 
+import base64
 import gzip
 import http.client
 import io
@@ -22,6 +23,8 @@ from conftest import TV3S
 from daemon import PATIENCE, TV3SD, Answer, Daemon
 from keys import bearer, new_key
 from live import Frame, client, labels, rgb, tool_masks
+from test_webhooks import SECRET, Receiver
+from test_webhooks import flags as webhook_flags
 from test_ws_packets import packets_of
 from tv3s_client import ConnectionLost, Failed, FrameFailed, Tv3sError
 
@@ -308,6 +311,34 @@ class Upload(Scenario):
         return first or "right"
 
 
+class Told(Upload):
+    """An upload whose end somebody is told of. Once it has ended he is, whatever fails."""
+
+    def __init__(self, material: Material):
+        super().__init__(material)
+        self.receiver = Receiver(200).__enter__()
+        secret = material.folder / "secret"
+        secret.write_text("whsec_" + base64.b64encode(SECRET).decode())
+        self.flags = webhook_flags(secret, self.receiver.host)
+
+    def told(self, job: str) -> dict:
+        """A delivery may come twice."""
+        while (body := json.loads(self.receiver.next().body)["job"])["id"] != job:
+            pass
+        return body
+
+    def act(self, d: Daemon) -> str:
+        r = ask(d, "POST", "/v1/videos?format=raw&webhook=" + self.receiver.url, self.m.clip)
+        if r.status != 202:
+            return error_of(r)
+        ended = finish(d, r.json()["id"])
+        same(self.told(ended["id"]), ended)
+        if ended["state"] == "failed":
+            assert ended["error"]["status"] >= 500, ended
+            return f"job failed {ended['error']['type']}"
+        return "right"
+
+
 class Packets(Socket):
     """Packets of a codec, each a key frame."""
 
@@ -410,4 +441,4 @@ class Left:
         return answer
 
 
-SCENARIOS = [Segment, Form, StreamFrames, Looks, State, Socket, Packets, Upload, Reload]
+SCENARIOS = [Segment, Form, StreamFrames, Looks, State, Socket, Packets, Upload, Told, Reload]

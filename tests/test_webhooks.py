@@ -263,6 +263,27 @@ def test_a_job_without_a_thread_waits_for_one(tmp_path, tiny_model, clip, secret
         assert json.loads(r.next().body)["job"] == ended
 
 
+def test_an_end_that_cannot_be_written_is_told_of_when_it_can(tmp_path, tiny_model, clip, secret):
+    """Somebody else has the database locked just then."""
+    none = tmp_path / "none"
+    env = power.preload("threads", tmp_path, NO_THREADS=str(none))
+    with Receiver(200) as r, Daemon(tiny_model, tmp_path / "spool", *flags(secret, r.host), env=env) as d:
+        none.touch()
+        job = d.upload(clip, "?webhook=" + r.url, wait=False)["id"]
+        d.wait_for(lambda: d.json("/v1/videos/" + job)["error"])
+        with contextlib.closing(sqlite3.connect(tmp_path / "spool" / "jobs.sqlite", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            none.unlink()
+            d.wait_log(f"event=job_end_not_kept job={job} ")
+            assert r.got.empty()
+            db.execute("ROLLBACK")
+        assert json.loads(r.next().body)["job"] == d.finish(job)
+        d.process.kill()
+        d.process.wait()
+    with Daemon(tiny_model, tmp_path / "spool") as d:
+        assert d.json("/v1/videos/" + job)["state"] == "succeeded"
+
+
 def test_a_certificate_is_checked(tmp_path, tiny_model, clip, secret):
     pem, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
