@@ -11,6 +11,7 @@
  * are those of formats that cameras, phones and editors write, and no sound is decoded. */
 #include "media/source.h"
 
+#include "media/cut.h"
 #include "media/given.h"
 
 #include <errno.h>
@@ -274,11 +275,16 @@ static void damaged(const struct source *s, int64_t *corrupt, const char *what, 
 static void end_of_input(struct source *s, int result, int64_t *corrupt)
 {
     char text[256], why[AV_ERROR_MAX_STRING_SIZE];
+    int64_t has, says;
     bool cut = s->stream->nb_frames > s->packets && !source_still(s);
-    if (result == AVERROR_EOF && !cut)
+    bool shorter = !cut && cut_off(s->format->pb, s->given != NULL, &has, &says);
+    if (result == AVERROR_EOF && !cut && !shorter)
         return;
     av_strerror(result, why, sizeof why);
-    if (cut)
+    if (shorter)
+        snprintf(text, sizeof text, "the file is cut off: %lld of %lld bytes", (long long)has,
+                 (long long)says);
+    else if (cut)
         snprintf(text, sizeof text, "the file is cut off: %lld of %lld packets",
                  (long long)s->packets, (long long)s->stream->nb_frames);
     else

@@ -83,6 +83,7 @@ struct job {
     uint64_t kept; /* frames whose masks outlive the process, and the state after them */
     int64_t total; /* 0: not known */
     int64_t corrupt;
+    char warning[WARNING]; /* the last damage that it outlived */
     int width, height;
     double fps;
     enum err error; /* why it failed; queued: why it waits */

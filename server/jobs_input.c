@@ -6,10 +6,18 @@
 
 #include <stdio.h>
 
+/* The text is a decoder's, which may be anybody's: of it ASCII is kept. */
 static void report(void *run, const char *text)
 {
     const struct run *r = run;
-    log_event(LOG_DEBUG, "job_damage", "job=%s text=%s", r->job->id, log_text(text));
+    struct job *job = r->job;
+    log_event(LOG_DEBUG, "job_damage", "job=%s text=%s", job->id, log_text(text));
+    pthread_mutex_lock(&job->jobs->lock);
+    snprintf(job->warning, sizeof job->warning, "%s", text);
+    for (char *p = job->warning; *p; p++)
+        if (*p < 0x20 || *p > 0x7e)
+            *p = '?';
+    pthread_mutex_unlock(&job->jobs->lock);
 }
 
 /* With the lock held: gives its place away until something comes. */

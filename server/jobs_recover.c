@@ -111,6 +111,7 @@ static enum err fill(struct job *job, const struct job_row *row)
     job->done = job->kept = row->done > 0 ? (uint64_t)row->done : 0;
     job->total = row->total;
     job->corrupt = row->corrupt;
+    snprintf(job->warning, sizeof job->warning, "%s", row->warning);
     job->width = row->width;
     job->height = row->height;
     job->fps = row->fps;

@@ -316,6 +316,19 @@ def test_a_cut_file_gives_what_it_has(tmp_path, tiny_model):
     assert 3 < result["frames"] < 30 and result["corrupt"] > 0 and "cut off" in done.stderr
 
 
+def test_a_cut_matroska_file_is_told_by_its_length(tmp_path, tiny_model):
+    """Its frames are not counted in front; one that was written to a pipe does not say how long it is."""
+    for name, more, cut in (("a.mkv", (), True), ("b.webm", ("-f", "matroska", "-live", "1"), False)):
+        masks.video(tmp_path / name, cases.frames((72, 98), 30, 3), *X264, *more)
+        data = (tmp_path / name).read_bytes()
+        whole = run(tiny_model, tmp_path / name, tmp_path / "o.zip", "--json")
+        assert json.loads(whole.stdout)["corrupt"] == 0 and "cut off" not in whole.stderr
+        (tmp_path / "cut.mkv").write_bytes(data[:len(data) * 6 // 10])
+        done = run(tiny_model, tmp_path / "cut.mkv", tmp_path / "o.zip", "--json")
+        assert (f"cut off: {len(data) * 6 // 10} of {len(data)} bytes" in done.stderr) == cut, done.stderr
+        assert (json.loads(done.stdout)["corrupt"] > 0) >= cut and 3 < json.loads(done.stdout)["frames"] < 30
+
+
 @pytest.fixture
 def two_sizes(tmp_path) -> str:
     for i, size in enumerate(((64, 96), (96, 64))):

@@ -188,6 +188,7 @@ static enum tv3s_result read_job(struct tv3s *c, struct tv3s_job *out)
     const json_t *frames = json_object_get(j, "frames"), *error = json_object_get(j, "error");
     const json_t *total = json_object_get(frames, "total");
     const char *why = json_string_value(json_object_get(error, "detail"));
+    const char *warning = json_string_value(json_object_get(j, "warning"));
     int state = 4;
     while (state >= 0 && (!name || strcmp(name, states[state]) != 0))
         state--;
@@ -200,6 +201,7 @@ static enum tv3s_result read_job(struct tv3s *c, struct tv3s_job *out)
         if (!why)
             why = json_string_value(json_object_get(error, "title"));
         snprintf(out->error, sizeof out->error, "%s", why ? why : "");
+        snprintf(out->warning, sizeof out->warning, "%s", warning ? warning : "");
     }
     json_decref(j);
     return known ? TV3S_OK : client_fail(c, TV3S_PROTOCOL, "the answer is no job");

@@ -70,6 +70,7 @@ struct tv3s_job {
     enum tv3s_state state;
     int64_t done, total; /* frames; total -1: not known yet */
     char error[256];     /* why it failed; else "" */
+    char warning[256];   /* what of the video is missing or damaged; else "" */
 };
 
 /* `path` "-" is standard input. `progress` may be NULL. */

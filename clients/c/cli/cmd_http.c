@@ -39,12 +39,15 @@ int cmd_upload(struct cli *c)
     if (job.state != TV3S_SUCCEEDED)
         return cli_error(c, "%s: the upload %s: %s", job.id,
                          job.state == TV3S_FAILED ? "failed" : "was cancelled", job.error);
+    if (job.warning[0])
+        cli_error(c, "warning: %s: %s", c->args[0], job.warning);
     if (tv3s_masks(c->server, job.id, c->output, fetched, c))
         return cli_error(c, NULL);
     if (!c->keep && tv3s_delete_job(c->server, job.id))
         return cli_error(c, NULL);
-    return cli_json(c, json_pack("{s:s, s:s, s:I, s:s}", "id", job.id, "state", states[job.state],
-                                 "frames", (json_int_t)job.done, "output", c->output));
+    return cli_json(c, json_pack("{s:s, s:s, s:I, s:s, s:s*}", "id", job.id, "state",
+                                 states[job.state], "frames", (json_int_t)job.done, "output",
+                                 c->output, "warning", job.warning[0] ? job.warning : NULL));
 }
 
 int cmd_segment(struct cli *c)

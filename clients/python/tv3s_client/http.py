@@ -58,6 +58,11 @@ class Job:
         return self.raw.get("error")
 
     @property
+    def warning(self) -> Optional[str]:
+        """What of the video is missing or damaged, if anything."""
+        return self.raw.get("warning")
+
+    @property
     def ended(self) -> bool:
         """Nothing will change any more."""
         return self.state in ("succeeded", "failed", "cancelled")

@@ -1,0 +1,54 @@
+#include "media/cut.h"
+
+#include "media/given.h"
+
+enum { HEAD = 4096, ID_EBML = 0x1a45dfa3, ID_VOID = 0xec, ID_SEGMENT = 0x18538067 };
+
+struct cursor {
+    const uint8_t *at, *end;
+};
+
+/* EBML's number: the zeros in front of its first one say how many bytes follow. -1: there is none,
+ * or all its digits are ones, which is "not known". */
+static int64_t number(struct cursor *c, bool with_mark)
+{
+    if (c->at == c->end || !*c->at)
+        return -1;
+    int more = __builtin_clz(*c->at) - 24, bits = 7 * (more + 1);
+    int64_t value = with_mark ? *c->at : *c->at & (0x7f >> more);
+    if (c->end - ++c->at < more)
+        return -1;
+    while (more-- > 0)
+        value = value << 8 | *c->at++;
+    return !with_mark && value == (INT64_C(1) << bits) - 1 ? -1 : value;
+}
+
+int64_t cut_matroska(const uint8_t *head, size_t len)
+{
+    struct cursor c = {head, head + len};
+    for (bool first = true;; first = false) {
+        int64_t id = number(&c, true), size = number(&c, false);
+        if (size < 0 || (first ? id != ID_EBML : id != ID_VOID && id != ID_SEGMENT))
+            return 0;
+        if (id == ID_SEGMENT)
+            return (c.at - head) + size;
+        if (size > c.end - c.at)
+            return 0;
+        c.at += size;
+    }
+}
+
+bool cut_off(AVIOContext *file, bool given, int64_t *has, int64_t *says)
+{
+    uint8_t head[HEAD];
+    int n = 0;
+    *has = 0;
+    if (given) {
+        n = given_head(file, head, sizeof head, has);
+    } else if (file && file->seekable & AVIO_SEEKABLE_NORMAL) {
+        *has = avio_size(file);
+        n = avio_seek(file, 0, SEEK_SET) < 0 ? 0 : avio_read(file, head, sizeof head);
+    }
+    *says = n > 0 ? cut_matroska(head, (size_t)n) : 0;
+    return *has > 0 && *has < *says;
+}
