@@ -1,6 +1,7 @@
 """Shared by the end-to-end tests: the tool under test and a small random model."""
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -80,3 +81,28 @@ def daemon(tiny_model, tmp_path_factory):
     from daemon import Daemon
     with Daemon(tiny_model, tmp_path_factory.mktemp("daemon") / "spool") as d:
         yield d
+
+
+# A file of tests that stream says SIZE (height and width), COUNT and SEED.
+@pytest.fixture(scope="module")
+def frames(request):
+    """Those COUNT frames, as (frames, height, width, 3)."""
+    import cases
+    return cases.frames(request.module.SIZE, request.module.COUNT, request.module.SEED)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model, frames, tmp_path_factory):
+    """Their masks by `tv3s logits`, as one stream."""
+    from live import tool_masks
+    return tool_masks(tiny_model, frames, tmp_path_factory.mktemp("expected"))
+
+
+@pytest.fixture(scope="module")
+def picture() -> bytes:
+    """One frame as a PNG file."""
+    import cases
+    from PIL import Image
+    out = io.BytesIO()
+    Image.fromarray(cases.frames((64, 96), 1, 5)[0]).save(out, "PNG")
+    return out.getvalue()

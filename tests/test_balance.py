@@ -2,27 +2,17 @@
 drains or comes. Names are given and hashing is a function of them, so the counts are the same in every run."""
 from __future__ import annotations
 
-import io
 import signal
 import time
 
 import pytest
-from PIL import Image
 
-import cases
 from balancers import Haproxy, Nginx
 from daemon import PATIENCE, Daemon
 from live import Client
 from tv3s_client import Tv3sError
 
 STREAMS = [f"cam-{i}" for i in range(400)]
-
-
-@pytest.fixture(scope="module")
-def picture() -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(cases.frames((64, 96), 1, 5)[0]).save(out, "PNG")
-    return out.getvalue()
 
 
 @pytest.fixture(params=[Nginx, Haproxy], ids=["nginx", "haproxy"])

@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import cases
 import masks
@@ -31,13 +30,6 @@ def daemon(tiny_model, tmp_path_factory):
 def clip(tmp_path_factory) -> str:
     return masks.video(tmp_path_factory.mktemp("clip") / "clip.mp4", cases.frames(SIZE, COUNT, 5), "-c:v", "libx264",
                        "-pix_fmt", "yuv420p")
-
-
-@pytest.fixture(scope="module")
-def picture() -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(cases.frames(SIZE, 1, 5)[0]).save(out, "PNG")
-    return out.getvalue()
 
 
 def test_upload_wait_download(daemon, clip, tmp_path):

@@ -9,8 +9,9 @@ import pytest
 
 import masks
 from conftest import TV3S
-from test_clients import COUNT, PACE, SIZE, C, assert_masks, cut_twice, daemon, frames, proxy  # noqa: F401
+from test_clients import COUNT, PACE, SIZE, C, assert_masks, cut_twice, daemon, proxy  # noqa: F401
 
+SEED = 11
 X264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-x264-params", "log-level=none:keyint=20")
 X265 = ("-c:v", "libx265", "-pix_fmt", "yuv420p", "-x265-params", "log-level=none:keyint=20:pools=1")
 FILES = {  # what the C client takes out of a container without decoding it

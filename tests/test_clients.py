@@ -12,18 +12,18 @@ import time
 import numpy as np
 import pytest
 
-import cases
 import masks
 from browser import Browser
 from conftest import BUILD, TV3S
 from daemon import PATIENCE, Daemon
-from live import client, labels, rgb, tool_masks
+from live import client, labels, rgb
 from proxy import Proxy
 from test_webhooks import SECRET, Receiver
 from test_webhooks import flags as webhook_flags
 from tv3s_client import JobFailed, Tv3sError
 
-SIZE, COUNT, PACE = (64, 96), 60, 0.02   # height and width; frames; seconds between frames where a test wants time
+SIZE, COUNT, SEED = (64, 96), 60, 11  # of the frames: height and width, how many, which
+PACE = 0.02                           # seconds between them where a test wants time
 
 
 @pytest.fixture(scope="module")
@@ -48,16 +48,6 @@ def daemon(tiny_model, tmp_path_factory, proxy, receiver):
                 *webhook_flags(secret, receiver.host)) as d:
         proxy.target = d.ws_port
         yield d
-
-
-@pytest.fixture(scope="module")
-def frames() -> np.ndarray:
-    return cases.frames(SIZE, COUNT, 11)
-
-
-@pytest.fixture(scope="module")
-def expected(tiny_model, frames, tmp_path_factory) -> np.ndarray:
-    return tool_masks(tiny_model, frames, tmp_path_factory.mktemp("expected"))
 
 
 @pytest.fixture(scope="module")

@@ -9,23 +9,12 @@ import struct
 import numpy as np
 import pytest
 
-import cases
 from keys import new_key
-from live import AsyncClient, Client, Raw, client, header, labels, rgb, tool_masks
+from live import AsyncClient, Client, Raw, client, header, labels, rgb
 from replicas import Redis, replica
 from tv3s_client import ConnectionLost, Tv3sError
 
-SIZE, COUNT = (64, 96), 60
-
-
-@pytest.fixture(scope="module")
-def frames() -> np.ndarray:
-    return cases.frames(SIZE, COUNT, 23)
-
-
-@pytest.fixture(scope="module")
-def expected(tiny_model, frames, tmp_path_factory) -> np.ndarray:
-    return tool_masks(tiny_model, frames, tmp_path_factory.mktemp("expected"))
+SIZE, COUNT, SEED = (64, 96), 60, 23
 
 
 @pytest.fixture

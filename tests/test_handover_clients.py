@@ -5,29 +5,17 @@ import signal
 import threading
 import types
 
-import numpy as np
 import pytest
 
-import cases
 import masks
 from balancers import Haproxy, free_port
 from browser import Browser
-from live import tool_masks
 from replicas import Redis, replica
 from test_client_packets import X264, tool_video
-from test_clients import SIZE, C, Js, Python
+from test_clients import C, Js, Python
 
-COUNT, PACE, CREDIT = 60, 0.03, 4
-
-
-@pytest.fixture(scope="module")
-def frames() -> np.ndarray:
-    return cases.frames(SIZE, COUNT, 31)
-
-
-@pytest.fixture(scope="module")
-def expected(tiny_model, frames, tmp_path_factory) -> np.ndarray:
-    return tool_masks(tiny_model, frames, tmp_path_factory.mktemp("expected"))
+SIZE, COUNT, SEED = (64, 96), 60, 31  # SIZE as in test_clients
+PACE, CREDIT = 0.03, 4
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The daemon as those who run it see it: settings, signals, systemd, several models, logs."""
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import threading
 import time
 
 import pytest
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 import cases
@@ -210,13 +208,6 @@ def test_systemd_is_told(tiny_model, tmp_path, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------ models
-@pytest.fixture(scope="module")
-def picture() -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(cases.frames((64, 96), 1, 5)[0]).save(out, "PNG")
-    return out.getvalue()
-
-
 def test_models_are_served_by_name(tiny_model, tmp_path, picture):
     """Each kind of session, of each model, has the masks of `tv3s segment` with that model."""
     (tmp_path / "p.png").write_bytes(picture)

@@ -21,23 +21,13 @@ from live import Frame, Raw, async_client, client, cut, labels, rgb, tool_masks
 from tv3s_client import Answer, ConnectionLost, Dropped, Failed, FrameFailed, Restarted, Tv3sError
 
 SIZE = (64, 96)  # height, width
-COUNT = 12
+COUNT, SEED = 12, 21
 
 
 @pytest.fixture(scope="module")
 def daemon(tiny_model, tmp_path_factory):
     with Daemon(tiny_model, tmp_path_factory.mktemp("spool") / "s", "--ws-timeout", "600") as d:
         yield d
-
-
-@pytest.fixture(scope="module")
-def frames() -> np.ndarray:
-    return cases.frames(SIZE, COUNT, 21)
-
-
-@pytest.fixture(scope="module")
-def expected(tiny_model, frames, tmp_path_factory) -> np.ndarray:
-    return tool_masks(tiny_model, frames, tmp_path_factory.mktemp("expected"))
 
 
 def png(frame: np.ndarray) -> bytes:
