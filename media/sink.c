@@ -77,6 +77,16 @@ static enum err unknown_ending(const char *path)
     return err_set(ERR_ARG, "'%s' does not tell the format: %s do, and --format", path, known);
 }
 
+/* Whether a name that ends as files of `says` do is none for something else. */
+static bool name_fits(const struct sink_options *o, enum mask_format says)
+{
+    if (o->kind == SINK_FOLDER || o->kind == SINK_ZIP)
+        return o->kind == SINK_FOLDER || ends_with(o->path, ".zip");
+    if (says == MASK_PNG)
+        return o->kind == SINK_IMAGE;
+    return says == o->format || (says == MASK_RLE && o->format == MASK_COCO_RLE);
+}
+
 enum err sink_choose(const char *path, const enum mask_format *format, const struct decode_info *in,
                      struct sink_options *out)
 {
@@ -103,6 +113,9 @@ enum err sink_choose(const char *path, const enum mask_format *format, const str
     if (!format && out->kind == SINK_ZIP && ends_with(path, ".png"))
         return err_set(ERR_ARG, "'%s' holds one image; a video's masks go to a .zip or a folder",
                        path);
+    if (end < ENDINGS && !name_fits(out, endings[end].format))
+        return err_set(ERR_ARG, "'%s' is a name for %s, not for %s: another name, or no --format",
+                       path, mask_format_name(endings[end].format), mask_format_name(out->format));
     return ERR_OK;
 }
 

@@ -165,5 +165,8 @@ void job_put_back(struct job *job, enum err e)
     job->retry = clock_ns() + RETRY_NS;
     job_set_state(job, JOB_QUEUED);
     pthread_mutex_unlock(&job->jobs->lock);
-    log_event(LOG_WARNING, "job_waits", "job=%s error=%s", job->id, log_text(text));
+    if (e == ERR_CANCELLED)
+        log_event(LOG_INFO, "job_waits", "job=%s reason=stopping", job->id);
+    else
+        log_event(LOG_WARNING, "job_waits", "job=%s error=%s", job->id, log_text(text));
 }

@@ -85,7 +85,9 @@ static curl_socket_t on_socket(void *delivery, curlsocktype purpose, struct curl
     if (purpose != CURLSOCKTYPE_IPCXN || !webhook_address_allowed(d->webhooks->rules, &to)) {
         char text[ADDRESS_TEXT];
         address_print(&to, text);
-        log_event(LOG_WARNING, "webhook_address_refused", "delivery=%s host=%s address=%s",
+        log_event(LOG_WARNING, "webhook_address_refused",
+                  "delivery=%s host=%s address=%s error=\"not public: list its network in "
+                  "webhook_hosts\"",
                   d->row.id, log_text(d->host), text);
         return CURL_SOCKET_BAD;
     }

@@ -102,10 +102,20 @@ def test_overlay_video_is_the_blend(tmp_path, tiny_model, clip, labels):
 
 
 def test_format_option_goes_before_the_name(tmp_path, tiny_model, clip, labels):
-    run(tiny_model, clip, tmp_path / "o.mp4", "--format", "raw")
-    assert same(masks.raw(tmp_path / "o.mp4", (98, 72)), labels)
+    run(tiny_model, clip, tmp_path / "o.bytes", "--format", "raw")
+    assert same(masks.raw(tmp_path / "o.bytes", (98, 72)), labels)
     run(tiny_model, clip, f"{tmp_path}/d/", "--format", "labels")
     assert same(masks.folder(tmp_path / "d", None), labels)
+    run(tiny_model, clip, tmp_path / "o.zip", "--format", "labels")
+    assert same(masks.zipped(tmp_path / "o.zip", None), labels)
+
+
+@pytest.mark.parametrize("name, kind", [("o.mkv", "png"), ("o.png", "png"), ("o.mp4", "raw"), ("o.raw", "rle"),
+                                        ("o.mkv", "overlay"), ("o.jsonl", "raw"), ("o.json", "png")])
+def test_a_name_that_says_another_format_is_refused(tmp_path, tiny_model, clip, name, kind):
+    done = run(tiny_model, clip, tmp_path / name, "--format", kind, check=False)
+    assert done.returncode != 0 and "is a name for" in done.stderr and done.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("setting", ["OMP_THREAD_LIMIT=1", "OMP_DYNAMIC=true"])

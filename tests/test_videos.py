@@ -407,6 +407,7 @@ def test_the_end_of_the_daemon_keeps_what_was_accepted(tmp_path, tiny_model):
             time.sleep(0.05)
         began = time.monotonic()
         assert d.stop() == 0 and time.monotonic() - began < 60
+        d.wait_log(f"level=info event=job_waits job={job['id']} reason=stopping")
         watcher.join()
         sender.close()
         assert d.folders() == [job["id"]]

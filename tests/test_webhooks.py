@@ -179,7 +179,7 @@ def test_who_is_not_listed_is_not_called(tmp_path, tiny_model, clip, secret):
             got = d.request("POST", "/v1/videos?webhook=" + quote(url, safe=""), open(clip, "rb").read())
             assert (got.status, got.problem()) == (400, "bad-argument"), url
         d.upload(clip, f"?webhook=http://LocalHost:{port}/x")
-        d.wait_log("event=webhook_address_refused .*address=(127.0.0.1|::1)")
+        d.wait_log("event=webhook_address_refused .*address=(127.0.0.1|::1) .*webhook_hosts")
         d.wait_log("event=webhook_given_up")
         assert r.got.empty()
         assert d.request("PUT", "/v1/streams/a?webhook=" + r.url).status == 400
