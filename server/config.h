@@ -1,8 +1,8 @@
 /* The daemon's configuration: one table (config.def) makes everything here.
  *
  * Numbers are atomic, so a reload needs no lock: readers read the field, now and then. Strings and
- * lists stay as they are for the life of the process (log_level alone changes, and is read by the
- * thread that reloads). */
+ * lists stay as they are for the life of the process (log_level and drained_devices alone change,
+ * and are read by the thread that reloads). */
 #ifndef TV3S_SERVER_CONFIG_H
 #define TV3S_SERVER_CONFIG_H
 

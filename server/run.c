@@ -99,6 +99,7 @@ enum err server_open(struct server *s, struct config *c)
     TRY(server_settle(s, c));
     TRY(workers_open(c, s->metrics, s->sandbox, &s->workers));
     TRY(sched_open(c, s->metrics, s->models, s->workers, &s->sched));
+    sched_drain(s->sched, &c->drained_devices);
     workers_connect(s->workers, s->sched);
     TRY(sessions_open(c, s->metrics, &s->sessions));
     sessions_connect(s->sessions, s->sched);
@@ -193,6 +194,7 @@ static void reload(struct server *s, struct config *c)
         log_event(LOG_ERROR, "reload_failed", "error=%s", log_text(err_text()));
     } else {
         log_level_set(level);
+        sched_drain(s->sched, &c->drained_devices);
         log_event(LOG_INFO, "reloaded", "ignored=%s", log_text(ignored ? ignored : ""));
     }
     free(ignored);

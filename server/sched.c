@@ -104,7 +104,7 @@ const char *sched_failure(const struct sched *s)
 
 bool sched_failed_for(const struct session *session)
 {
-    return lane_failure(session->lane) != NULL;
+    return lane_failure(session_lane(session)) != NULL;
 }
 
 int sched_devices(const struct sched *s)
@@ -135,6 +135,8 @@ static int pinned(const struct lane *l)
 
 static bool has_fewer(const struct lane *a, const struct lane *b, enum session_kind kind)
 {
+    if (atomic_load(&a->drained) != atomic_load(&b->drained))
+        return !atomic_load(&a->drained);
     if (a->pinned[kind] != b->pinned[kind])
         return a->pinned[kind] < b->pinned[kind];
     return pinned(a) < pinned(b);
@@ -147,36 +149,52 @@ static void count_pinned(struct lane *l, const struct session *session, int n)
     metric_engine_add(l->metrics, l->device, METRIC_ENGINE_SESSIONS, n);
 }
 
-void sched_pin(struct sched *s, struct session *session)
+/* With the lock held. */
+static struct lane *pin(struct sched *s, struct session *session)
 {
-    pthread_mutex_lock(&s->lock);
     struct lane *l = &s->lane[0];
     for (int i = 1; i < s->lanes; i++)
         if (has_fewer(&s->lane[i], l, session->kind))
             l = &s->lane[i];
     count_pinned(l, session, 1);
-    session->lane = l;
+    atomic_store(&session->lane, l);
+    return l;
+}
+
+void sched_pin(struct sched *s, struct session *session)
+{
+    pthread_mutex_lock(&s->lock);
+    pin(s, session);
     pthread_mutex_unlock(&s->lock);
+}
+
+struct lane *lane_repin(struct lane *from, struct session *session)
+{
+    count_pinned(from, session, -1);
+    return pin(from->sched, session);
 }
 
 /* ---- handing over -------------------------------------------------------------------------------
  */
 
+void lane_post(struct lane *l, struct item *item)
+{
+    item->next = NULL;
+    if (l->inbox_tail)
+        l->inbox_tail->next = item;
+    else
+        l->inbox_head = item;
+    l->inbox_tail = item;
+    pthread_cond_signal(&l->wake);
+}
+
 /* False after the end: the item stays the caller's. */
 static bool post(struct sched *s, struct item *item)
 {
-    struct lane *l = item->session->lane;
-    item->next = NULL;
     pthread_mutex_lock(&s->lock);
     bool open = !s->ended;
-    if (open) {
-        if (l->inbox_tail)
-            l->inbox_tail->next = item;
-        else
-            l->inbox_head = item;
-        l->inbox_tail = item;
-        pthread_cond_signal(&l->wake);
-    }
+    if (open)
+        lane_post(session_lane(item->session), item);
     pthread_mutex_unlock(&s->lock);
     return open;
 }
@@ -199,7 +217,6 @@ static enum err check(struct sched *s, struct item *item)
 
 void sched_submit(struct sched *s, struct item *item)
 {
-    struct lane *l = item->session->lane;
     enum err e = check(s, item);
     if (!item->decoded)
         item->decoded = clock_ns();
@@ -208,6 +225,7 @@ void sched_submit(struct sched *s, struct item *item)
         item_deliver(item, s->metrics);
         return;
     }
+    struct lane *l = session_lane(item->session); /* what is counted is the same on any */
     sched_count(l, item, 1);
     if (post(s, item))
         return;
@@ -219,13 +237,13 @@ void sched_command(struct sched *s, struct command *c)
 {
     struct item *carrier = command_carrier(c);
     if (!post(s, carrier))
-        lane_end_item(c->session->lane, carrier);
+        lane_end_item(session_lane(c->session), carrier);
 }
 
 void sched_release(struct sched *s, struct session *session)
 {
-    struct lane *l = session->lane;
     pthread_mutex_lock(&s->lock);
+    struct lane *l = session_lane(session);
     count_pinned(l, session, -1);
     if (s->ended) {
         sched_run_release(l, session);

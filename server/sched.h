@@ -11,7 +11,8 @@
  * again frame by frame, so that a failing frame fails alone.
  *
  * Every device has an engine thread of its own, and a session stays on the device that it was
- * pinned to when it was made (sched_pin). What is said here of the engine thread is said of its.
+ * pinned to when it was made (sched_pin), unless that is drained. What is said here of the engine
+ * thread is said of its.
  *
  * The engine thread is the only caller of its engines and streams. What others want of a stream
  * (reset, export, import, close) they post as a command; commands of a session run in order with
@@ -45,13 +46,28 @@ void sched_close(struct sched *s);
  * these the one with the fewest at all. */
 void sched_pin(struct sched *s, struct session *session);
 
+/* These devices get no new sessions, and their streams are moved (sched_drain_session); others are
+ * used again. All of them: ignored. Any thread. */
+struct config_list;
+void sched_drain(struct sched *s, const struct config_list *devices);
+/* Any thread; nothing where the session's device is not drained. Else it moves to another with its
+ * state, its frames and its commands, when the batch under way is done. */
+void sched_drain_session(struct sched *s, struct session *session);
+
 /* Any thread; takes the item. Never blocks: past `queue_max` frames of live streams the item is
  * delivered with ERR_BUSY. (Uploads limit themselves: jobs.c keeps few frames in flight.) */
 void sched_submit(struct sched *s, struct item *item);
 
 /* KEEP: the state goes to the store (handover.h). LEAVE: so too, and the stream takes no frame any
  * more; a failure there leaves it usable. */
-enum command_kind { COMMAND_RESET, COMMAND_EXPORT, COMMAND_IMPORT, COMMAND_KEEP, COMMAND_LEAVE };
+enum command_kind {
+    COMMAND_RESET,
+    COMMAND_EXPORT,
+    COMMAND_IMPORT,
+    COMMAND_KEEP,
+    COMMAND_LEAVE,
+    COMMAND_MOVE /* the scheduler's own: an import from another device */
+};
 
 struct command {
     enum command_kind kind;

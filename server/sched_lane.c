@@ -24,15 +24,17 @@ struct inbox {
     struct item *items;
     struct session *released;
     struct probe *probes;
+    struct session *leaving;
 };
 
 /* With the lock held. */
 static struct inbox empty_inbox(struct lane *l)
 {
-    struct inbox in = {l->inbox_head, l->released, l->probes};
+    struct inbox in = {l->inbox_head, l->released, l->probes, l->leaving};
     l->inbox_head = l->inbox_tail = NULL;
     l->released = NULL;
     l->probes = NULL;
+    l->leaving = NULL;
     return in;
 }
 
@@ -48,7 +50,7 @@ static bool receive(struct lane *l, uint64_t wait, struct inbox *in)
     struct sched *s = l->sched;
     struct timespec until = in_ns(wait);
     pthread_mutex_lock(&s->lock);
-    while (wait && !s->stopped && !l->inbox_head && !l->released && !l->probes)
+    while (wait && !s->stopped && !l->inbox_head && !l->released && !l->probes && !l->leaving)
         if (pthread_cond_timedwait(&l->wake, &s->lock, &until))
             break;
     bool go_on = !s->stopped;
@@ -95,6 +97,7 @@ static void work_off(struct lane *l, struct inbox *in)
     }
     if (in->probes)
         answer_probes(l, in->probes, sched_run_probe(l));
+    lane_move(l, in->leaving);
 }
 
 enum err lane_no_more(const struct lane *l)
@@ -145,6 +148,10 @@ static void end_all(struct lane *l, struct inbox *in)
     }
     if (in->probes)
         answer_probes(l, in->probes, lane_no_more(l));
+    for (struct session *next, *session = in->leaving; session; session = next) {
+        next = session->move_next;
+        session_unref(session);
+    }
 }
 
 static void *engine_main(void *lane)

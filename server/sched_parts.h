@@ -1,5 +1,5 @@
 /* Inside of the scheduler: sched.c, sched_lane.c, sched_choose.c, sched_share.c, sched_run.c,
- * sched_spill.c.
+ * sched_spill.c, sched_move.c.
  *
  * A lane is one device: its engine thread, and the engines of all models on it. A session is pinned
  * to a lane when it is made, the one that has the fewest of its kind, and all of it is there: its
@@ -76,6 +76,7 @@ struct lane {
     struct handover *handover; /* NULL: none */
     pthread_t thread;
     bool started;
+    atomic_bool drained; /* it gets no new sessions, and its streams leave */
     atomic_ullong alive;
     atomic_bool failed; /* the device, for good; then `failure` stays as it is */
     char failure[256];
@@ -85,6 +86,7 @@ struct lane {
     struct session *released;             /* without references, linked by sched_next */
     struct probe *probes;
     int pinned[SESSION_KINDS]; /* sessions, by kind */
+    struct session *leaving;   /* to move to another lane, linked by move_next; a reference each */
 
     /* engine thread */
     struct session_list ready; /* sessions with pending frames; a reference each */
@@ -127,6 +129,18 @@ enum err lane_start(struct lane *l);
 void lane_end(struct lane *l);
 /* An item that the engine will not see. */
 void lane_end_item(struct lane *l, struct item *item);
+/* With sched->lock held: the item is the last of the inbox; the session goes to the lane that fits
+ * it best, which is returned. */
+void lane_post(struct lane *l, struct item *item);
+struct lane *lane_repin(struct lane *from, struct session *session);
+/* What an engine of this lane says, passed on. ERR_DEVICE is for good. */
+enum err lane_note(struct lane *l, const struct served_model *m, enum err e);
+/* sched_move.c: those that are to leave do, or stay. Between batches. */
+void lane_move(struct lane *l, struct session *leaving);
+static inline struct lane *session_lane(const struct session *session)
+{
+    return atomic_load(&session->lane);
+}
 /* A probe's answer, with err_text(). */
 void lane_answer(struct lane *l, struct probe *p, enum err e);
 /* Why what waits is not to be labelled. */

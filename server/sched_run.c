@@ -15,7 +15,7 @@ static const uint64_t probe_age = 5000000000u; /* nanoseconds that a proof of li
 
 /* What the engine of this model says, passed on. ERR_DEVICE is for good: the thread goes on without
  * the device (sched.c), and the daemon ends. */
-static enum err noted(struct lane *l, const struct served_model *m, enum err e)
+enum err lane_note(struct lane *l, const struct served_model *m, enum err e)
 {
     if (e == ERR_DEVICE && !lane_failure(l)) {
         snprintf(l->failure, sizeof l->failure, "model '%s': %s", m->name, err_text());
@@ -33,7 +33,7 @@ static enum err open_stream(struct session *session)
 {
     if (session->stream)
         return ERR_OK;
-    return stream_open(session->params.model->engine[session->lane->device],
+    return stream_open(session->params.model->engine[session_lane(session)->device],
                        &session->params.stream, &session->stream);
 }
 
@@ -151,7 +151,7 @@ static void prepare_all(struct lane *l, struct batch *b)
     sched_room_begin(l);
     for (int i = 0; i < b->runs; i++) {
         struct item *const *item = &b->item[b->run[i].first];
-        enum err e = noted(l, b->model, prepare(l, b->run[i].session, item, b->run[i].count));
+        enum err e = lane_note(l, b->model, prepare(l, b->run[i].session, item, b->run[i].count));
         if (e)
             fail_items(item, b->run[i].count, e);
         else
@@ -199,7 +199,7 @@ static bool start(struct lane *l, struct batch *b)
         return false;
     for (int i = 0; i < b->runs; i++)
         j.run[i] = engine_run_of(&j, b, i);
-    enum err e = noted(l, b->model, engine_submit(b->model->engine[l->device], j.run, b->runs));
+    enum err e = lane_note(l, b->model, engine_submit(b->model->engine[l->device], j.run, b->runs));
     if (e) {
         log_event(LOG_WARNING, "batch_failed", "model=%s frames=%d error=%s", b->model->name,
                   b->frames, log_text(err_text()));
@@ -271,7 +271,7 @@ static void end_batch(struct lane *l, struct batch *b)
 /* A device that fails fails in a wait, for good; nothing else does. */
 static void wait_for(struct lane *l, struct batch *b)
 {
-    enum err e = noted(l, b->model, engine_wait(b->model->engine[l->device]));
+    enum err e = lane_note(l, b->model, engine_wait(b->model->engine[l->device]));
     for (int i = 0; e && i < b->runs; i++)
         fail_items(&b->item[b->run[i].first], b->run[i].count, e);
     if (!e)
@@ -322,6 +322,13 @@ static enum err room_for_import(void *newcomer, size_t bytes)
     return sched_room(n->lane, n->session, bytes);
 }
 
+/* Others' idle states go to make room. Where that is not enough the state comes in all the same. */
+static enum err room_for_move(void *newcomer, size_t bytes)
+{
+    room_for_import(newcomer, bytes);
+    return ERR_OK;
+}
+
 static enum err run_command(struct lane *l, struct session *session, struct command *c)
 {
     if (atomic_load(&session->dead))
@@ -335,6 +342,9 @@ static enum err run_command(struct lane *l, struct session *session, struct comm
         return stream_export(session->stream, &c->data, &c->len);
     case COMMAND_IMPORT:
         return stream_import(session->stream, c->data, c->len, room_for_import,
+                             &(struct newcomer){l, session});
+    case COMMAND_MOVE: /* beyond max_state_bytes rather than not at all */
+        return stream_import(session->stream, c->data, c->len, room_for_move,
                              &(struct newcomer){l, session});
     case COMMAND_KEEP:
         return ERR_OK;
@@ -360,11 +370,12 @@ void sched_end_command(struct command *c, enum err e)
 void sched_run_command(struct lane *l, struct command *c)
 {
     struct session *session = c->session;
-    enum err e = noted(l, session->params.model, run_command(l, session, c));
+    enum err e = lane_note(l, session->params.model, run_command(l, session, c));
     if (session->stream)
         sched_place(l, session);
-    bool stores = l->handover && c->kind != COMMAND_EXPORT && atomic_load(&session->lease.ours);
-    if (c->kind != COMMAND_KEEP)
+    bool stores = l->handover && c->kind != COMMAND_EXPORT && c->kind != COMMAND_MOVE &&
+                  atomic_load(&session->lease.ours);
+    if (c->kind != COMMAND_KEEP && c->kind != COMMAND_MOVE)
         atomic_store(&session->touched, clock_ns());
     if (!e && stores)
         keep(l, session, c);
@@ -396,7 +407,7 @@ enum err sched_run_probe(struct lane *l)
         struct served_model *m = models_at(l->models, i);
         if (l->model[i].ok && clock_ns() - l->model[i].ok < probe_age)
             continue;
-        enum err e = noted(l, m, probe_engine(m->engine[l->device]));
+        enum err e = lane_note(l, m, probe_engine(m->engine[l->device]));
         if (e)
             return err_context(e, "model '%s'", m->name);
         l->model[i].ok = clock_ns();

@@ -415,6 +415,8 @@ static void census_session(struct sessions *t, struct census *c, struct session 
         expire(t, c, s);
         return;
     }
+    if (t->sched)
+        sched_drain_session(t->sched, s);
     c->bytes += held_bytes(s);
     c->spilled += atomic_load(&s->spilled_bytes) > 0;
     if (idle)

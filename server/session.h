@@ -67,11 +67,10 @@ struct session {
     char id[SESSION_ID];
     enum session_kind kind;
     struct session_params params;
-    unsigned worker;   /* its decode and encode worker, by hash of the ID */
-    double created;    /* wall clock */
-    struct lane *lane; /* the device it is pinned to (sched_pin) */
-    bool resumed;      /* taken up, from when it is ready */
-    enum err refused;  /* why it was not opened, with a text */
+    unsigned worker;  /* its decode and encode worker, by hash of the ID */
+    double created;   /* wall clock */
+    bool resumed;     /* taken up, from when it is ready */
+    enum err refused; /* why it was not opened, with a text */
     char refused_text[256];
 
     /* engine thread */
@@ -103,6 +102,11 @@ struct session {
     atomic_ullong touched;                /* clock_ns of the last use */
     atomic_int in_flight;                 /* items that are not delivered yet */
     atomic_int held; /* of them, packets whose picture the decoder still keeps: its reordering */
+
+    /* the scheduler's lock guards what changes them; sched_parts.h */
+    _Atomic(struct lane *) lane; /* the device it is pinned to */
+    bool moving;                 /* it was asked to go to another */
+    struct session *move_next;
 
     /* the table's lock */
     bool listed;       /* in the table: a live stream that was not deleted */

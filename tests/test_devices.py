@@ -3,6 +3,8 @@
 The GPUs are the stand-in's of tests/cuda_host, where one that touches another's memory ends the process."""
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import signal
 import threading
@@ -18,6 +20,7 @@ from daemon import PATIENCE, Daemon
 from live import client, rgb
 from test_device import REASON, post
 from test_videos import X264
+from test_ws import png
 
 STREAMS, FRAMES = 16, 3
 
@@ -110,6 +113,94 @@ def test_uploads_spread_too(tmp_path, tiny_model, clips):
         assert [j["state"] for j in ended] == ["succeeded"] * 4
         assert len({d.get(j["masks"]).body for j in ended}) == 1
         assert all(n > 0 for n in of_each(d, "frames_total"))
+
+
+# ---- a device that is taken out of use ----------------------------------------------------------------------
+def drain(d: Daemon, config, *devices) -> None:
+    config.write_text(json.dumps({"drained_devices": devices}))
+    d.process.send_signal(signal.SIGHUP)
+
+
+@pytest.fixture
+def drainable(tmp_path, tiny_model):
+    config = tmp_path / "tv3sd.json"
+    config.write_text("{}")
+    with on_gpus(tiny_model, tmp_path / "spool", "cuda:all", "--config", str(config)) as d:
+        yield d, config
+
+
+def replay(d: Daemon, name: str, clip, count: int) -> list[bytes]:
+    with client(d).stream(name, format="raw", credit=1) as s:
+        return [bytes(a.data) for a in s.masks(rgb(clip[t % FRAMES]) for t in range(count))]
+
+
+def test_streams_under_load_move_with_their_states(drainable, clips):
+    (d, config), moved, streams = drainable, threading.Event(), 6
+    begun = threading.Barrier(streams + 1)
+
+    def endless(i):
+        for t in itertools.count():
+            if t == 2:
+                begun.wait(PATIENCE)
+            if moved.is_set() and t > 2:
+                return
+            yield rgb(clips[i][t % FRAMES])
+
+    def one(i):
+        with client(d).stream(f"cam{i}", format="raw", credit=8) as s:
+            answers = list(s.masks(endless(i)))
+        assert [a.from_zero for a in answers] == [True] + [False] * (len(answers) - 1)
+        return [bytes(a.data) for a in answers]
+
+    with ThreadPoolExecutor(streams) as pool:
+        running = [pool.submit(one, i) for i in range(streams)]
+        try:
+            begun.wait(PATIENCE)
+            assert of_each(d, "sessions") == [3, 3]
+            drain(d, config, "cuda:1")
+            d.wait_for(lambda: of_each(d, "sessions") == [6, 0])
+        finally:
+            moved.set()
+        got = [r.result() for r in running]
+    assert of_each(d, "state_bytes")[1] == 0 and d.log().count("event=stream_moved") == 3
+    for i in range(streams):   # all of these are on the first device
+        assert got[i] == replay(d, f"again{i}", clips[i], len(got[i]))
+
+
+def test_idle_streams_leave_and_new_ones_come_back(drainable, clips):
+    d, config = drainable
+    for name in ("a", "b", "c", "silent"):   # b and silent are on the second device
+        assert d.request("PUT", f"/v1/streams/{name}?format=raw").status == 201
+    wanted = [post(d, "a", clips[0][t]).body for t in range(FRAMES)]
+    assert post(d, "b", clips[0][0]).body == wanted[0]
+    drain(d, config, "cuda:1")
+    d.wait_for(lambda: of_each(d, "sessions") == [4, 0])
+    assert [post(d, "b", clips[0][t]).body for t in range(1, FRAMES)] == wanted[1:]
+    assert post(d, "silent", clips[0][0]).body == wanted[0]
+    assert d.request("POST", "/v1/segment", png(clips[0][0])).status == 200
+    assert of_each(d, "frames_total")[1] == 1 and d.get("/readyz").status == 200
+    drain(d, config)
+    d.wait_log("event=device_used device=cuda:1")
+    for name in "xyz":
+        assert d.request("PUT", f"/v1/streams/{name}").status == 201
+    assert of_each(d, "sessions") == [4, 3]
+    drain(d, config, "cuda:0", "cuda:1")
+    d.wait_log("event=drain_ignored")
+    assert d.request("DELETE", "/v1/streams/x").status == 204
+
+
+def test_a_clip_stream_stays_where_its_features_are(drainable, clips):
+    d, config = drainable
+    for name in "ab":
+        assert d.request("PUT", f"/v1/streams/{name}?format=raw&mode=clip").status == 201
+    for name in "cd":
+        assert d.request("PUT", f"/v1/streams/{name}").status == 201
+    assert post(d, "b", clips[0][0]).status == 200
+    drain(d, config, "cuda:1")
+    d.wait_for(lambda: of_each(d, "sessions") == [3, 1])
+    wanted = [post(d, "a", f).body for f in clips[0]]
+    assert [post(d, "b", f).body for f in clips[0][1:]] == wanted[1:]
+    assert of_each(d, "sessions") == [3, 1]
 
 
 def test_one_device_that_fails_ends_the_daemon(tmp_path, tiny_model, clips):
