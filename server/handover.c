@@ -15,6 +15,11 @@
 enum { BYTES_MAX = 256 << 20 };
 static const uint64_t second = 1000000000u;
 
+static uint64_t in_ns(double seconds)
+{
+    return (uint64_t)(seconds * 1e9);
+}
+
 /* ---- operations ---------------------------------------------------------------------------------
  */
 
@@ -148,7 +153,14 @@ void handover_forget(struct handover *h, struct session *s)
     struct operation *o = operation_new(h, OPERATION_FORGET, s);
     atomic_store(&s->lease.ours, false);
     if (o)
-        handover_post(o); /* else the lease runs out, and then the record */
+        handover_post(o);
+    else
+        atomic_store(&s->lease.deleted, true);
+}
+
+bool handover_room(const struct handover *h)
+{
+    return atomic_load(&h->bytes) <= BYTES_MAX;
 }
 
 bool handover_due(struct handover *h, struct session *s, int others)
@@ -157,8 +169,7 @@ bool handover_due(struct handover *h, struct session *s, int others)
     uint64_t frames = atomic_load(&s->frames), kept = atomic_load(&s->lease.kept);
     uint64_t since = frames > kept ? frames - kept : 0;
     if (most == 0 || since < half || !atomic_load(&s->lease.ours) ||
-        atomic_load(&s->lease.keeping) || atomic_load(&h->away) ||
-        atomic_load(&h->bytes) > BYTES_MAX)
+        atomic_load(&s->lease.keeping) || atomic_load(&h->away) || !handover_room(h))
         return false;
     return others == 0 || since >= half + half / 2; /* one after the other, while there is time */
 }
@@ -198,6 +209,8 @@ enum err handover_describe(struct handover *h, struct buf *out)
     if (h->why[0])
         e = buf_printf(out, "state_store: redis is away for %.0f s: %s\n",
                        (double)(clock_ns() - h->since) * 1e-9, h->why);
+    else if (h->refused[0] && clock_ns() < h->refused_at + in_ns(h->config->stream_lease))
+        e = buf_printf(out, "state_store: redis takes no states: %s\n", h->refused);
     pthread_mutex_unlock(&h->lock);
     return e;
 }
@@ -229,6 +242,20 @@ void handover_tell(struct handover *h)
                   (double)(clock_ns() - h->since) * 1e-9);
 }
 
+void handover_refused(struct handover *h, enum err e)
+{
+    pthread_mutex_lock(&h->lock);
+    bool was = h->refused[0] != '\0';
+    snprintf(h->refused, sizeof h->refused, "%s", e ? err_text() : "");
+    h->refused_at = clock_ns();
+    pthread_mutex_unlock(&h->lock);
+    if (e && !was)
+        log_event(LOG_WARNING, "store_refuses", "redis=%s error=%s", log_text(h->config->redis),
+                  log_text(err_text()));
+    else if (!e && was)
+        log_event(LOG_INFO, "store_takes", "redis=%s", log_text(h->config->redis));
+}
+
 /* ---- the thread ---------------------------------------------------------------------------------
  */
 
@@ -246,6 +273,11 @@ static uint64_t due(const struct handover *h)
     return at;
 }
 
+static bool gives_up(const struct handover *h)
+{
+    return atomic_load(&h->failed) && !h->gave_up;
+}
+
 /* The next operation, waited for until `at`; NULL: none. False: the end. */
 static bool next_operation(struct handover *h, uint64_t at, struct operation **out)
 {
@@ -253,7 +285,7 @@ static bool next_operation(struct handover *h, uint64_t at, struct operation **o
     pthread_mutex_lock(&h->lock);
     bool more = h->leaving.head && atomic_load(&h->leaves) < LEAVES_MAX;
     bool sweep = atomic_load(&h->sweeping) && !h->is_drained && atomic_load(&h->leaves) == 0;
-    if (!h->stop && !h->asked.head && !more && !sweep && clock_ns() < at)
+    if (!h->stop && !h->asked.head && !more && !sweep && !gives_up(h) && clock_ns() < at)
         pthread_cond_timedwait(&h->wake, &h->lock, &until);
     bool go_on = !h->stop;
     *out = go_on ? operation_first(&h->asked) : NULL;
@@ -275,7 +307,8 @@ static void run(struct handover *h, struct operation *o)
         lease_keep(h, o);
         break;
     case OPERATION_FORGET:
-        lease_forget(h, o);
+        lease_forget(h, o->session);
+        operation_free(o);
         break;
     }
 }
@@ -311,6 +344,17 @@ static void sweep(struct handover *h)
     pthread_mutex_unlock(&h->lock);
 }
 
+/* What is stored is all that there will be. */
+static void give_up(struct handover *h)
+{
+    h->gave_up = true;
+    for (struct session *next, *s = h->first; s; s = next) {
+        next = s->lease.next;
+        if (sched_failed_for(s))
+            lease_give_back(h, s);
+    }
+}
+
 static void *handover_main(void *handover)
 {
     struct handover *h = handover;
@@ -328,6 +372,8 @@ static void *handover_main(void *handover)
             lease_renew(h);
         run_waiting(h);
         lease_begin_leaves(h);
+        if (gives_up(h) && !o) /* states that came before are written first */
+            give_up(h);
         if (atomic_load(&h->sweeping))
             sweep(h);
     } while (next_operation(h, due(h), &o));
@@ -404,13 +450,21 @@ enum err handover_open(struct server *s, struct handover **out)
 
 void handover_drain(struct handover *h, double seconds)
 {
-    uint64_t at = clock_ns() + (uint64_t)(seconds * 1e9);
+    uint64_t at = clock_ns() + in_ns(seconds);
     const struct timespec until = {(time_t)(at / second), (long)(at % second)};
     pthread_mutex_lock(&h->lock);
     atomic_store(&h->sweeping, true);
     pthread_cond_signal(&h->wake);
     while (!h->is_drained && pthread_cond_timedwait(&h->drained, &h->lock, &until) == 0)
         ;
+    pthread_mutex_unlock(&h->lock);
+}
+
+void handover_give_up(struct handover *h)
+{
+    pthread_mutex_lock(&h->lock);
+    atomic_store(&h->failed, true);
+    pthread_cond_signal(&h->wake);
     pthread_mutex_unlock(&h->lock);
 }
 

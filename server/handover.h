@@ -76,10 +76,13 @@ void handover_leave(struct handover *h, struct command *c);
 /* Leaves every stream that is still ours, within `seconds`; no other is taken up any more. */
 void handover_drain(struct handover *h, double seconds);
 
-/* The stream has ended for good: so has its record. */
+/* A device has failed: the leases of its streams are given up, whose states nobody has any more. */
+void handover_give_up(struct handover *h);
+
+/* The stream has ended for good: so has its record, at the latest with the next renewal. */
 void handover_forget(struct handover *h, struct session *s);
 
-/* For /readyz: "" while all is well, else why Redis is not there. ERR_NOMEM. */
+/* For /readyz: "" while all is well, else why Redis is not there, or takes nothing. ERR_NOMEM. */
 enum err handover_describe(struct handover *h, struct buf *out);
 
 /* ---- the engine thread --------------------------------------------------------------------------
@@ -87,6 +90,8 @@ enum err handover_describe(struct handover *h, struct buf *out);
 
 /* Whether a snapshot should be taken now. `others` were, after this batch. */
 bool handover_due(struct handover *h, struct session *s, int others);
+/* Whether a state more may be on its way to the store, beside those that cannot wait. */
+bool handover_room(const struct handover *h);
 /* The session as it is now, with its state (malloc'd, taken; NULL: it has none), is to be written.
  * `then`, or NULL, is a command that ends when that is done: COMMAND_LEAVE gives up the lease. */
 void handover_keep(struct handover *h, struct session *s, void *state, size_t len,

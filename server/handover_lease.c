@@ -45,6 +45,17 @@ void lease_drop(struct handover *h, struct session *s)
     session_unref(s);
 }
 
+void lease_give_back(struct handover *h, struct session *s)
+{
+    struct place place;
+    if (s->lease.held && h->redis.context) {
+        lease_place(h, s, &place);
+        redis_give_back(&h->redis, &place, s->lease.token);
+        handover_tell(h);
+    }
+    lease_drop(h, s);
+}
+
 /* Another replica has the stream: here it ends. */
 static void lose(struct handover *h, struct session *s)
 {
@@ -70,6 +81,8 @@ static void on_left(struct command *c)
     if (e)
         log_event(LOG_WARNING, "handover_failed", "stream=%s error=%s", o->session->id,
                   log_text(c->error_text));
+    else if (!o->then && h->server->ws) /* who came after it was found idle */
+        ws_stream_moved(h->server->ws, o->session, true);
     operation_end_leave(o, e ? err_set(e, "%s", c->error_text) : ERR_OK);
     pthread_mutex_lock(&h->lock);
     atomic_fetch_sub(&h->leaves, 1);
@@ -163,6 +176,7 @@ static enum err write_record(struct handover *h, struct operation *o)
         lease = redis_write(&h->redis, &place, o, is_leave(o), &refused);
     switch (lease) {
     case LEASE_OURS:
+        handover_refused(h, refused);
         return refused;
     case LEASE_AWAY:
         handover_tell(h);
@@ -177,7 +191,11 @@ void lease_keep(struct handover *h, struct operation *o)
 {
     struct session *s = o->session;
     enum err e = write_record(h, o);
-    metric_add(h->metrics, e ? METRIC_HANDOVER_FAILED : METRIC_HANDOVER_STORED, 1);
+    metric_add(h->metrics,
+               !e            ? METRIC_HANDOVER_STORED
+               : e == ERR_IO ? METRIC_HANDOVER_REFUSED
+                             : METRIC_HANDOVER_FAILED,
+               1);
     if (e) {
         log_event(LOG_DEBUG, "store_failed", "stream=%s error=%s", s->id, log_text(err_text()));
     } else {
@@ -191,13 +209,15 @@ void lease_keep(struct handover *h, struct operation *o)
         metric_add(h->metrics, METRIC_HANDOVER_OUT, 1);
         lease_drop(h, s);
         session_drop(h->server->sessions, s);
+    } else if (e == ERR_IO && is_leave(o) && atomic_load(&h->server->draining)) {
+        lease_give_back(h, s); /* with what was stored before */
+        err_set(e, "redis does not take the state");
     }
     operation_end_keep(o, e);
 }
 
-void lease_forget(struct handover *h, struct operation *o)
+void lease_forget(struct handover *h, struct session *s)
 {
-    struct session *s = o->session;
     struct place place;
     if (s->lease.held && h->redis.context) {
         lease_place(h, s, &place);
@@ -205,7 +225,16 @@ void lease_forget(struct handover *h, struct operation *o)
         handover_tell(h);
     }
     lease_drop(h, s);
-    operation_free(o);
+}
+
+/* Of those that nobody could ask for. */
+static void forget_deleted(struct handover *h)
+{
+    for (struct session *next, *s = h->first; s; s = next) {
+        next = s->lease.next;
+        if (atomic_load(&s->lease.deleted))
+            lease_forget(h, s);
+    }
 }
 
 /* ---- renewal ------------------------------------------------------------------------------------
@@ -252,8 +281,9 @@ static bool renew_some(struct handover *h, struct session **next)
 
 void lease_renew(struct handover *h)
 {
-    struct session *next = h->first;
-    if (!next)
+    forget_deleted(h);
+    struct session *next = h->redis.context ? h->first : NULL;
+    if (!h->first && h->redis.context)
         redis_ping(&h->redis);
     h->renewal = clock_ns() + (uint64_t)(h->config->stream_lease * 1e9) / RENEWALS_A_LEASE;
     while (next && renew_some(h, &next))

@@ -19,7 +19,7 @@
 
 /* ---- handover_redis.c: the hand-over's thread alone --------------------------------------------
  */
-enum { PLACE_MAX = 320, PREFIX_MAX = 64 };
+enum { PLACE_MAX = 320, PREFIX_MAX = 64, RECORD_MAX = 4096 };
 
 struct operation;
 
@@ -87,7 +87,7 @@ void redis_forget(struct redis *r, const struct place *p, const char *token);
 /* ---- handover_record.c -------------------------------------------------------------------------
  */
 struct record {
-    struct session_params params; /* the owner's are the session's */
+    struct session_params params; /* but for the owner */
     bool same_weights;            /* the state means something here */
     int64_t seq;
     uint64_t frames;
@@ -153,12 +153,15 @@ struct handover {
     pthread_cond_t wake;  /* of the thread */
     pthread_cond_t drained;
     struct operation_list asked;
-    bool stop, ended; /* asked to end; nothing is taken in any more */
-    char why[192];    /* Redis is away; "": it is not */
-    uint64_t since;   /* clock_ns: when it went */
-    bool is_drained;  /* what a drain asked to leave has left, or cannot */
+    bool stop, ended;  /* asked to end; nothing is taken in any more */
+    char why[192];     /* Redis is away; "": it is not */
+    uint64_t since;    /* clock_ns: when it went */
+    char refused[192]; /* a record, and nothing was written since: why */
+    uint64_t refused_at;
+    bool is_drained; /* what a drain asked to leave has left, or cannot */
 
     atomic_bool sweeping; /* a drain waits */
+    atomic_bool failed;   /* a device */
     atomic_bool away;
     atomic_ullong bytes; /* of states on their way */
     atomic_int leaves;   /* LEAVE: given to the engine */
@@ -170,6 +173,7 @@ struct handover {
     struct session *first;         /* those held, linked by lease.next; a reference each */
     struct operation_list waiting; /* TAKE: another replica has the lease */
     struct operation_list leaving; /* LEAVE: too many are on their way */
+    bool gave_up;                  /* the leases of its streams */
     bool swept;                    /* a drain asked all to leave */
 };
 
@@ -189,6 +193,8 @@ void operation_end_leave(struct operation *o, enum err e);
 void handover_wait(struct handover *h, struct operation *o);
 /* Redis may have gone away, or come, just now: the log and the metric say so. */
 void handover_tell(struct handover *h);
+/* Redis took a record, or, an error with err_text(), did not: the same. */
+void handover_refused(struct handover *h, enum err e);
 
 /* ---- handover_lease.c: the thread alone --------------------------------------------------------
  */
@@ -204,9 +210,11 @@ void lease_renew(struct handover *h);
 void lease_ask_to_leave(struct handover *h, struct session *s);
 /* Gives LEAVE operations to the engine, LEAVES_MAX at once. */
 void lease_begin_leaves(struct handover *h);
-/* Each takes the operation. */
+/* Takes the operation. */
 void lease_keep(struct handover *h, struct operation *o);
-void lease_forget(struct handover *h, struct operation *o);
+/* The session is off the list, with its lease given up; `forget`: with its record gone. */
+void lease_give_back(struct handover *h, struct session *s);
+void lease_forget(struct handover *h, struct session *s);
 
 /* ---- handover_take.c: the thread alone ---------------------------------------------------------
  */

@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-enum { RECORD_MAX = 4096, WEIGHTS = 64, VERSION = 1 };
+enum { WEIGHTS = 64, VERSION = 1 };
 
 char *record_write(struct session *s)
 {
@@ -57,7 +57,6 @@ static enum err read_object(struct server *server, const struct session *s, json
     enum err e = params_parse(server, get_text, o, &out->params);
     if (e)
         return e == ERR_NOT_FOUND || e == ERR_NOMEM ? e : err_context(ERR_FORMAT, "the record");
-    out->params.owner = s->params.owner;
     out->same_weights =
         strlen(weights) == WEIGHTS && strncmp(weights, out->params.model->origin, WEIGHTS) == 0;
     out->seq = seq;

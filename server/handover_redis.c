@@ -3,7 +3,11 @@
  *
  * KEYS are the lease, the record and the want of a stream; the want is there for a short time while
  * a replica waits for the lease: "1" if it wants it also from a connection. Every answer that is
- * not of the expected form ends the connection: Redis is away until it answers as it should. */
+ * not of the expected form ends the connection: Redis is away until it answers as it should.
+ *
+ * A Redis that is full (maxmemory) refuses a script's first write if that may take memory, and none
+ * after a first that does not. So all but `keep`, whose state is what fills it, begin with a DEL or
+ * PEXPIRE: a lease is some hundred bytes, and a stream without one could not move. */
 #include "server/handover_parts.h"
 
 #include "base/try.h"
@@ -14,24 +18,28 @@
 #include <string.h>
 
 enum { TIMEOUT_SECONDS = 1, PAUSE_MIN = 100, PAUSE_MAX = 1000, WANT_MS = 2000, PASSWORD_MAX = 512 };
-enum { ARGUMENTS = 8 };
+enum { ARGUMENTS = 8 }; /* ARGV */
 
-/* ARGV: token, lease ms, record ms, takeover, stored, most bytes of a state, want ms */
-static const char take[] = "local held = redis.call('GET', KEYS[1])\n"
-                           "if held and held ~= ARGV[1] then\n"
-                           "  redis.call('SET', KEYS[3], ARGV[4], 'PX', ARGV[7])\n"
-                           "  return {0}\n"
-                           "end\n"
-                           "local meta = redis.call('HGET', KEYS[2], 'meta')\n"
-                           "if not meta and ARGV[5] == '1' then return {2} end\n"
-                           "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
-                           "redis.call('HSET', KEYS[2], 'token', ARGV[1])\n"
-                           "redis.call('PEXPIRE', KEYS[2], ARGV[3])\n"
-                           "redis.call('DEL', KEYS[3])\n"
-                           "if not meta then return {1} end\n"
-                           "if redis.call('HSTRLEN', KEYS[2], 'state') > tonumber(ARGV[6]) then "
-                           "return {1, meta, 'long'} end\n"
-                           "return {1, meta, redis.call('HGET', KEYS[2], 'state')}\n";
+/* ARGV: token, lease ms, record ms, takeover, stored, most bytes of a state and of what says what
+ * it is, want ms */
+static const char take[] =
+    "local held = redis.call('GET', KEYS[1])\n"
+    "if held and held ~= ARGV[1] then\n"
+    "  redis.call('DEL', KEYS[3])\n"
+    "  redis.call('SET', KEYS[3], ARGV[4], 'PX', ARGV[8])\n"
+    "  return {0}\n"
+    "end\n"
+    "local long = redis.call('HSTRLEN', KEYS[2], 'meta') > tonumber(ARGV[7])\n"
+    "local meta = long and 'long' or redis.call('HGET', KEYS[2], 'meta')\n"
+    "if not meta and ARGV[5] == '1' then return {2} end\n"
+    "redis.call('DEL', KEYS[3])\n"
+    "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
+    "redis.call('HSET', KEYS[2], 'token', ARGV[1])\n"
+    "redis.call('PEXPIRE', KEYS[2], ARGV[3])\n"
+    "if not meta then return {1} end\n"
+    "if redis.call('HSTRLEN', KEYS[2], 'state') > tonumber(ARGV[6]) then "
+    "return {1, meta, 'long'} end\n"
+    "return {1, meta, redis.call('HGET', KEYS[2], 'state')}\n";
 
 /* Our lease, or one that ran out and that nobody took since. ARGV: token, lease ms, record ms */
 #define MINE                                                                                       \
@@ -41,12 +49,16 @@ static const char take[] = "local held = redis.call('GET', KEYS[1])\n"
 /* ARGV and: force */
 static const char renew[] = MINE "if not mine and not held and ARGV[4] == '1' then\n"
                                  "  redis.call('DEL', KEYS[2])\n"
-                                 "  mine = true\n"
+                                 "  mine, last = true, nil\n"
                                  "end\n"
                                  "if not mine then return 0 end\n"
-                                 "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n"
-                                 "redis.call('HSET', KEYS[2], 'token', ARGV[1])\n"
                                  "redis.call('PEXPIRE', KEYS[2], ARGV[3])\n"
+                                 "if held then redis.call('PEXPIRE', KEYS[1], ARGV[2])\n"
+                                 "else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end\n"
+                                 "if last ~= ARGV[1] then\n"
+                                 "  redis.call('HSET', KEYS[2], 'token', ARGV[1])\n"
+                                 "  redis.call('PEXPIRE', KEYS[2], ARGV[3])\n"
+                                 "end\n"
                                  "local want = redis.call('GET', KEYS[3])\n"
                                  "if want then return want == '1' and 4 or 3 end\n"
                                  "return redis.call('HEXISTS', KEYS[2], 'meta') == 1 and 1 or 2\n";
@@ -255,14 +267,16 @@ enum lease redis_take(struct redis *r, const struct place *p, const char *token,
                       bool stored, struct stored *out)
 {
     struct call c;
-    char most[24], want_ms[24];
+    char most[24], most_meta[24], want_ms[24];
     *out = (struct stored){0};
     snprintf(most, sizeof most, "%llu", (unsigned long long)r->config->max_state_import);
+    snprintf(most_meta, sizeof most_meta, "%d", RECORD_MAX);
     snprintf(want_ms, sizeof want_ms, "%d", WANT_MS);
     begin(&c, r, take, p, token);
     add_text(&c, takeover ? "1" : "0");
     add_text(&c, stored ? "1" : "0");
     add_text(&c, most);
+    add_text(&c, most_meta);
     add_text(&c, want_ms);
     redisReply *reply = out->reply = call(r, &c);
     bool whole = reply && reply->type == REDIS_REPLY_ARRAY && reply->elements > 0 &&
@@ -334,7 +348,7 @@ enum lease redis_write(struct redis *r, const struct place *p, const struct oper
         away_by_itself(r);
     } else if (reply->type == REDIS_REPLY_INTEGER) {
         lease = reply->integer ? LEASE_OURS : LEASE_LOST;
-    } else { /* no memory left, most likely: what is there stays */
+    } else { /* it is full, most likely: what is there stays */
         lease = LEASE_OURS;
         *refused = err_set(ERR_IO, "%s", reply->str ? reply->str : "an answer of no known form");
     }

@@ -175,9 +175,10 @@ static void use_record(struct operation *o, const struct stored *stored)
                                "stream '%s' is there with another model, mode or resize", s->id));
         return;
     }
-    enum mask_format format = o->want.format ? s->params.format : r->params.format;
-    s->params = r->params;
-    s->params.format = format;
+    s->params.model = r->params.model; /* the owner stays, whom others compare at any time */
+    s->params.stream = r->params.stream;
+    if (!o->want.format)
+        s->params.format = r->params.format;
     if (!r->same_weights && r->params.stream.mode != MODE_FRAME && r->frames > 0) {
         err_set(ERR_FORMAT, "the state is of other weights");
         begin_anew(o);

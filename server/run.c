@@ -221,13 +221,16 @@ static double left(uint64_t began, double seconds, double least)
 }
 
 /* Streams with a WebSocket are handed over before their client is told to go, the others at the
- * end, for which there is time in any case. */
+ * end, for which there is time in any case. Of a device that failed there is nothing to hand over
+ * but leases. */
 static void drain(struct server *s, double seconds)
 {
     uint64_t began = clock_ns();
     log_event(LOG_INFO, "draining", "at_most=%g streams=%zu", seconds, sessions_count(s->sessions));
     s->draining = true;
     notify("STOPPING=1");
+    if (s->handover && sched_failure(s->sched))
+        handover_give_up(s->handover);
     ws_drain(s->ws, seconds);
     http_drain(s->http, left(began, seconds, 0));
     if (s->handover)

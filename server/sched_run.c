@@ -68,17 +68,31 @@ static void applied(struct lane *l, struct session *session, struct item *const 
 /* ---- states that are stored ---------------------------------------------------------------------
  */
 
+/* *state is NULL where there is none. Of a device that failed nothing is told, as of a frame that
+ * was labelled by then and is not answered. ERR_BUSY: another time. */
+static enum err state_to_keep(struct lane *l, const struct session *session,
+                              const struct command *then, void **state, size_t *len)
+{
+    if (lane_failure(l))
+        return err_set(ERR_DEVICE, "%s", lane_failure(l));
+    if (then && then->kind == COMMAND_KEEP && !handover_room(l->handover))
+        return err_set(ERR_BUSY, "too many states are on their way");
+    enum err e = session->stream ? stream_export(session->stream, state, len) : ERR_OK;
+    return e == ERR_NOT_FOUND || e == ERR_UNSUPPORTED ? ERR_OK : e; /* these have none */
+}
+
 /* The session's state goes to the store. `then`, or NULL, ends when it is there. */
 static void keep(struct lane *l, struct session *session, struct command *then)
 {
     void *state = NULL;
     size_t len = 0;
-    enum err e = session->stream ? stream_export(session->stream, &state, &len) : ERR_OK;
-    if (!e || e == ERR_NOT_FOUND || e == ERR_UNSUPPORTED) { /* these have none */
+    enum err e = state_to_keep(l, session, then, &state, &len);
+    if (!e) {
         handover_keep(l->handover, session, state, len, then);
         return;
     }
-    log_event(LOG_WARNING, "keep_failed", "stream=%s error=%s", session->id, log_text(err_text()));
+    log_event(e == ERR_BUSY ? LOG_DEBUG : LOG_WARNING, "keep_failed", "stream=%s error=%s",
+              session->id, log_text(err_text()));
     handover_failed(l->handover, session, then);
     if (then)
         sched_end_command(then, then->kind == COMMAND_LEAVE ? e : ERR_OK);
@@ -351,8 +365,7 @@ static enum err run_command(struct lane *l, struct session *session, struct comm
     case COMMAND_LEAVE:
         if (!l->handover || !atomic_load(&session->lease.ours))
             return err_set(ERR_BUSY, "stream '%s' has no lease", session->id);
-        atomic_store(&session->phase, SESSION_LEAVING);
-        atomic_store(&session->dead, true);
+        session_leave(session);
         return ERR_OK;
     }
     return err_set(ERR_INTERNAL, "command %d", (int)c->kind);

@@ -310,6 +310,14 @@ void session_drop(struct sessions *t, struct session *s)
         session_unref(s);
 }
 
+void session_leave(struct session *s)
+{
+    pthread_mutex_lock(&s->table->lock);
+    atomic_store(&s->phase, SESSION_LEAVING);
+    atomic_store(&s->dead, true);
+    pthread_mutex_unlock(&s->table->lock);
+}
+
 void session_stay(struct sessions *t, struct session *s)
 {
     pthread_mutex_lock(&t->lock);
@@ -330,6 +338,8 @@ enum err session_attach(struct session *s, void *connection, bool takeover, void
     pthread_mutex_lock(&s->table->lock);
     if (!s->listed) {
         e = err_set(ERR_NOT_FOUND, "stream '%s' was deleted", s->id);
+    } else if (atomic_load(&s->phase) == SESSION_LEAVING) {
+        e = usable(s);
     } else if (s->attached && s->attached != connection && !takeover) {
         e = err_set(ERR_EXISTS, "stream '%s' has a connection already", s->id);
     } else {

@@ -57,6 +57,7 @@ struct session_lease {
     atomic_bool keeping; /* a snapshot is on its way */
     atomic_bool leaving; /* it was asked to leave */
     atomic_bool unsaved; /* what should have been written was not */
+    atomic_bool deleted; /* it has ended, and there was no memory to say so */
     atomic_ullong kept;  /* frames, when the last snapshot was taken */
     atomic_llong
         stored; /* number of the frame whose state is in the store, or SESSION_NOT_STORED */
@@ -159,14 +160,17 @@ void session_free(struct session *s);
 void session_delete(struct sessions *t, struct session *s);
 /* The same where the stream lives on elsewhere, or was not opened: the store is as it was. */
 void session_drop(struct sessions *t, struct session *s);
+/* It takes no frame and no connection any more. Who is attached by then is told of the end. */
+void session_leave(struct session *s);
 /* What was leaving stays, and is ready again; unless it was deleted meanwhile. */
 void session_stay(struct sessions *t, struct session *s);
 
 /* Whether both streams' frames are resized alike. */
 bool session_same_resize(const struct stream_config *a, const struct stream_config *b);
 
-/* A connection claims the stream. ERR_EXISTS when another has it and `takeover` is not set; else
- * *previous is the connection that lost it, or NULL. */
+/* A connection claims the stream. ERR_EXISTS when another has it and `takeover` is not set,
+ * ERR_NOT_FOUND when it is gone, ERR_BUSY when it is leaving; else *previous is the connection that
+ * lost it, or NULL. */
 enum err session_attach(struct session *s, void *connection, bool takeover, void **previous);
 void session_detach(struct session *s, void *connection); /* only if it is still its */
 bool session_attached(struct session *s);

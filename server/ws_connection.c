@@ -105,6 +105,8 @@ static void begin_when_ready(struct connection *c)
         set_timer(c, OLD_FRAMES_MS);
     } else if (c->session->refused) {
         refuse(c);
+    } else if (atomic_load(&c->session->phase) == SESSION_LEAVING) {
+        connection_close(c, CLOSE_TAKEOVER, "takeover", true);
     } else {
         begin(c);
     }

@@ -16,6 +16,7 @@ import masks
 from conftest import BUILD, make_tiny_model
 from daemon import PATIENCE, Daemon
 from live import client, rgb
+from replicas import Redis
 from test_durable import wait_done
 from test_videos import X264
 from test_ws import png
@@ -118,6 +119,24 @@ def test_an_export_finds_out(tmp_path, tiny_model, frames):
         answer = d.get("/v1/streams/kept/state")
         assert answer.status == 500 and answer.problem() == "device" and REASON in answer.json()["detail"]
         assert_ended(d)
+
+
+@pytest.mark.parametrize("mode", ["stream", "clip"])
+def test_another_replica_goes_on_from_what_was_stored(tmp_path, tiny_model, frames, mode):
+    """The lease, of ten minutes, is given up, and what is stored is of a frame that was answered."""
+    with Redis() as redis:
+        flags = (*redis.flags_of_daemon(), "--stream-lease", "600", "--snapshot-frames", "1")
+        with on_gpu(tiny_model, tmp_path / "a", "--room-size", "", *flags) as a, \
+                Daemon(tiny_model, tmp_path / "b", *flags) as b:
+            assert a.request("PUT", "/v1/streams/cam?mode=" + mode).status == 201
+            for i in range(3):
+                assert post(a, "cam", frames[i]).headers["X-Tv3s-Seq"] == str(i)
+            a.wait_for(lambda: redis.meta("cam").get("seq") == 2)
+            fail(a)
+            assert_refused(post(a, "cam", frames[3]))
+            with client(b).stream("cam") as s:
+                assert s.resumed and s.last_seq == 2 and s.hello["mode"] == mode
+            assert_ended(a)
 
 
 # ---- two batches under way ---------------------------------------------------------------------------------

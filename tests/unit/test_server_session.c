@@ -155,6 +155,23 @@ static void a_connection_owns_a_stream_until_another_takes_over(void **state)
     session_unref(s);
 }
 
+static void a_stream_that_leaves_takes_no_connection(void **state)
+{
+    struct fixture *f = *state;
+    struct session *s = make(f, "a"), *found;
+    int one, other;
+    void *previous;
+    assert_int_equal(session_attach(s, &one, false, &previous), ERR_OK);
+    session_leave(s);
+    assert_int_equal(session_attach(s, &other, true, &previous), ERR_BUSY);
+    assert_int_equal(session_find(f->table, NULL, "a", &found), ERR_BUSY);
+    session_stay(f->table, s);
+    assert_int_equal(session_attach(s, &other, true, &previous), ERR_OK);
+    assert_ptr_equal(previous, &one);
+    session_detach(s, &other);
+    session_unref(s);
+}
+
 static void numbers_ascend(void **state)
 {
     struct fixture *f = *state;
@@ -269,6 +286,7 @@ int main(void)
         TEST(streams_are_limited),
         TEST(a_deleted_stream_is_dead_and_its_id_free),
         TEST(a_connection_owns_a_stream_until_another_takes_over),
+        TEST(a_stream_that_leaves_takes_no_connection),
         TEST(numbers_ascend),
         TEST(idle_streams_expire),
         TEST(states_expire_oldest_first_when_they_are_too_large),

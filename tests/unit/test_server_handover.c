@@ -1,0 +1,94 @@
+/* What goes to the store, without one: Redis is away, so all that is to be written fails. */
+#include "server/handover_parts.h"
+#include "server/server.h"
+#include "tests/unit/server_rig.h"
+
+enum { W = 64, H = 48 };
+
+struct fixture {
+    struct rig rig; /* first */
+    struct server server;
+};
+
+static int setup(void **state)
+{
+    static struct fixture f;
+    struct rig *r = &f.rig;
+    rig_open(r);
+    free(r->config.state_store);
+    free(r->config.redis);
+    r->config.state_store = strdup("redis");
+    r->config.redis = strdup("unix:/nowhere");
+    rig_start(r);
+    f.server = (struct server){.config = &r->config,
+                               .metrics = r->metrics,
+                               .models = r->models,
+                               .workers = r->workers,
+                               .sched = r->sched,
+                               .sessions = r->sessions};
+    assert_int_equal(handover_open(&f.server, &f.server.handover), ERR_OK);
+    *state = &f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+    handover_stop(f->server.handover);
+    rig_close(&f->rig);
+    handover_close(f->server.handover);
+    return 0;
+}
+
+static void on_ready(void *ready, enum err e, const char *text)
+{
+    (void)text;
+    assert_int_equal(e, ERR_OK);
+    sem_post(ready);
+}
+
+/* A stream with a frame, as if it had its lease. */
+static struct session *live(struct fixture *f)
+{
+    sem_t ready;
+    struct session *s = rig_live(&f->rig, "a");
+    sem_init(&ready, 0, 0);
+    handover_take_up(f->server.handover, s, &(struct take_up){.done = on_ready, .owner = &ready});
+    sem_wait(&ready);
+    rig_submit(&f->rig, s, 1, 0, W, H);
+    rig_wait(&f->rig, 1);
+    atomic_store(&s->lease.ours, true);
+    return s;
+}
+
+static double written(struct fixture *f)
+{
+    return metric_get(f->rig.metrics, METRIC_HANDOVER_FAILED);
+}
+
+static void no_state_joins_those_on_their_way_where_they_are_too_many(void **state)
+{
+    struct fixture *f = *state;
+    struct session *s = live(f);
+    atomic_fetch_add(&f->server.handover->bytes, 1ull << 30);
+    struct rig_command *c = rig_command(s, COMMAND_KEEP);
+    sched_command(f->rig.sched, &c->command);
+    assert_int_equal(rig_await(c), ERR_OK);
+    assert_true(written(f) == 0);
+    assert_true(atomic_load(&s->lease.unsaved)); /* the next renewal asks again */
+    atomic_fetch_sub(&f->server.handover->bytes, 1ull << 30);
+    c = rig_command(s, COMMAND_KEEP);
+    sched_command(f->rig.sched, &c->command);
+    assert_int_equal(rig_await(c), ERR_OK);
+    assert_true(written(f) == 1);
+    session_unref(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(no_state_joins_those_on_their_way_where_they_are_too_many,
+                                        setup, teardown),
+    };
+    return cmocka_run_group_tests_name("server handover", tests, NULL, NULL);
+}
