@@ -1,4 +1,4 @@
-/* Decode and encode workers.
+/* Decode and encode workers: the threads, and what waits for them. work.c is what they do.
  *
  * Each worker is a thread with two lists under one lock: what is to be decoded, and what is to be
  * encoded, which goes first since it is nearly done. Both lists link the items themselves, so
@@ -14,16 +14,12 @@
 
 #include "server/config.h"
 #include "server/decode.h"
-#include "server/decode_packet.h"
 #include "server/metrics.h"
 #include "server/sched.h"
+#include "server/work.h"
 
-#include "sandbox/sandbox.h"
-
-#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <string.h>
 
 struct list {
     struct item *head, *tail;
@@ -55,10 +51,7 @@ struct worker {
 };
 
 struct workers {
-    const struct config *config;
-    struct metrics *metrics;
-    struct sched *sched;
-    struct sandbox *sandbox;
+    struct work work;
     unsigned count;
     struct worker of[];
 };
@@ -93,86 +86,6 @@ static struct worker *worker_of(struct workers *w, const struct item *item)
 }
 
 static struct sandbox_wait wait_of(struct hand *h);
-
-/* ---- the work -----------------------------------------------------------------------------------
- */
-
-static void deliver_error(struct workers *w, struct item *item, enum err e)
-{
-    item_fail(item, e);
-    item_deliver(item, w->metrics);
-}
-
-/* A decoded frame, or the reason why not, on its way. */
-static void pass_on(void *workers, struct item *item, enum err e)
-{
-    struct workers *w = workers;
-    item->decoded = clock_ns();
-    if (!item->empty)
-        metric_observe(w->metrics, METRIC_SECONDS_DECODE,
-                       (double)(item->decoded - item->received) * 1e-9);
-    if (e)
-        deliver_error(w, item, e);
-    else if (item->empty || item->dropped)
-        item_deliver(item, w->metrics);
-    else
-        sched_submit(w->sched, item);
-}
-
-static struct packet_way packet_way(struct workers *w, const struct sandbox_wait *wait)
-{
-    return (struct packet_way){w->sandbox, wait, w->config->max_pixels, pass_on, w};
-}
-
-static void decode(struct hand *h, struct item *item)
-{
-    struct workers *w = h->worker->all;
-    const struct sandbox_wait wait = wait_of(h);
-    const struct packet_way way = packet_way(w, &wait);
-    const struct session *s = item->session;
-    if (item->kind == ITEM_COMMAND)
-        sched_command(w->sched, command_of(item));
-    else if (item->kind == ITEM_PACKET)
-        decode_packet(item, &way);
-    else if (s && atomic_load(&s->dead))
-        pass_on(w, item, err_set(ERR_NOT_FOUND, "stream '%s' was deleted", s->id));
-    else if (item->kind == ITEM_DECODED)
-        pass_on(w, item, ERR_OK);
-    else
-        pass_on(w, item, image_decode(h->images, item, w->config->max_pixels));
-}
-
-static enum err encode_mask(struct item *item)
-{
-    const struct arch *a = &item->session->params.model->model->arch;
-    bool timed = item->pts != ITEM_NO_PTS;
-    const struct mask m = {.width = item->width,
-                           .height = item->height,
-                           .labels = item->labels,
-                           .palette = a->palette,
-                           .colours = a->classes,
-                           .rgb = item->rgb,
-                           .frame = item->seq,
-                           .time = timed ? (double)item->pts * 1e-6 : NAN};
-    return mask_encode(item->format, &m, &item->output);
-}
-
-static void encode(struct workers *w, struct item *item)
-{
-    enum err e = item->silent ? ERR_OK : encode_mask(item);
-    if (item->session->kind != SESSION_UPLOAD) { /* which may want them for a video */
-        free(item->rgb);
-        free(item->labels);
-        item->rgb = item->labels = NULL;
-    }
-    item->encoded = clock_ns();
-    metric_observe(w->metrics, METRIC_SECONDS_ENCODE,
-                   (double)(item->encoded - item->labelled) * 1e-9);
-    if (e)
-        deliver_error(w, item, e);
-    else
-        item_deliver(item, w->metrics);
-}
 
 /* ---- the threads --------------------------------------------------------------------------------
  */
@@ -254,14 +167,15 @@ static void *worker_main(void *hand)
     struct hand *h = hand;
     struct worker *k = h->worker;
     struct workers *w = k->all;
+    const struct sandbox_wait wait = wait_of(h);
     bool encodes;
     pthread_setname_np(pthread_self(), "worker");
     for (struct item *item; (item = next_work(h, &encodes));) {
-        metric_add(w->metrics, encodes ? METRIC_QUEUE_ENCODE : METRIC_QUEUE_DECODE, -1);
+        metric_add(w->work.metrics, encodes ? METRIC_QUEUE_ENCODE : METRIC_QUEUE_DECODE, -1);
         if (encodes)
-            encode(w, item);
+            work_encode(&w->work, item);
         else
-            decode(h, item);
+            work_decode(&w->work, h->images, &wait, item);
     }
     image_decoder_close(h->images);
     free(h);
@@ -281,7 +195,7 @@ static enum err start_thread(struct worker *k)
         return err_set(ERR_NOMEM, "no memory for a worker");
     h->worker = k;
     const struct sandbox_wait wait = wait_of(h);
-    enum err e = image_decoder_open(k->all->sandbox, &wait, &h->images);
+    enum err e = image_decoder_open(k->all->work.sandbox, &wait, &h->images);
     if (!e && pthread_create(&thread, NULL, worker_main, h) != 0)
         e = err_set(ERR_NOMEM, "a worker thread does not start");
     if (e) {
@@ -343,9 +257,7 @@ enum err workers_open(const struct config *c, struct metrics *m, struct sandbox 
     *out = NULL;
     if (!w)
         return err_set(ERR_NOMEM, "no memory for the workers");
-    w->config = c;
-    w->metrics = m;
-    w->sandbox = sandbox;
+    w->work = (struct work){.config = c, .metrics = m, .sandbox = sandbox};
     while (w->count < count) {
         enum err e = start(w, &w->of[w->count++]);
         if (e) {
@@ -360,7 +272,7 @@ enum err workers_open(const struct config *c, struct metrics *m, struct sandbox 
 
 void workers_connect(struct workers *w, struct sched *s)
 {
-    w->sched = s;
+    w->work.sched = s;
 }
 
 unsigned workers_count(const struct workers *w)
@@ -370,26 +282,6 @@ unsigned workers_count(const struct workers *w)
 
 /* ---- ending -------------------------------------------------------------------------------------
  */
-
-static bool is_over(void *ctx)
-{
-    (void)ctx;
-    return true;
-}
-
-/* An item that no thread will take any more. Commands and the packet that empties a decoder still
- * go their way, since others wait for what they set free. */
-static void end_item(struct workers *w, struct item *item)
-{
-    const struct sandbox_wait hurry = {.cancelled = is_over};
-    const struct packet_way way = packet_way(w, &hurry);
-    if (item->kind == ITEM_COMMAND)
-        sched_command(w->sched, command_of(item));
-    else if (item->kind == ITEM_PACKET && item->input.len == 0)
-        decode_packet(item, &way);
-    else
-        deliver_error(w, item, err_set(ERR_CANCELLED, "the server is stopping"));
-}
 
 void workers_stop(struct workers *w)
 {
@@ -406,10 +298,10 @@ void workers_stop(struct workers *w)
         while (k->threads > 0)
             pthread_cond_wait(&k->gone, &k->lock);
         pthread_mutex_unlock(&k->lock);
-        metric_add(w->metrics, METRIC_QUEUE_DECODE, -k->decode.count);
-        metric_add(w->metrics, METRIC_QUEUE_ENCODE, -k->encode.count);
+        metric_add(w->work.metrics, METRIC_QUEUE_DECODE, -k->decode.count);
+        metric_add(w->work.metrics, METRIC_QUEUE_ENCODE, -k->encode.count);
         while ((item = pop(&k->encode)) || (item = pop(&k->decode)))
-            end_item(w, item);
+            work_end(&w->work, item);
     }
 }
 
@@ -437,7 +329,8 @@ static enum err put(struct worker *k, struct list *l, struct item *item, int mos
         e = ERR_BUSY;
     } else {
         push(l, item);
-        metric_add(k->all->metrics, l == &k->encode ? METRIC_QUEUE_ENCODE : METRIC_QUEUE_DECODE, 1);
+        metric_add(k->all->work.metrics,
+                   l == &k->encode ? METRIC_QUEUE_ENCODE : METRIC_QUEUE_DECODE, 1);
         pthread_cond_signal(&k->wake);
     }
     pthread_mutex_unlock(&k->lock);
@@ -448,11 +341,11 @@ enum err workers_decode(struct workers *w, struct item *item)
 {
     struct worker *k = worker_of(w, item);
     bool empties = item->kind == ITEM_PACKET && item->input.len == 0;
-    enum err e = put(k, &k->decode, item, empties ? 0 : w->config->queue_max);
+    enum err e = put(k, &k->decode, item, empties ? 0 : w->work.config->queue_max);
     if (e == ERR_BUSY)
-        return err_set(e, "%d frames wait to be decoded", (int)w->config->queue_max);
+        return err_set(e, "%d frames wait to be decoded", (int)w->work.config->queue_max);
     if (e)
-        end_item(w, item);
+        work_end(&w->work, item);
     return ERR_OK;
 }
 
@@ -460,7 +353,7 @@ void workers_encode(struct workers *w, struct item *item)
 {
     struct worker *k = worker_of(w, item);
     if (put(k, &k->encode, item, 0))
-        end_item(w, item);
+        work_end(&w->work, item);
 }
 
 void workers_command(struct workers *w, struct command *c)
@@ -468,5 +361,5 @@ void workers_command(struct workers *w, struct command *c)
     struct item *item = command_carrier(c);
     struct worker *k = worker_of(w, item);
     if (put(k, &k->decode, item, 0))
-        end_item(w, item);
+        work_end(&w->work, item);
 }
