@@ -61,14 +61,6 @@ struct address address_of(const struct sockaddr *peer)
     return a;
 }
 
-struct address address_of_socket(int fd)
-{
-    struct sockaddr_storage peer = {0};
-    socklen_t len = sizeof peer;
-    bool there = getpeername(fd, (struct sockaddr *)(void *)&peer, &len) == 0;
-    return address_of(there ? (const struct sockaddr *)(const void *)&peer : NULL);
-}
-
 void address_print(const struct address *a, char text[ADDRESS_TEXT])
 {
     snprintf(text, ADDRESS_TEXT, "-");
@@ -117,6 +109,11 @@ bool address_trusted(const struct addresses *a, const struct address *peer)
         if (network_holds(&a->trusted[i], peer))
             return true;
     return false;
+}
+
+bool address_announces(const struct addresses *a, const struct address *peer)
+{
+    return a->config->proxy_protocol && address_trusted(a, peer);
 }
 
 /* The address of one part of the header: "for=192.0.2.60;proto=https", "for=\"[2001:db8::1]:47\"",
@@ -247,6 +244,8 @@ static enum err read_settings(struct addresses *a, const struct config *c)
     a->rfc7239 = strcasecmp(c->forwarded_header, "Forwarded") == 0;
     if (!a->rfc7239 && strcasecmp(c->forwarded_header, "X-Forwarded-For") != 0)
         return err_set(ERR_ARG, "forwarded_header is X-Forwarded-For or Forwarded");
+    if (c->proxy_protocol && list->count == 0)
+        return err_set(ERR_ARG, "proxy_protocol wants trusted_proxies: from them alone it is read");
     a->trusted = calloc((size_t)list->count + 1, sizeof *a->trusted);
     if (!a->trusted)
         return err_set(ERR_NOMEM, "no memory for addresses");

@@ -5,6 +5,9 @@
  * read from its end, each part written by the one after it: the first address that is no proxy of
  * ours is the client. What stands before it anybody may have made up.
  *
+ * With `proxy_protocol` the peer itself is whom such a proxy names at the begin of its connection
+ * (entrance.h), and the header is read if that one is a trusted proxy too.
+ *
  * An IPv6 client is its /64, since it has all of that. Any thread. */
 #ifndef TV3S_SERVER_ADDRESS_H
 #define TV3S_SERVER_ADDRESS_H
@@ -31,7 +34,6 @@ enum err addresses_open(const struct config *c, struct addresses **out);
 void addresses_close(struct addresses *a); /* NULL is allowed */
 
 struct address address_of(const struct sockaddr *peer);
-struct address address_of_socket(int fd);
 void address_print(const struct address *a, char text[ADDRESS_TEXT]); /* "-": not known */
 
 /* A network as "192.0.2.0/24" or "2001:db8::/32", or one address. ERR_ARG: the text is neither. */
@@ -44,6 +46,8 @@ bool network_holds(const struct network *n, const struct address *a);
 
 /* Whether the peer is a proxy whose header counts. */
 bool address_trusted(const struct addresses *a, const struct address *peer);
+/* Whether it begins its connections with a PROXY header. */
+bool address_announces(const struct addresses *a, const struct address *peer);
 /* The client: the peer, or whom a trusted peer's header names. `header` may be NULL. ERR_ARG: the
  * header of a trusted proxy is malformed. */
 enum err address_client(const struct addresses *a, const struct address *peer, const char *header,

@@ -15,7 +15,6 @@
 #include "server/config.h"
 #include "server/digest.h"
 #include "server/http_headers.h"
-#include "server/listen.h"
 #include "server/log.h"
 #include "server/tls.h"
 
@@ -387,13 +386,14 @@ static enum err start_daemon(struct http *h)
         {MHD_OPTION_HTTPS_CERT_CALLBACK, 0, (void *)(intptr_t)tls_choose},
         {MHD_OPTION_END, 0, NULL}};
     h->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG | (tls ? MHD_USE_TLS : 0), 0,
-        loop_accept, h, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, h,
-        MHD_OPTION_LISTEN_SOCKET, h->listener, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)c->http_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)c->http_timeout,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_URI_LOG_CALLBACK,
-        on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
-        loop_connection, h, MHD_OPTION_ARRAY, security, MHD_OPTION_END);
+        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG |
+            (tls ? MHD_USE_TLS : 0),
+        0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, h,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->http_connections, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)c->http_timeout, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        MHD_OPTION_URI_LOG_CALLBACK, on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
+        MHD_OPTION_NOTIFY_CONNECTION, loop_connection, h, MHD_OPTION_ARRAY, security,
+        MHD_OPTION_END);
     return h->daemon ? ERR_OK : err_set(ERR_IO, "the HTTP server does not start");
 }
 
@@ -405,17 +405,12 @@ enum err http_open(struct server *s, struct http **out)
     if (!h)
         return err_set(ERR_NOMEM, "no memory for the HTTP server");
     h->server = s;
-    h->listener = -1;
     if (getrandom(&tag, sizeof tag, 0) != sizeof tag)
         tag = (unsigned)clock_ns();
     snprintf(h->tag, sizeof h->tag, "%08x", tag);
     enum err e = addresses_open(s->config, &h->addresses);
     if (!e)
-        e = listen_open("http", s->config->listen, s->config->http_port, &h->listener);
-    if (!e) {
-        h->port = listen_port(h->listener);
         e = loop_open(h);
-    }
     if (!e)
         e = sse_open(h);
     if (!e)

@@ -93,7 +93,7 @@ struct request {
 struct http {
     struct server *server;
     struct MHD_Daemon *daemon;
-    int port, listener;
+    int port;
     char tag[9]; /* of our request IDs: other in every process */
     atomic_ullong serial;
     atomic_int requests, waiting;      /* alive; suspended by request_wait */
@@ -120,13 +120,11 @@ enum err request_session(struct request *r);
 enum err request_job(struct request *r);
 
 /* ---- http_loop.c */
-enum err loop_open(struct http *h);
+enum err loop_open(struct http *h);  /* listens: h->port */
 enum err loop_start(struct http *h); /* h->daemon is there, and runs now */
 /* MHD_OPTION_NOTIFY_CONNECTION */
 void loop_connection(void *http, struct MHD_Connection *connection, void **context,
                      enum MHD_ConnectionNotificationCode code);
-/* Whether a connection is taken: MHD_AcceptPolicyCallback. */
-enum MHD_Result loop_accept(void *http, const struct sockaddr *peer, socklen_t len);
 /* MHD_resume_connection, from any thread. */
 void loop_resume(struct http *h, struct MHD_Connection *connection);
 /* So many seconds from now the client must have brought something, or it is hung up on; 0: no limit

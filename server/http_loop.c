@@ -14,7 +14,8 @@
  *
  * Who was answered before all of the body was read is not reset at once (linger.h).
  *
- * Our set holds libmicrohttpd's as well, and an eventfd by which other threads wake the loop.
+ * Our set holds libmicrohttpd's as well, the entrance's, and an eventfd by which other threads wake
+ * the loop.
  *
  * At a stop who is connected is answered. A listening socket that is closed resets the connections
  * that wait in it, so it takes no more of them for a moment (those that knock try again), lets in
@@ -22,7 +23,9 @@
  * the next process. Who has been let in and has not asked yet has HTTP_FRESH seconds to ask. */
 #include "server/http.h"
 
+#include "base/try.h"
 #include "server/config.h"
+#include "server/entrance.h"
 #include "server/linger.h"
 #include "server/listen.h"
 
@@ -54,7 +57,8 @@ struct peer {
 
 struct loop {
     struct http *http;
-    int epoll, wake;
+    int epoll, wake, listener; /* `listener` is the entrance's */
+    struct entrance *entrance;
     pthread_t thread;
     bool started;
     struct peer *hung_up; /* and libmicrohttpd may not know */
@@ -246,14 +250,6 @@ void loop_asked(struct http *h, struct MHD_Connection *connection)
     atomic_fetch_sub(&h->loop->fresh, 1);
 }
 
-enum MHD_Result loop_accept(void *http, const struct sockaddr *peer, socklen_t len)
-{
-    struct http *h = http;
-    struct address who = address_of(peer);
-    (void)len;
-    return address_full(h->addresses, &who) ? MHD_NO : MHD_YES;
-}
-
 void loop_connection(void *http, struct MHD_Connection *connection, void **context,
                      enum MHD_ConnectionNotificationCode code)
 {
@@ -280,6 +276,22 @@ static int patience(struct http *h)
     return ms < (unsigned)most ? (int)ms : most;
 }
 
+/* libmicrohttpd closes what it does not take. */
+static void take(void *http, int fd, const struct sockaddr *from, socklen_t len)
+{
+    struct http *h = http;
+    (void)MHD_add_connection(h->daemon, fd, from, len);
+}
+
+/* Who finds none waits in the listening socket. */
+static int room(void *http)
+{
+    struct http *h = http;
+    const union MHD_DaemonInfo *info =
+        MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+    return info ? h->server->config->http_connections - (int)info->num_connections : 0;
+}
+
 /* No segment with SYN gets in any more: the others are of connections that are being made. */
 static void let_last_in(struct http *h)
 {
@@ -291,25 +303,21 @@ static void let_last_in(struct http *h)
     };
     const struct sock_fprog program = {sizeof no_syn / sizeof *no_syn, no_syn};
     if (listen_passed("http") ||
-        setsockopt(h->listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != 0)
+        setsockopt(h->loop->listener, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != 0)
         return;
-    for (uint64_t end = clock_ns() + LAST_NS; clock_ns() < end; usleep(1000))
+    for (uint64_t end = clock_ns() + LAST_NS; clock_ns() < end; usleep(1000)) {
+        entrance_work(h->loop->entrance);
         MHD_run(h->daemon);
+    }
 }
 
-/* After quiesce the listening socket is ours alone. */
 static void stop_listening(struct http *h)
 {
-    if (h->listener < 0)
+    if (atomic_load(&h->loop->deaf))
         return;
-    if (h->daemon && h->loop && h->loop->started)
-        let_last_in(h);
-    if (h->daemon)
-        MHD_quiesce_daemon(h->daemon);
-    close(h->listener);
-    h->listener = -1;
-    if (h->loop)
-        atomic_store(&h->loop->deaf, true);
+    let_last_in(h);
+    entrance_deafen(h->loop->entrance);
+    atomic_store(&h->loop->deaf, true);
 }
 
 static void take_wishes(struct loop *l)
@@ -324,17 +332,22 @@ static void *network_main(void *loop)
     pthread_setname_np(pthread_self(), "http");
     while (!atomic_load(&l->stopped)) {
         struct epoll_event event[EVENTS];
+        bool knocked = false;
         int n = epoll_wait(l->epoll, event, EVENTS, patience(l->http));
         for (int i = 0; i < n; i++) {
             if (event[i].data.ptr == l)
                 take_wishes(l);
             else if (event[i].data.ptr == l->linger)
                 linger_run(l->linger);
+            else if (event[i].data.ptr == l->entrance)
+                knocked = true;
             else if (event[i].data.ptr)
                 hang_up(l, event[i].data.ptr);
         }
         look_at_deadlines(l);
         MHD_run(l->http->daemon); /* peers may go here, and with them their events */
+        if (knocked || entrance_shut(l->entrance)) /* who left before has left now */
+            entrance_work(l->entrance);
         if (atomic_load(&l->no_listen))
             stop_listening(l->http);
         look_at_hung_up(l);
@@ -353,6 +366,8 @@ static bool add(struct loop *l, int fd, void *ptr)
 
 enum err loop_open(struct http *h)
 {
+    const struct config *c = h->server->config;
+    const struct entrance_host host = {h, take, room};
     struct loop *l = h->loop = calloc(1, sizeof *l);
     if (!l)
         return err_set(ERR_NOMEM, "no memory for the HTTP server");
@@ -365,7 +380,12 @@ enum err loop_open(struct http *h)
     if (l->epoll < 0 || l->wake < 0 || !add(l, l->wake, l) ||
         !add(l, linger_fd(l->linger), l->linger))
         return err_set(ERR_IO, "no epoll for the HTTP server: %s", strerror(errno));
-    return ERR_OK;
+    TRY(listen_open("http", c->listen, c->http_port, &l->listener));
+    h->port = listen_port(l->listener);
+    TRY(entrance_open(l->listener, h->addresses, &host, &l->entrance));
+    return add(l, entrance_fd(l->entrance), l->entrance)
+               ? ERR_OK
+               : err_set(ERR_IO, "no epoll for the HTTP server");
 }
 
 enum err loop_start(struct http *h)
@@ -387,7 +407,10 @@ void loop_stop(struct http *h)
         pthread_join(l->thread, NULL);
         l->started = false;
     }
-    stop_listening(h);
+    if (l)
+        entrance_close(l->entrance);
+    if (l)
+        l->entrance = NULL;
 }
 
 void loop_close(struct http *h)

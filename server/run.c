@@ -3,6 +3,7 @@
 #include "server/access.h"
 #include "server/address.h"
 #include "server/decoders.h"
+#include "server/entrance.h"
 #include "server/front.h"
 #include "server/handover.h"
 #include "server/jobs.h"
@@ -43,7 +44,7 @@ static void allow_files(const struct config *c)
     struct rlimit r;
     rlim_t need = (rlim_t)c->http_connections * FILES_OF_A_REQUEST +
                   (rlim_t)c->ws_connections * FILES_OF_A_STREAM +
-                  JOBS_RUNNING_MAX * FILES_OF_A_JOB + OTHER_FILES;
+                  JOBS_RUNNING_MAX * FILES_OF_A_JOB + 2 * ENTRANCE_WAITING + OTHER_FILES;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0)
         return;
     if (r.rlim_max != RLIM_INFINITY && r.rlim_max < need)

@@ -6,16 +6,20 @@
  * lock, and a worker that delivers never waits for the network. */
 #include "server/ws.h"
 
+#include "base/try.h"
 #include "server/config.h"
+#include "server/entrance.h"
 #include "server/listen.h"
 #include "server/log.h"
 #include "server/sched.h"
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -23,6 +27,7 @@
  * buffer of the first. */
 enum { READ_SIZE = 16 << 10, WRITE_SIZE = 1 << 20, SERVICE_SIZE = 64 << 10 };
 enum { CODE_END = 5000 };      /* close codes are below */
+enum { FILES_MAX = 1 << 20 };  /* descriptors, where their number has no limit */
 enum { REQUEST_SECONDS = 20 }; /* an upgrade takes no longer */
 
 /* ---- from other threads -------------------------------------------------------------------------
@@ -144,8 +149,8 @@ static void take_gone(struct ws *w, struct ws_gone *g)
 static void begin_drain(struct ws *w)
 {
     w->draining = true;
-    if (w->kept && w->listener)
-        lws_set_timeout(w->listener, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC);
+    if (w->kept)
+        entrance_deafen(w->entrance);
     for (struct connection *c = w->connections, *next; c; c = next) {
         bool failed = sched_failed_for(c->session);
         next = c->next;
@@ -213,41 +218,53 @@ static void on_wake(struct ws *w)
 
 /* ---- the listening socket -----------------------------------------------------------------------
  *
- * A socket that listens already (systemd's) is none that libwebsockets listens on by itself, so it
- * has ours, whoever made it, as a file to watch, and each connection as one it accepted. */
+ * libwebsockets has our entrance as a file to watch, and each connection as one it accepted. It
+ * would ask the socket who is there, which may be a proxy: we keep that ourselves, by descriptor.
+ */
 
-enum { ACCEPT_AT_ONCE = 64 };
-
-static int on_knock(struct ws *w, struct lws *wsi)
+static void take(void *ws, int fd, const struct sockaddr *from, socklen_t len)
 {
     const int yes = 1;
-    for (int i = 0; i < ACCEPT_AT_ONCE; i++) {
-        int fd = accept4(lws_get_socket_fd(wsi), NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0)
-            break; /* none, or one that is gone again */
-        struct address who = address_of_socket(fd);
-        if (address_full(w->addresses, &who)) {
-            close(fd);
-            continue;
-        }
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-        lws_adopt_socket_vhost(w->vhost, fd); /* or closes it */
+    struct ws *w = ws;
+    (void)len;
+    if (fd >= w->files) {
+        close(fd); /* libwebsockets has a table of so many too */
+        return;
     }
-    return 0;
+    w->peer[fd] = address_of(from);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    lws_adopt_socket_vhost(w->vhost, fd); /* or closes it */
 }
 
-static enum err watch_listener(struct ws *w)
+static enum err know_peers(struct ws *w)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur > FILES_MAX)
+        r.rlim_cur = FILES_MAX;
+    w->files = (int)r.rlim_cur;
+    w->peer = calloc(r.rlim_cur, sizeof *w->peer);
+    return w->peer ? ERR_OK : err_set(ERR_NOMEM, "no memory for the WebSocket server");
+}
+
+/* libwebsockets closes what it watches: it has a descriptor of its own. */
+static enum err watch_entrance(struct ws *w)
 {
     const struct config *config = w->server->config;
+    const struct entrance_host host = {w, take, NULL};
     lws_sock_file_fd_type fd;
-    enum err e = listen_open("ws", config->listen, config->ws_port, &fd.filefd);
+    int listener;
+    TRY(know_peers(w));
+    enum err e = listen_open("ws", config->listen, config->ws_port, &listener);
     if (e)
         return err_context(e, "WebSocket");
-    w->port = listen_port(fd.filefd);
+    w->port = listen_port(listener);
     w->kept = listen_passed("ws");
-    w->listener = lws_adopt_descriptor_vhost(w->vhost, LWS_ADOPT_RAW_FILE_DESC, fd,
-                                             w->protocols[0].name, NULL); /* or closes it */
-    return w->listener ? ERR_OK : err_set(ERR_NOMEM, "libwebsockets does not listen");
+    TRY(entrance_open(listener, w->addresses, &host, &w->entrance));
+    fd.filefd = fcntl(entrance_fd(w->entrance), F_DUPFD_CLOEXEC, 0);
+    if (fd.filefd < 0 || !lws_adopt_descriptor_vhost(w->vhost, LWS_ADOPT_RAW_FILE_DESC, fd,
+                                                     w->protocols[0].name, NULL))
+        return err_set(ERR_NOMEM, "libwebsockets does not listen");
+    return ERR_OK;
 }
 
 /* ---- libwebsockets' callback --------------------------------------------------------------------
@@ -293,9 +310,7 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
         on_wake(w);
         return 0;
     case LWS_CALLBACK_RAW_RX_FILE:
-        return on_knock(w, wsi);
-    case LWS_CALLBACK_RAW_CLOSE_FILE:
-        w->listener = NULL;
+        entrance_work(w->entrance);
         return 0;
     case LWS_CALLBACK_HTTP:
         return upgrade_refuse_http(wsi);
@@ -384,7 +399,7 @@ static enum err create_context(struct ws *w)
     w->vhost = lws_create_vhost(w->context, &info);
     if (!w->vhost)
         return err_set(ERR_NOMEM, "libwebsockets does not start");
-    return watch_listener(w);
+    return watch_entrance(w);
 }
 
 static void *service(void *ws)
@@ -487,6 +502,8 @@ void ws_close(struct ws *w)
     take_items(w->items_head);           /* the lists are ours alone now */
     take_resets(w->resets_head);
     take_gone(w, w->gone);
+    entrance_close(w->entrance);
+    free(w->peer);
     addresses_close(w->addresses);
     pthread_cond_destroy(&w->empty);
     pthread_mutex_destroy(&w->lock);

@@ -124,7 +124,9 @@ struct ws {
     bool started;
 
     /* service thread */
-    struct lws *listener;
+    struct entrance *entrance;
+    struct address *peer; /* who is behind each descriptor that libwebsockets has of us */
+    int files;            /* their most */
     struct connection *connections;
     int count;
     bool draining;

@@ -276,7 +276,7 @@ static enum err find_client(struct ws *w, struct lws *wsi, struct address *out)
 {
     static const char forwarded[] = "forwarded:";
     char text[FORWARDED_MAX] = "";
-    struct address peer = address_of_socket(lws_get_socket_fd(wsi));
+    struct address peer = w->peer[lws_get_socket_fd(wsi)];
     *out = peer;
     if (!address_trusted(w->addresses, &peer))
         return ERR_OK;
