@@ -55,7 +55,7 @@ ENTRYPOINT ["/usr/bin/tv3sd"]
 LABEL org.opencontainers.image.title="tv3sd" \
     org.opencontainers.image.description="Video segmentation that remembers (TV3S)" \
     org.opencontainers.image.licenses="Apache-2.0" \
-    org.opencontainers.image.documentation="/usr/share/doc/tv3sd/operating.md"
+    org.opencontainers.image.documentation="/usr/share/doc/tv3sd/docs/operating.md"
 
 FROM runtime AS cuda
 ENV TV3SD_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility

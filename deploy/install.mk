@@ -16,14 +16,23 @@ SHARE    = $(PREFIX)/share/tv3sd
 DOCDIR   = $(PREFIX)/share/doc/tv3sd
 UNITDIR  = $(PREFIX)/lib/systemd/system
 CONFDIR  = $(SYSCONFDIR)/tv3sd
+INCDIR   = $(PREFIX)/include
+LIBDIR   = $(PREFIX)/lib
 PATHS    = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' -e 's|@CONFDIR@|$(CONFDIR)|g'
+
+# Documents, clients and examples lie below DOCDIR as they lie here, so that links between them hold.
+DOC_FILES = README.md CHANGES.md $(wildcard docs/*) proto/openapi.json $(wildcard proto/*.md) \
+    systemd/cpu.conf systemd/cuda.conf \
+    $(shell find -L clients/python clients/js clients/c/README.md clients/c/tv3s_client.h \
+    deploy/*.conf deploy/*.cfg deploy/*.yaml deploy/prometheus deploy/grafana deploy/helm \
+    -type f ! -empty ! -name '*.pyc' ! -path '*.egg-info/*')
 
 .PHONY: install install-files uninstall deb deps-deb
 
 # Settings that are there stay. The web page is inside the daemon.
-install: all $(if $(filter-out 0,$(CLIENT)),client) install-files ## binaries, units, model, settings, docs; DESTDIR= PREFIX= SYSCONFDIR=
+install: all $(if $(filter-out 0,$(CLIENT)),client) install-files ## all that runs, units, model, docs, clients, settings in SYSCONFDIR (/etc); DESTDIR= PREFIX= SYSCONFDIR=
 install-files:
-	install -d $(addprefix $(DESTDIR),$(BINDIR) $(SHARE)/models $(SHARE)/systemd $(DOCDIR)/proto \
+	install -d $(addprefix $(DESTDIR),$(BINDIR) $(SHARE)/models $(SHARE)/systemd $(DOCDIR)/config \
 	    $(UNITDIR)/tv3sd.service.d $(CONFDIR))
 	install -d -m 700 $(DESTDIR)$(CONFDIR)/credentials
 	install -m 755 $(PROGRAMS) $(DESTDIR)$(BINDIR)
@@ -34,16 +43,20 @@ install-files:
 	    $(DESTDIR)$(UNITDIR)/tv3sd.service.d/device.conf
 	for f in $(UNITS); do $(PATHS) systemd/$$f > $(DESTDIR)$(UNITDIR)/$$f && \
 	    chmod 644 $(DESTDIR)$(UNITDIR)/$$f || exit 1; done
-	install -m 644 README.md CHANGES.md docs/* $(DESTDIR)$(DOCDIR)
-	install -m 644 proto/*.md proto/openapi.json $(DESTDIR)$(DOCDIR)/proto
+	for f in $(DOC_FILES); do install -D -m 644 $$f $(DESTDIR)$(DOCDIR)/$$f || exit 1; done
+ifneq ($(CLIENT),0)
+	install -D -m 644 clients/c/tv3s_client.h $(DESTDIR)$(INCDIR)/tv3s_client.h
+	install -D -m 644 $(LIB_CLIENT) $(DESTDIR)$(LIBDIR)/libtv3s_client.a
+endif
 	sed -e 's|"models/|"$(SHARE)/models/|' -e 's|"/tmp/tv3sd"|"/var/lib/tv3sd"|' \
-	    config/tv3sd.json > $(DESTDIR)$(DOCDIR)/tv3sd.json
+	    config/tv3sd.json > $(DESTDIR)$(DOCDIR)/config/tv3sd.json
 	[ -e $(DESTDIR)$(CONFDIR)/tv3sd.json ] || \
-	    install -m 644 $(DESTDIR)$(DOCDIR)/tv3sd.json $(DESTDIR)$(CONFDIR)/tv3sd.json
+	    install -m 644 $(DESTDIR)$(DOCDIR)/config/tv3sd.json $(DESTDIR)$(CONFDIR)/tv3sd.json
+	@echo 'settings: $(CONFDIR)/tv3sd.json; start it as $(BINDIR)/tv3sd --config $(CONFDIR)/tv3sd.json'
 
 uninstall: ## what make install put there, but for settings and the spool
 	rm -f $(addprefix $(DESTDIR),$(addprefix $(BINDIR)/,tv3s tv3sd tv3s-client) \
-	    $(addprefix $(UNITDIR)/,$(UNITS)))
+	    $(addprefix $(UNITDIR)/,$(UNITS)) $(INCDIR)/tv3s_client.h $(LIBDIR)/libtv3s_client.a)
 	rm -rf $(addprefix $(DESTDIR),$(SHARE) $(DOCDIR) $(UNITDIR)/tv3sd.service.d)
 
 deb: deps-deb ## a Debian package, BUILD/tv3sd_VERSION_ARCH.deb

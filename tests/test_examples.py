@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 from conftest import HERE
-from daemon import PATIENCE, Daemon
+from daemon import PATIENCE, TV3SD, Daemon
 
 ROOT = os.path.join(HERE, "..")
 MODEL, CLIP = (os.path.join(ROOT, "models", name) for name in ("street.safetensors", "street.mp4"))
@@ -52,10 +52,32 @@ def shell(daemon, folder, lines: str) -> str:
     return done.stdout
 
 
+def test_curl_before_7_84_has_the_upload_from_its_json(daemon, folder):
+    line = re.search(r"^    (job=/v1/.*)$", open(os.path.join(ROOT, "docs/curl.md")).read(), re.M)[1]
+    shell(daemon, folder, f"""curl -sSf -o job.json -F file=@models/street.mp4 localhost:8080/v1/videos
+    {line}
+    curl -f "localhost:8080$job"
+    """)
+
+
+def test_the_readmes_key_opens_the_daemon(folder):
+    """Its three lines, with a port and a host of ours."""
+    make, start, ask = re.search(r"^```bash\n(key=.*?)^```", open(os.path.join(ROOT, "README.md")).read(), re.M | re.S)[1].splitlines()
+    os.symlink(os.path.dirname(TV3SD), folder / "build")
+    key = subprocess.run(["bash", "-c", make + "; printf %s \"$key\""], cwd=folder, capture_output=True, text=True, check=True).stdout
+    flags = shlex.split(start)[1:]
+    flags[flags.index("keys.json")] = str(folder / "keys.json")
+    with Daemon(MODEL, folder / "spool", *flags) as d:
+        assert d.get("/v1/models").status == 401
+        done = subprocess.run(["bash", "-c", ask.replace("HOST:8080", f"127.0.0.1:{d.http_port}")], cwd=folder,
+                              env={**os.environ, "key": key, "no_proxy": "*"}, capture_output=True, text=True, timeout=PATIENCE)
+        assert '"street"' in done.stdout, done
+
+
 def test_curl_in_the_readme(daemon, folder):
     said = shell(daemon, folder, blocks("README.md", "sh"))
     assert said.rstrip().splitlines()[-2] == "event: end" and '"succeeded"' in said
-    assert (folder / "overlay.mp4").read_bytes()[4:8] == b"ftyp"
+    assert (folder / "overlay-curl.mp4").read_bytes()[4:8] == b"ftyp"
 
 
 def calls(lines: list[str]) -> set[tuple[str, str]]:
@@ -116,5 +138,5 @@ def test_python_in_the_clients_readme(daemon, folder):
 def test_python_in_the_readme(daemon, folder):
     said = python(daemon, folder, blocks("README.md", "python"))
     assert said.splitlines()[-1] == "150 of 150 frames"
-    assert (folder / "overlay.mp4").read_bytes()[4:8] == b"ftyp"
+    assert (folder / "overlay-python.mp4").read_bytes()[4:8] == b"ftyp"
     assert [(folder / f"{i}.png").read_bytes()[:4] for i in range(4)] == [b"\x89PNG"] * 4

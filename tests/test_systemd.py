@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import pytest
@@ -54,6 +55,32 @@ def test_the_sandbox_is_strict(installed, device):
     exposure = re.search(r"Overall exposure level for tv3sd.service: ([0-9.]+)", r.stdout)
     assert exposure, r.stderr
     assert float(exposure[1]) < 2.0 and r.returncode == 0, r.stdout
+
+
+def test_links_between_installed_documents_hold(installed):
+    docs = installed / "usr/share/doc/tv3sd"
+    pages = list(docs.rglob("*.md"))
+    assert {"README.md", "docs/operating.md", "docs/curl.md", "clients/python/README.md"} <= \
+        {str(page.relative_to(docs)) for page in pages}
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), (page, link)
+    for name in ("deploy/nginx.conf", "deploy/haproxy.cfg", "deploy/prometheus/alerts.yml", "clients/js/tv3s.js"):
+        assert (docs / name).read_bytes() == open(os.path.join(HERE, "..", name), "rb").read()
+    assert run(sys.executable, "-c", "import tv3s_client", env={**os.environ, "PYTHONPATH": docs / "clients/python",
+                                                           "PYTHONDONTWRITEBYTECODE": "1"}).returncode == 0
+
+
+def test_the_installed_c_library_links(installed):
+    (installed / "a.c").write_text('#include <tv3s_client.h>\n#include <stdio.h>\nint main(void)\n{\n'
+                                   '    struct tv3s *t;\n    int r = tv3s_open(&(struct tv3s_options){0}, &t);\n'
+                                   '    tv3s_close(t);\n    printf("%d\\n", r);\n}\n')
+    libraries = run("pkg-config", "--libs", "libcurl", "libwebsockets", "jansson").stdout.split()
+    sanitize = {"asan": "-fsanitize=address,undefined", "tsan": "-fsanitize=thread"}.get(os.path.basename(BUILD.rstrip("/")))
+    built = run("cc", *([sanitize] if sanitize else []), "-I", installed / "usr/include", "-o", installed / "a", installed / "a.c",
+                installed / "usr/lib/libtv3s_client.a", *libraries, "-lm")
+    assert built.returncode == 0, built.stderr
+    assert run(installed / "a").stdout == "0\n"
 
 
 def test_what_is_installed_starts_and_goes_again(tmp_path):
@@ -113,4 +140,4 @@ def test_without_keys_the_message_names_the_socket_that_was_passed(tiny_model, t
         script = f'exec 3<&{s.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=ws; exec "$@"'
         r = run("/bin/bash", "-c", script, "bash", TV3SD, "--model", tiny_model, "--spool", tmp_path / "s", "--http-port", "0",
                 pass_fds=[s.fileno()])
-    assert r.returncode == 1 and "not on that of the socket that systemd passed as ws;" in r.stderr, r.stderr
+    assert r.returncode == 2 and "not on that of the socket that systemd passed as ws;" in r.stderr, r.stderr

@@ -126,7 +126,7 @@ def test_files_that_are_no_certificate_are_an_error(authority, files, tiny_model
     def refused(*flags) -> str:
         done = subprocess.run([TV3SD, "--model", tiny_model, "--http-port", "0", "--ws-port", "0", "--spool",
                                tmp_path / "s", *flags], capture_output=True, text=True, timeout=PATIENCE)
-        assert done.returncode == 1
+        assert done.returncode == 2
         return done.stderr
 
     other = tmp_path / "other.pem"
