@@ -289,6 +289,12 @@ static int64_t place(const struct chunks *c)
     return c->base + before;
 }
 
+/* VP8 has pictures of their own packets that are only there for those after them. */
+static bool is_shown(const struct chunks *c, const AVPacket *p)
+{
+    return c->codec != PACKET_VP8 || p->size == 0 || p->data[0] & 0x10;
+}
+
 /* The other side of a jump. */
 static void begin_anew(struct chunks *c)
 {
@@ -332,7 +338,8 @@ enum err chunks_next(struct chunks *c, struct chunk *out, bool *end)
         .data = p->data,
         .len = (size_t)p->size,
     };
-    c->recent[c->out++ % RECENT] = p->pts;
+    if (is_shown(c, p))
+        c->recent[c->out++ % RECENT] = p->pts;
     c->given = c->queue[0];
     c->queued--;
     for (int i = 0; i < c->queued; i++)

@@ -2,9 +2,9 @@
  * their parameter sets before each key frame, VP8, VP9, AV1, and JPEG files of Motion JPEG.
  *
  * A packet has the number of its picture in the order in which they are shown, which is that of the
- * decoder's frame. The pictures are those that the decoder gives: where a packet alone would make
- * another one of them (the container turns it, or says colours that the packets do not) there are
- * no chunks. */
+ * decoder's frame; one without a picture that is shown has the number of the next. The pictures are
+ * those that the decoder gives: where a packet alone would make another one of them (the container
+ * turns it, or says colours that the packets do not) there are no chunks. */
 #ifndef TV3S_MEDIA_CHUNKS_H
 #define TV3S_MEDIA_CHUNKS_H
 
