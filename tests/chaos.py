@@ -208,9 +208,12 @@ def warm_up(d: Daemon, folder: Path) -> None:
     for clip in sorted((folder / "clips").iterdir()):
         job = d.upload(str(clip), "?format=overlay")
         d.request("DELETE", "/v1/videos/" + job["id"])
-    image = next((folder / "images").iterdir()).read_bytes()
-    # each has a process of its own for images, from its first on
-    workers = json.loads(subprocess.check_output([TV3SD, "--dump-config", *map(str, FLAGS)]))["workers"]
+    warm_decoders(d, next((folder / "images").iterdir()).read_bytes(), FLAGS)
+
+
+def warm_decoders(d: Daemon, image: bytes, flags: tuple = ()) -> None:
+    """Each worker has a process of its own for images, from its first on."""
+    workers = json.loads(subprocess.check_output([TV3SD, "--dump-config", *map(str, flags)]))["workers"]
     d.wait_for(lambda: d.request("POST", "/v1/segment", image).status == 200 and d.metric("tv3sd_decoders") >= workers)
 
 

@@ -23,7 +23,7 @@ STREAMS, IMAGES = 8, 10
 def short(monkeypatch):
     monkeypatch.setattr(soak, "CALIBRATE", 0.2)
     monkeypatch.setattr(soak, "PART", 1)
-    monkeypatch.setattr(soak, "BATCHES", ())
+    monkeypatch.setattr(soak, "BATCHES", (2,))
     monkeypatch.setattr(soak, "GROWTH_MB", {"daemon": 32, "decoders": 32, "nginx": 32})
 
 

@@ -44,12 +44,12 @@ enum { CONNECTING = 32, STAGES = 4, GRACE = 120 }; /* GRACE: seconds, for the la
 struct stream {
     struct lws *wsi;
     int number, in_flight, next_image, left; /* left: frames to send yet, -1 without end */
-    int turn;                                /* images until the clip begins again, with --masks */
-    int resets;                              /* asked for and not acknowledged */
-    int64_t seq, due;                        /* microseconds: when the next frame is */
-    int64_t last;                            /* number of the last answer */
-    int64_t unsure;                          /* answers before this one have no known mask */
-    uint8_t place[CREDIT_MAX];               /* the image of frame `seq`, at seq % CREDIT_MAX */
+    int turn, next_turn; /* images until the clip begins again, and from then on, with --masks */
+    int resets;          /* asked for and not acknowledged */
+    int64_t seq, due;    /* microseconds: when the next frame is */
+    int64_t last;        /* number of the last answer */
+    int64_t unsure;      /* answers before this one have no known mask */
+    uint8_t place[CREDIT_MAX]; /* the image of frame `seq`, at seq % CREDIT_MAX */
     bool open;
     struct buf message; /* that comes in, as far as it is here */
     char bye[32];
@@ -132,12 +132,18 @@ static void send_frame(struct stream *s, int64_t now)
         cannot_send(s);
 }
 
+static void take_turn(struct stream *s)
+{
+    s->turn = s->next_turn;
+    s->next_turn = l.clip.images;
+}
+
 static void send_reset(struct stream *s)
 {
     static const char reset[] = "{\"type\":\"reset\"}";
     memcpy(l.sending + LWS_PRE, reset, sizeof reset - 1);
     s->next_image = 0;
-    s->turn = l.clip.images;
+    take_turn(s);
     s->resets++;
     if (lws_write(s->wsi, l.sending + LWS_PRE, sizeof reset - 1, LWS_WRITE_TEXT) < 0)
         cannot_send(s);
@@ -264,6 +270,8 @@ static void take_text(struct stream *s)
     } else if (strcmp(type, "hello") == 0) {
         s->last = json_integer_value(json_object_get(m, "last_seq"));
         s->seq = s->last + 1;
+        if (s->seq == 0) /* else it was there before, and has a state */
+            take_turn(s);
         l.connecting--;
         if (++l.connected == o.streams)
             begin_streams();
@@ -345,7 +353,7 @@ static void connect_one(struct stream *s, int number)
     int image = number * 7 % l.clip.images; /* where this one is, and its neighbour is not */
     *s = (struct stream){.number = number,
                          .next_image = o.masks ? 0 : image,
-                         .turn = image + 1,
+                         .next_turn = image + 1,
                          .left = o.frames ? o.frames : -1};
     snprintf(path, sizeof path, "/v1/streams/%s-%d/ws?credit=%d&format=%s%s", o.prefix, number,
              o.flood ? CREDIT_MAX : o.credit, mask_format_name(o.format),
