@@ -209,8 +209,10 @@ void entrance_work(struct entrance *e)
 
 void entrance_deafen(struct entrance *e)
 {
-    if (e->listener >= 0)
-        close(e->listener); /* and epoll forgets it */
+    if (e->listener < 0)
+        return;
+    epoll_ctl(e->epoll, EPOLL_CTL_DEL, e->listener, NULL); /* systemd may hold it still */
+    close(e->listener);
     e->listener = -1;
     e->open = false;
 }
