@@ -44,10 +44,10 @@ struct child_order {
 
 enum zygote_what { ZYGOTE_SPAWN = 1, ZYGOTE_BURY, ZYGOTE_ALLOW };
 
-/* Each comes with descriptors; an answer goes to the first of SPAWN, and the second of BURY if
- * there is one: SPAWN  where to answer, the child's socket, its memory, and for CHILD_VIDEO the
- * file BURY   the child, which has ended: it is reaped ALLOW  the child, which gets cpu_seconds
- * more */
+/* Each comes with descriptors:
+ *     SPAWN  where to answer, the child's socket, its memory, and for CHILD_VIDEO the file
+ *     BURY   the child, which has ended and is reaped, and where to answer, if anybody asks
+ *     ALLOW  the child, which gets cpu_seconds more */
 struct zygote_request {
     enum zygote_what what;
     int32_t pid; /* ALLOW */
