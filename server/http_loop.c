@@ -10,7 +10,7 @@
  *
  * libmicrohttpd's timeout begins anew with every byte, so a client that trickles would never meet
  * it. Every peer has a deadline besides: loop_expect says until when it must have brought
- * something.
+ * something. Who takes an answer so is found by its pace.
  *
  * Who was answered before all of the body was read is not reset at once (linger.h).
  *
@@ -28,6 +28,7 @@
 #include "server/entrance.h"
 #include "server/linger.h"
 #include "server/listen.h"
+#include "server/pace.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -53,6 +54,7 @@ struct peer {
     struct peer *next, **link; /* of those that hung up; link NULL: it did not */
     struct peer *newer, *older;
     uint64_t deadline; /* clock_ns; 0: none */
+    struct pace pace;  /* at which it takes answers */
 };
 
 struct loop {
@@ -172,11 +174,15 @@ static void look_at_deadlines(struct loop *l)
         return;
     l->looked = now;
     linger_run(l->linger);
-    for (struct peer *p = l->newest; p; p = p->older)
-        if (p->deadline && p->deadline < now) {
+    for (struct peer *p = l->newest; p; p = p->older) {
+        bool slow = !pace_kept(&p->pace, p->fd, now, l->http->server->config->http_timeout);
+        if (slow)
+            pace_reset(p->fd);
+        if (slow || (p->deadline && p->deadline < now)) {
             p->deadline = 0;
             shutdown(p->fd, SHUT_RDWR);
         }
+    }
 }
 
 static void enter(struct loop *l, struct peer *p)

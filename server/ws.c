@@ -177,6 +177,21 @@ static void load_certificate(struct ws *w)
                   log_text(w->server->config->tls_certificate));
 }
 
+/* Who takes a byte now and then. Those who take nothing miss their pings. */
+static void look_at_paces(lws_sorted_usec_list_t *timer)
+{
+    struct ws *w = lws_container_of(timer, struct ws, every_second);
+    uint64_t now = clock_ns();
+    for (struct connection *c = w->connections; c; c = c->next) {
+        int fd = lws_get_socket_fd(c->wsi);
+        if (pace_kept(&c->pace, fd, now, w->server->config->ws_timeout))
+            continue;
+        pace_reset(fd);
+        lws_set_timeout(c->wsi, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC);
+    }
+    lws_sul_schedule(w->context, 0, timer, look_at_paces, LWS_US_PER_SEC);
+}
+
 static void kill_all(struct ws *w)
 {
     for (struct connection *c = w->connections; c; c = c->next)
@@ -399,6 +414,7 @@ static enum err create_context(struct ws *w)
     w->vhost = lws_create_vhost(w->context, &info);
     if (!w->vhost)
         return err_set(ERR_NOMEM, "libwebsockets does not start");
+    look_at_paces(&w->every_second);
     return watch_entrance(w);
 }
 

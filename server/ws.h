@@ -17,6 +17,7 @@
 #include "server/address.h"
 #include "server/front.h"
 #include "server/metrics.h"
+#include "server/pace.h"
 #include "server/sched.h"
 #include "server/tls.h"
 
@@ -74,6 +75,7 @@ struct connection {
     bool packets;      /* the session's decoder may hold some of ours */
     unsigned patience; /* milliseconds until the next look at the decoder or the old frames */
     uint64_t since;    /* clock_ns of the upgrade */
+    struct pace pace;  /* at which it takes answers */
 
     /* the end */
     bool ended;      /* the client says: no more frames */
@@ -130,6 +132,7 @@ struct ws {
     struct connection *connections;
     int count;
     bool draining;
+    lws_sorted_usec_list_t every_second;
 
     pthread_mutex_t lock; /* guards the rest */
     pthread_cond_t empty; /* count became 0 while draining */

@@ -101,6 +101,21 @@ def test_who_sends_slowly_but_surely_is_served(d):
         assert s.recv(12) == b"HTTP/1.1 415"
 
 
+def test_who_reads_a_trickle_is_hung_up_on(d):
+    """Of segments so small that the daemon sees some taken all the time."""
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)
+        s.settimeout(PATIENCE)
+        s.connect(("127.0.0.1", d.http_port))
+        s.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 60)
+        end = time.monotonic() + PATIENCE
+        with pytest.raises(ConnectionResetError):
+            while s.recv(200) and time.monotonic() < end:
+                time.sleep(0.1)
+    d.wait_for(lambda: d.metric('tv3sd_connections{protocol="http"}') == 1)
+
+
 @pytest.mark.parametrize("body", [b"Content-Length: 2000000\r\n", b"Content-Length: 9\r\nExpect: 100-continue\r\n"])
 def test_a_body_that_is_not_read_cuts_no_answer_that_lasts(d, tmp_path, body):
     """Events, asked for with a body that never comes, outlast the time limit of bodies."""
