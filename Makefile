@@ -65,7 +65,7 @@ SERVER_LIBS  = $(shell pkg-config --libs libmicrohttpd libwebsockets zlib sqlite
 	libseccomp libcurl hiredis)
 
 .PHONY: all client libs-client engine demo deps deps-demo deps-fuzz deps-lint test unit pytest \
-	asan tsan chaos faults oom fuzz fuzz-build bench bench-kernels lint format clean help \
+	asan tsan chaos faults oom fuzz fuzz-build bench bench-kernels bench-keys lint format clean help \
 	libs-engine libs-media libs-server cuda-check force load soak gpu-bundle
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -320,6 +320,13 @@ bench-kernels: $(BUILD)/kernel_bench $(BUILD)/op_profile ## kernels alone; a fra
 	$(BUILD)/kernel_bench
 	$(BUILD)/op_profile $(MODEL) --dtype f32
 	$(BUILD)/op_profile $(MODEL) --dtype bf16
+
+bench-keys: $(BUILD)/key_bench ## whether the time of a key's lookup tells how much of it was right
+	$(BUILD)/key_bench
+
+$(BUILD)/key_bench: $(BUILD)/obj/tests/bench/key_bench.o $(LIB_PROTO) $(LIB_ENGINE)
+	@echo '  LD $@'
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(PROTO_LIBS) $(ENGINE_LIBS)
 
 OP_PROFILE := $(patsubst %,$(BUILD)/obj/tests/bench/%.o,op_profile op_wrap op_trace \
 	$(if $(filter 0,$(CUDA)),op_clock_cpu,op_clock_cuda)) $(BUILD)/obj/tools/options.o
