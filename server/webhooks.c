@@ -325,10 +325,12 @@ static int milliseconds(struct webhooks *w)
     struct delivery_host h = {.host = ""};
     double wait = LOOK_MAX, now = wall_clock();
     metric_set(w->server->metrics, METRIC_WEBHOOKS_WAITING, (double)store_deliveries(w->store));
-    while (unused(w) && store_next_host(w->store, h.host, &h) == ERR_OK)
+    enum err e = ERR_OK;
+    while (unused(w) && !(e = store_next_host(w->store, h.host, &h)))
         if (under_way(w, h.host) < PER_HOST && h.first - now < wait)
             wait = h.first - now;
-    return wait <= 0 ? 1000 : (int)(1e3 * wait) + 1;
+    bool unread = e && e != ERR_NOT_FOUND;
+    return wait <= 0 || unread ? 1000 : (int)(1e3 * wait) + 1;
 }
 
 static void *webhooks_main(void *webhooks)
