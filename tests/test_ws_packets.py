@@ -137,6 +137,10 @@ def test_what_is_no_packet_is_said_in_words(tmp_path):
     (tmp_path / "x").write_bytes(b"RIFF" + bytes(60))
     with pytest.raises(ProtocolError, match="IVF"):
         list(read_packets(tmp_path / "x"))
+    damaged = b"\x12\x80"  # a unit whose length has no end
+    (tmp_path / "x").write_bytes(b"DKIF\0\0\x20\0AV01" + bytes(20) + struct.pack("<IQ", len(damaged), 0) + damaged)
+    with pytest.raises(ProtocolError, match="AV1 is damaged"):
+        list(read_packets(tmp_path / "x"))
 
 
 def test_reordering_that_uses_up_the_credit_raises_it(daemon, clips):

@@ -168,8 +168,9 @@ int64_t feed_rewind(struct feed *f, int64_t last)
     f->waits = !there;
     if (!there || begin == lacks || codec == CHUNK_JPEG)
         return there && lacks < f->count ? f->kept[lacks].is.number - f->first : 0;
-    f->at = begin;
     f->waits = packet_decoder_open(codec, max_pixels, &f->local) != ERR_OK;
+    if (!f->waits)
+        f->at = begin;
     return 0;
 }
 

@@ -43,7 +43,7 @@ def _exactly(file: IO[bytes], count: int) -> bytes:
 
 def _leb128(data: bytes, at: int) -> "tuple[int, int]":
     value = 0
-    for i in range(8):
+    for i in range(min(8, len(data) - at)):
         value |= (data[at + i] & 0x7f) << 7 * i
         if data[at + i] < 0x80:
             return value, at + i + 1
