@@ -288,6 +288,7 @@ $(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(LIB_PROTO) $(LIB_ENGINE)
 $(BUILD)/fuzz/fuzz_http_headers: $(BUILD)/obj/server/http_headers.o
 $(BUILD)/fuzz/fuzz_proxy_header: $(BUILD)/obj/server/proxy_header.o
 $(BUILD)/fuzz/fuzz_image_head: $(BUILD)/obj/media/image_head.o
+$(BUILD)/fuzz/fuzz_cut: $(BUILD)/obj/media/cut.o
 $(BUILD)/fuzz/fuzz_config: $(patsubst %,$(BUILD)/obj/server/%.o,config config_load config_dump)
 # These need more of the daemon, such as the handlers that the table of endpoints names.
 $(patsubst %,$(BUILD)/fuzz/fuzz_%,target form peer keys sandbox): $(BUILD)/fuzz/fuzz_%: \

@@ -1,8 +1,6 @@
 #include "media/cut.h"
 
-#include "media/given.h"
-
-enum { HEAD = 4096, ID_EBML = 0x1a45dfa3, ID_VOID = 0xec, ID_SEGMENT = 0x18538067 };
+enum { ID_EBML = 0x1a45dfa3, ID_VOID = 0xec, ID_SEGMENT = 0x18538067 };
 
 struct cursor {
     const uint8_t *at, *end;
@@ -36,19 +34,4 @@ int64_t cut_matroska(const uint8_t *head, size_t len)
             return 0;
         c.at += size;
     }
-}
-
-bool cut_off(AVIOContext *file, bool given, int64_t *has, int64_t *says)
-{
-    uint8_t head[HEAD];
-    int n = 0;
-    *has = 0;
-    if (given) {
-        n = given_head(file, head, sizeof head, has);
-    } else if (file && file->seekable & AVIO_SEEKABLE_NORMAL) {
-        *has = avio_size(file);
-        n = avio_seek(file, 0, SEEK_SET) < 0 ? 0 : avio_read(file, head, sizeof head);
-    }
-    *says = n > 0 ? cut_matroska(head, (size_t)n) : 0;
-    return *has > 0 && *has < *says;
 }

@@ -271,13 +271,30 @@ static void damaged(const struct source *s, int64_t *corrupt, const char *what, 
     report(s, text);
 }
 
+/* At the end of the file: it has fewer bytes than it says. Moves the place of reading. */
+static bool is_cut(const struct source *s, int64_t *has, int64_t *says)
+{
+    AVIOContext *file = s->format->pb;
+    uint8_t head[CUT_HEAD];
+    int n = 0;
+    *has = 0;
+    if (s->given) {
+        n = given_head(s->given, head, sizeof head, has);
+    } else if (file && file->seekable & AVIO_SEEKABLE_NORMAL) {
+        *has = avio_size(file);
+        n = avio_seek(file, 0, SEEK_SET) < 0 ? 0 : avio_read(file, head, sizeof head);
+    }
+    *says = n > 0 ? cut_matroska(head, (size_t)n) : 0;
+    return *has > 0 && *has < *says;
+}
+
 /* The end of what can be read. A file that promised more is cut off. */
 static void end_of_input(struct source *s, int result, int64_t *corrupt)
 {
     char text[256], why[AV_ERROR_MAX_STRING_SIZE];
     int64_t has, says;
     bool cut = s->stream->nb_frames > s->packets && !source_still(s);
-    bool shorter = !cut && cut_off(s->format->pb, s->given != NULL, &has, &says);
+    bool shorter = !cut && is_cut(s, &has, &says);
     if (result == AVERROR_EOF && !cut && !shorter)
         return;
     av_strerror(result, why, sizeof why);
