@@ -291,7 +291,7 @@ $(BUILD)/fuzz/fuzz_image_head: $(BUILD)/obj/media/image_head.o
 $(BUILD)/fuzz/fuzz_cut: $(BUILD)/obj/media/cut.o
 $(BUILD)/fuzz/fuzz_config: $(patsubst %,$(BUILD)/obj/server/%.o,config config_load config_dump)
 # These need more of the daemon, such as the handlers that the table of endpoints names.
-$(patsubst %,$(BUILD)/fuzz/fuzz_%,target form peer keys sandbox): $(BUILD)/fuzz/fuzz_%: \
+$(patsubst %,$(BUILD)/fuzz/fuzz_%,target form peer keys sandbox record jobs): $(BUILD)/fuzz/fuzz_%: \
 		tests/fuzz/fuzz_%.c $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
 	@mkdir -p $(@D)
 	@echo '  LD $@'
