@@ -270,7 +270,7 @@ faults: deps all ## FAULTS random faults over a loaded pair of daemons; prints f
 # figures, `tv3s convert`, `logits` and `eval`, and the search through a decoder's memory, which is
 # gigabytes here.
 TSAN_UNIT := $(filter-out tests/unit/test_cuda_%,$(TEST_SRCS))
-TSAN_PYTEST := tests $(patsubst %,--ignore=tests/test_%.py,architectures convert device docs eval \
+TSAN_PYTEST := tests $(patsubst %,--ignore=tests/test_%.py,architectures convert device devices docs eval \
 	gpu_run logits parity streams) \
 	--deselect=tests/test_sandbox.py::test_decoders_hold_nothing_of_the_daemons
 tsan: export TSAN_OPTIONS := suppressions=$(CURDIR)/tests/tsan.supp:halt_on_error=1:exitcode=66
