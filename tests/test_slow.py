@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ import cases
 import masks
 import sandbox
 from daemon import PATIENCE, Daemon
+from live import header
 
 HEAD = b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
 UPGRADE = b"GET /v1/streams/slow/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX: "
@@ -114,6 +116,28 @@ def test_who_reads_a_trickle_is_hung_up_on(d):
             while s.recv(200) and time.monotonic() < end:
                 time.sleep(0.1)
     d.wait_for(lambda: d.metric('tv3sd_connections{protocol="http"}') == 1)
+
+
+def test_who_reads_a_trickle_of_masks_is_hung_up_on(d):
+    """Though it goes on sending, which shows that it lives."""
+    stats = b'{"type":"stats"}'
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)
+        s.settimeout(PATIENCE)
+        s.connect(("127.0.0.1", d.ws_port))
+        s.sendall(UPGRADE.replace(b"slow/ws", b"slow/ws?format=raw&credit=8&resize=64x64")[:-3] + b"Sec-WebSocket-Version: 13\r\n"
+                  b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+        frame = bytes(1000 * 1000 * 3)
+        for seq in range(4):
+            message = header(seq, width=1000, height=1000) + frame
+            s.sendall(b"\x82\xff" + struct.pack(">Q", len(message)) + bytes(4) + message)
+        end = time.monotonic() + PATIENCE
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while s.recv(200) and time.monotonic() < end:
+                s.sendall(b"\x81" + bytes([128 | len(stats)]) + bytes(4) + stats)
+                time.sleep(0.2)
+    d.wait_for(lambda: d.metric('tv3sd_connections{protocol="ws"}') == 0)
 
 
 @pytest.mark.parametrize("body", [b"Content-Length: 2000000\r\n", b"Content-Length: 9\r\nExpect: 100-continue\r\n"])
