@@ -407,16 +407,16 @@ enum err loop_start(struct http *h)
 void loop_stop(struct http *h)
 {
     struct loop *l = h->loop;
-    if (l && l->started) {
+    if (!l)
+        return;
+    if (l->started) {
         atomic_store(&l->stopped, true);
         wake(l);
         pthread_join(l->thread, NULL);
         l->started = false;
     }
-    if (l)
-        entrance_close(l->entrance);
-    if (l)
-        l->entrance = NULL;
+    entrance_close(l->entrance);
+    l->entrance = NULL;
 }
 
 void loop_close(struct http *h)

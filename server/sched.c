@@ -9,6 +9,8 @@
 /* ---- opening and ending -------------------------------------------------------------------------
  */
 
+_Static_assert((int)DEVICES_MAX <= (int)METRIC_ENGINES_MAX, "a device without metrics");
+
 static enum err open_lane(struct sched *s, struct models *models, struct workers *workers)
 {
     pthread_condattr_t monotonic;
