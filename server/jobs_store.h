@@ -73,9 +73,8 @@ struct delivery_host {
     double first, last; /* when the first and the last of its deliveries are due */
 };
 
-/* The host next to `after` in order, of those for which there is a delivery. ERR_NOT_FOUND: no
- * more.
- */
+/* The host behind `after` in order, of those for which there is a delivery. ERR_NOT_FOUND: no more;
+ * ERR_FORMAT: what is there is none. */
 enum err store_next_host(struct store *s, const char *after, struct delivery_host *out);
 /* Calls visit for `most` of the host's deliveries that are due between the two times, the first
  * first. No calls back into the store. */

@@ -1,5 +1,7 @@
 #include "server/jobs_store_parts.h"
 
+#include <string.h>
+
 static void get_row(sqlite3_stmt *st, struct delivery_row *r)
 {
     struct columns c = {st, 1};
@@ -12,20 +14,28 @@ static void get_row(sqlite3_stmt *st, struct delivery_row *r)
     r->tries = sqlite3_column_int(st, c.at + 1);
 }
 
+/* With the lock held: what the statement's row says. */
+static enum err get_host(sqlite3_stmt *st, const char *after, struct delivery_host *out)
+{
+    struct columns c = {st, 0};
+    struct delivery_host next;
+    if (sqlite3_column_type(st, 0) == SQLITE_NULL)
+        return err_set(ERR_NOT_FOUND, "no more hosts");
+    store_get_text(&c, next.host, sizeof next.host);
+    if (strcmp(next.host, after) <= 0) /* no text of ours: who asks on would not end */
+        return err_set(ERR_FORMAT, "the database of jobs has a delivery to no host");
+    next.first = sqlite3_column_double(st, 1);
+    next.last = sqlite3_column_double(st, 2);
+    *out = next;
+    return ERR_OK;
+}
+
 enum err store_next_host(struct store *s, const char *after, struct delivery_host *out)
 {
     pthread_mutex_lock(&s->lock);
     sqlite3_stmt *st = s->statement[NEXT_HOST];
     store_text(st, 1, after);
-    enum err e = sqlite3_step(st) == SQLITE_ROW ? ERR_OK : store_failed(s);
-    if (!e && sqlite3_column_type(st, 0) == SQLITE_NULL)
-        e = err_set(ERR_NOT_FOUND, "no more hosts");
-    if (!e) {
-        struct columns c = {st, 0};
-        store_get_text(&c, out->host, sizeof out->host);
-        out->first = sqlite3_column_double(st, 1);
-        out->last = sqlite3_column_double(st, 2);
-    }
+    enum err e = sqlite3_step(st) == SQLITE_ROW ? get_host(st, after, out) : store_failed(s);
     sqlite3_reset(st);
     sqlite3_clear_bindings(st);
     pthread_mutex_unlock(&s->lock);

@@ -142,6 +142,25 @@ static void test_a_job_and_its_delivery_are_there_together_or_not_at_all(void **
     assert_int_equal(rows, 1);
 }
 
+/* Each as the file of somebody else may have it. */
+static void test_a_host_that_is_none_ends_the_way_through_all_hosts(void **state)
+{
+    static const char *const none[] = {"printf('%.300c', 'h')", "'a' || char(0) || 'b'", "x'6100'"};
+    struct store *s = ((struct rig *)*state)->store;
+    for (int i = 0; i < 3; i++) {
+        struct delivery_host h = {.host = ""};
+        enum err e = ERR_OK;
+        char sql[96];
+        int hosts = 0;
+        add(s, i, "a.test:80");
+        snprintf(sql, sizeof sql, "UPDATE deliveries SET host = %s", none[i]);
+        assert_int_equal(sqlite3_exec(s->db, sql, NULL, NULL, NULL), SQLITE_OK);
+        while (hosts < 9 && !(e = store_next_host(s, h.host, &h)))
+            hosts++;
+        assert_int_equal(e, ERR_FORMAT);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -150,6 +169,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_deliveries_are_counted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(
             test_a_job_and_its_delivery_are_there_together_or_not_at_all, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_host_that_is_none_ends_the_way_through_all_hosts,
+                                        set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
