@@ -106,7 +106,7 @@ def test_spilled_states_come_back_to_their_device(tmp_path, tiny_model, clips):
 
 
 def test_uploads_spread_too(tmp_path, tiny_model, clips):
-    clip = masks.video(tmp_path / "clip.mp4", np.concatenate(clips[:8]), *X264)
+    clip = masks.video(tmp_path / "clip.mp4", np.concatenate(clips[:3]), *X264)
     with on_gpus(tiny_model, tmp_path / "spool", "cuda:all", "--jobs-running", "2") as d:
         jobs = [d.upload(clip, "?format=raw", wait=False)["id"] for _ in range(4)]
         ended = [d.finish(j) for j in jobs]
