@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -133,8 +134,12 @@ static enum answer await(struct sandbox *s, int from, unsigned generation,
             return ANSWERED;
         if (n >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK))
             break;
-        if (wait && wait->cancelled && wait->cancelled(wait->ctx))
+        if (wait && wait->cancelled && wait->cancelled(wait->ctx)) {
+            shutdown(from, SHUT_RD); /* an answer is here by now, or cannot be sent any more */
+            channel_receive(from, reply, sizeof *reply, fd);
+            *child = fd[0];
             return CANCELLED;
+        }
         if (wait && wait->late)
             wait->late(wait->ctx);
     }
@@ -181,8 +186,11 @@ enum err host_spawn(struct sandbox *s, const struct child_order *order, int sock
         TRY(need_zygote(s));
         a = ask(s, &q, fd, file >= 0 ? 4 : 3, 0, wait, &reply, &child);
     }
-    if (a == CANCELLED)
+    if (a == CANCELLED) {
+        if (child >= 0)
+            host_bury(s, &(struct host_child){reply.pid, child});
         return err_set(ERR_CANCELLED, "cancelled");
+    }
     if (a == ANSWERED && !reply.error && child >= 0) {
         *out = (struct host_child){reply.pid, child};
         return ERR_OK;

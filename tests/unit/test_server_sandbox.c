@@ -251,7 +251,8 @@ static struct sandbox *open_sandbox(void)
 }
 
 /* A child for images; *socket is ours, and stays open for as long as it is to live. */
-static struct host_child bear(struct sandbox *s, int *socket)
+static enum err spawn(struct sandbox *s, const struct sandbox_wait *wait, int *socket,
+                      struct host_child *child)
 {
     enum { PAGE = 4096 };
     const struct child_order order = {.kind = CHILD_IMAGES,
@@ -260,14 +261,20 @@ static struct host_child bear(struct sandbox *s, int *socket)
                                       .slots = 1,
                                       .memory = MEMORY,
                                       .cpu_seconds = CPU_SECONDS};
-    struct host_child child;
     int pair[2], memory = memfd_create("test", MFD_CLOEXEC);
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
     assert_int_equal(ftruncate(memory, (off_t)wire_memory(&order)), 0);
-    assert_int_equal(host_spawn(s, &order, pair[1], memory, -1, NULL, &child), ERR_OK);
+    enum err e = host_spawn(s, &order, pair[1], memory, -1, wait, child);
     close(pair[1]);
     close(memory);
     *socket = pair[0];
+    return e;
+}
+
+static struct host_child bear(struct sandbox *s, int *socket)
+{
+    struct host_child child;
+    assert_int_equal(spawn(s, NULL, socket, &child), ERR_OK);
     return child;
 }
 
@@ -350,6 +357,53 @@ static void a_zygote_that_does_not_listen_holds_up_no_end(void **state)
     assert_int_equal(kill(zygote, 0), -1);
 }
 
+struct late {
+    struct sandbox *sandbox;
+    pid_t zygote;
+    struct host_child next;
+    int socket;
+};
+
+/* When the next one has been born, the first one's birth has been told. */
+static bool cancelled_when_it_is_born(void *late)
+{
+    struct late *l = late;
+    kill(l->zygote, SIGCONT);
+    l->next = bear(l->sandbox, &l->socket);
+    return true;
+}
+
+static bool has_children(pid_t pid)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)pid, (int)pid);
+    FILE *f = fopen(path, "re");
+    assert_non_null(f);
+    int c = fgetc(f);
+    fclose(f);
+    return c != EOF;
+}
+
+static void a_child_that_is_born_when_nobody_wants_it_any_more_is_buried(void **state)
+{
+    (void)state;
+    struct late l = {.sandbox = open_sandbox()};
+    const struct sandbox_wait wait = {.cancelled = cancelled_when_it_is_born, .ctx = &l};
+    struct host_child child = bear(l.sandbox, &l.socket);
+    int socket;
+    l.zygote = parent(child.pid);
+    host_bury(l.sandbox, &child);
+    close(l.socket);
+    kill(l.zygote, SIGSTOP);
+    assert_int_equal(spawn(l.sandbox, &wait, &socket, &child), ERR_CANCELLED);
+    assert_true(has_children(l.zygote));
+    assert_int_equal(host_bury_asking(l.sandbox, &l.next), SIGKILL); /* the last that is asked */
+    assert_false(has_children(l.zygote));
+    close(socket);
+    close(l.socket);
+    sandbox_close(l.sandbox);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -359,6 +413,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(who_asks_hears_how_a_child_ended),
         cmocka_unit_test(a_child_is_not_its_number),
         cmocka_unit_test(a_zygote_that_does_not_listen_holds_up_no_end),
+        cmocka_unit_test(a_child_that_is_born_when_nobody_wants_it_any_more_is_buried),
     };
     if (zygote_wanted(argc, argv))
         return zygote_main();
