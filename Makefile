@@ -302,17 +302,20 @@ $(patsubst %,$(BUILD)/fuzz/fuzz_%,target form peer keys sandbox record jobs): $(
 
 fuzz-build: $(FUZZERS)
 
-# The seed is given, so that who runs it again sees what CI saw; FUZZ_SEED=0 draws one.
+# The seed is given, so that who runs it again sees what CI saw; FUZZ_SEED=0 draws one. As many
+# targets at a time as there are cores.
+FUZZING := --no-print-directory -j$(NPROC) --output-sync=target BUILD=$(BUILD)/fuzzing CC=clang \
+	SANITIZE=fuzzer-no-link,address,undefined OPT='-O1 -g'
 fuzz: deps-fuzz ## every fuzz target for FUZZ_SECONDS
-	+@$(MAKE) --no-print-directory -j$(NPROC) fuzz-build CC=clang BUILD=$(BUILD)/fuzzing \
-	    SANITIZE=fuzzer-no-link,address,undefined OPT='-O1 -g'
-	@set -e; for t in $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_SRCS)); do \
-	    mkdir -p $(BUILD)/fuzzing/corpus/$$t $(BUILD)/fuzzing/found; \
-	    seeds=; [ -d tests/fuzz/corpus/$$t ] && seeds=tests/fuzz/corpus/$$t; \
-	    echo "fuzz $$t, $(FUZZ_SECONDS) s"; \
-	    $(BUILD)/fuzzing/fuzz/fuzz_$$t -seed=$(FUZZ_SEED) -max_total_time=$(FUZZ_SECONDS) \
-	        -timeout=25 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 \
-	        -artifact_prefix=$(BUILD)/fuzzing/found/ $(BUILD)/fuzzing/corpus/$$t $$seeds; done
+	+@$(MAKE) $(FUZZING) fuzz-build
+	+@$(MAKE) $(FUZZING) $(patsubst tests/fuzz/fuzz_%.c,%.fuzz,$(FUZZ_SRCS))
+
+%.fuzz:
+	@mkdir -p $(BUILD)/corpus/$* $(BUILD)/found
+	@echo 'fuzz $*, $(FUZZ_SECONDS) s'
+	@$(BUILD)/fuzz/fuzz_$* -seed=$(FUZZ_SEED) -max_total_time=$(FUZZ_SECONDS) -timeout=25 \
+	    -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 -artifact_prefix=$(BUILD)/found/ \
+	    $(BUILD)/corpus/$* $(wildcard tests/fuzz/corpus/$*)
 
 # ---- checks -------------------------------------------------------------------------------------
 MODEL ?= models/street.safetensors
