@@ -262,11 +262,11 @@ def name(one, what: str) -> str:
 
 @contextlib.contextmanager
 def cut_twice(daemon, proxy, id: str):
-    """The stream's connection breaks after about 8 and 30 frames of those that are sent meanwhile."""
+    """The stream's connection breaks after about 8 and 20 frames of those that are sent meanwhile."""
     cuts = []
 
     def cut():
-        for after in (8, 30):
+        for after in (8, 20):
             daemon.wait_for(lambda: daemon.get(f"/v1/streams/{id}").status == 200 and
                             daemon.json(f"/v1/streams/{id}")["frames"] >= after)
             cuts.append(daemon.json(f"/v1/streams/{id}")["frames"])

@@ -96,10 +96,10 @@ def test_who_sends_slowly_but_surely_is_served(d):
     """More than the time limit, with 16 KiB in each."""
     size = 16 << 10
     with socket.create_connection(("127.0.0.1", d.http_port), timeout=PATIENCE) as s:
-        s.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (size * 4))
-        for _ in range(4):
+        s.sendall(b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (size * 8))
+        for _ in range(8):
             s.sendall(b"x" * size)
-            time.sleep(1)
+            time.sleep(0.5)
         assert s.recv(12) == b"HTTP/1.1 415"
 
 
