@@ -300,8 +300,8 @@ static enum err check(struct store *s, long *version)
     TRY(ask_number(s, "SELECT count(*) FROM sqlite_schema", &tables));
     if (owner != APPLICATION_ID && (owner != 0 || *version != 0 || tables != 0))
         return err_set(ERR_FORMAT, "it is a database of another program");
-    if (*version > VERSION)
-        return err_set(ERR_FORMAT, "a later tv3sd made it: version %ld, we know %d", *version,
+    if (*version < 0 || *version > VERSION)
+        return err_set(ERR_FORMAT, "a later tv3sd made it: version %ld, we know 0 to %d", *version,
                        VERSION);
     TRY(ask(s, "PRAGMA quick_check(1)", sound, sizeof sound));
     return strcmp(sound, "ok") == 0 ? ERR_OK : err_set(ERR_FORMAT, "it is damaged: %s", sound);
