@@ -176,7 +176,9 @@ def test_who_attaches_to_a_stream_that_is_just_leaving_is_told(tiny_model, tmp_p
             assert a.request("DELETE", f"/v1/streams/{id}").status == 204
         for t in (*busy, wants, comes):
             t.join()
-        assert moved[0].status == 200, moved[0].body
+        if moved[0].status != 200:   # the engine was at work for so long that the other gave up
+            assert moved[0].json()["type"] == "/problems/elsewhere", moved[0].body
+            return "deleted"
         return answers[0]
 
     with a, b:
