@@ -32,6 +32,7 @@ for name in $(env | sed -n 's/^\(TV3SD_[A-Za-z0-9_]*\)=.*/\1/p'); do unset "$nam
 
 # Sets `daemon`, or fails: the log says why.
 start() {
+    : > "$log" # by us, before we look: it may say "ready" of the last time
     "$build/tv3sd" --http-port "$1" --ws-port $(($1 + 1)) --spool "$out/spool" \
         --drain-seconds 2 2> "$log" < /dev/null &
     daemon=$!
