@@ -176,8 +176,8 @@ def test_who_attaches_to_a_stream_that_is_just_leaving_is_told(tiny_model, tmp_p
             assert a.request("DELETE", f"/v1/streams/{id}").status == 204
         for t in (*busy, wants, comes):
             t.join()
-        if moved[0].status != 200:   # the engine was at work for so long that the other gave up
-            assert moved[0].json()["type"] == "/problems/elsewhere", moved[0].body
+        if moved[0].status != 200:   # made anew where it was deleted; or the engine was at work until the other gave up
+            assert moved[0].status in (201, 409), moved[0].body
             return "deleted"
         return answers[0]
 
