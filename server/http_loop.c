@@ -72,6 +72,14 @@ struct loop {
     atomic_int fresh;               /* peers that have not asked */
 };
 
+/* NULL: there was no memory to watch it. */
+static struct peer *peer_of(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
 /* ---- from other threads -------------------------------------------------------------------------
  */
 
@@ -149,18 +157,14 @@ static void look_at_hung_up(struct loop *l)
 
 void loop_expect(struct MHD_Connection *connection, double seconds)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    struct peer *p = info ? info->socket_context : NULL;
+    struct peer *p = peer_of(connection);
     if (p)
         p->deadline = seconds > 0 ? clock_ns() + (uint64_t)(seconds * 1e9) : 0;
 }
 
 void loop_unread(struct MHD_Connection *connection)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    struct peer *p = info ? info->socket_context : NULL;
+    struct peer *p = peer_of(connection);
     if (p)
         p->unread = true;
 }
@@ -247,9 +251,7 @@ static void unwatch(struct loop *l, void **context)
 
 void loop_asked(struct http *h, struct MHD_Connection *connection)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    struct peer *p = info ? info->socket_context : NULL;
+    struct peer *p = peer_of(connection);
     if (!p || p->asked)
         return;
     p->asked = true;
