@@ -6,11 +6,13 @@ import threading
 
 
 class Proxy:
-    """`with Proxy() as p`: forwards p.port to p.target on 127.0.0.1."""
+    """`with Proxy() as p`: forwards p.port to p.target on 127.0.0.1. `requests_alone`: of that many connections to come
+    the request passes, and what the client sends after it breaks the connection."""
 
     def __init__(self):
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port, self.target, self.pairs, self.lock = self.listener.getsockname()[1], None, [], threading.Lock()
+        self.requests_alone = 0
 
     def __enter__(self) -> "Proxy":
         threading.Thread(target=self._accept, daemon=True).start()
@@ -40,8 +42,20 @@ class Proxy:
             far = socket.create_connection(("127.0.0.1", self.target))
             with self.lock:
                 self.pairs += [near, far]
-            for a, b in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(a, b), daemon=True).start()
+            alone, self.requests_alone = self.requests_alone > 0, max(0, self.requests_alone - 1)
+            for a, b, up in ((near, far, self._request if alone else self._pump), (far, near, self._pump)):
+                threading.Thread(target=up, args=(a, b), daemon=True).start()
+
+    def _request(self, near: socket.socket, far: socket.socket) -> None:
+        try:
+            head = b""
+            while not head.endswith(b"\r\n\r\n") and (byte := near.recv(1)):
+                head += byte
+            far.sendall(head)
+            near.recv(1)
+        except OSError:
+            pass  # cut
+        self.cut()
 
     @staticmethod
     def _pump(a: socket.socket, b: socket.socket) -> None:

@@ -135,7 +135,7 @@ enum tv3s_event_kind {
     TV3S_UNANSWERED,   /* a frame that is in the state, but whose answer went with a connection */
     TV3S_FAILED_FRAME, /* `text` is the problem's type; the stream is as if it had not been sent */
     TV3S_RESTARTED,    /* the state began anew with this frame, or is not the one that it was */
-    TV3S_RECONNECTED,  /* seq: the last frame that is in the state */
+    TV3S_RECONNECTED,  /* seq: the last frame that is in the state; -1: none */
     TV3S_ENDED         /* no more events; `text`: "end", "takeover", "deleted", "idle" */
 };
 

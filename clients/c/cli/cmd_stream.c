@@ -69,39 +69,48 @@ static json_t *describe(const struct tv3s_event *e)
                      "reason", e->text);
 }
 
-/* What an event means for the frames to come. */
-static void follow(struct job *j, const struct tv3s_event *e)
+/* What an event means for the frames to come. Returns how many of them cannot be sent again. */
+static int64_t follow(struct job *j, const struct tv3s_event *e)
 {
     if (!feed_packets(j->feed))
-        return;
+        return 0;
     if (e->kind == TV3S_ANSWER)
         feed_settle(j->feed, e->seq, tv3s_stream_stored(j->stream));
     if (e->kind != TV3S_RECONNECTED)
-        return;
-    int64_t lost = feed_rewind(j->feed, e->seq);
-    j->dropped += lost;
+        return 0;
     j->rewound = true;
-    if (lost && !j->c->quiet)
-        fprintf(stderr, "%" PRId64 " frames after it cannot be sent again\n", lost);
+    return feed_rewind(j->feed, e->seq);
+}
+
+/* In words, but for answers and the end. */
+static void say(const struct tv3s_event *e)
+{
+    if (e->kind == TV3S_RECONNECTED && e->seq < 0)
+        fputs("the connection is back; no frame had been labelled\n", stderr);
+    else if (e->kind == TV3S_RECONNECTED)
+        fprintf(stderr, "the connection is back; the last frame labelled is %" PRId64 "\n", e->seq);
+    else
+        fprintf(stderr, "frame %" PRId64 ": %s\n", e->seq,
+                e->kind == TV3S_RESTARTED    ? "the state began anew"
+                : e->kind == TV3S_UNANSWERED ? "its mask went with the connection"
+                                             : e->text);
 }
 
 static int take(struct job *j, const struct tv3s_event *e)
 {
     int status = CLI_OK;
-    follow(j, e);
+    int64_t lost = follow(j, e);
     if (e->kind == TV3S_ANSWER && !e->mask)
         return CLI_OK; /* it had its mask */
     if (e->kind == TV3S_ANSWER)
         status = write_mask(j, e);
     j->answered += e->kind == TV3S_ANSWER;
-    j->dropped += e->kind == TV3S_DROPPED || e->kind == TV3S_UNANSWERED;
+    j->dropped += lost + (e->kind == TV3S_DROPPED || e->kind == TV3S_UNANSWERED);
     j->failed += e->kind == TV3S_FAILED_FRAME;
     if (!j->c->json && !j->c->quiet && e->kind != TV3S_ANSWER && e->kind != TV3S_ENDED)
-        fprintf(stderr, "frame %" PRId64 ": %s\n", e->seq,
-                e->kind == TV3S_RECONNECTED  ? "the connection is back after it"
-                : e->kind == TV3S_RESTARTED  ? "the state began anew"
-                : e->kind == TV3S_UNANSWERED ? "its mask went with the connection"
-                                             : e->text);
+        say(e);
+    if (lost && !j->c->quiet)
+        fprintf(stderr, "%" PRId64 " frames after that cannot be sent again\n", lost);
     cli_progress(j->c, "masks:", j->answered, -1, e->kind == TV3S_ENDED);
     return status ? status : cli_json(j->c, describe(e));
 }
@@ -202,6 +211,14 @@ static int run(struct job *j)
     return status ? status : j->failed ? CLI_FAILED : CLI_OK;
 }
 
+/* Where masks go: nothing is made before there is something to send, and a server to send it to. */
+static int make_folder(const struct cli *c)
+{
+    if (c->output && strcmp(c->output, "-") != 0 && mkdir(c->output, 0777) && errno != EEXIST)
+        return cli_error(c, "cannot make the folder %s: %m", c->output);
+    return CLI_OK;
+}
+
 int cmd_stream(struct cli *c)
 {
     struct job j = {.c = c};
@@ -213,8 +230,6 @@ int cmd_stream(struct cli *c)
     if (c->stream.params.format && mask_format_parse(c->stream.params.format, &format))
         return cli_error(c, "%s", err_text());
     j.extension = mask_format_extension(format);
-    if (c->output && strcmp(c->output, "-") != 0 && mkdir(c->output, 0777) && errno != EEXIST)
-        return cli_error(c, "cannot make the folder %s: %m", c->output);
     if (!c->id) {
         snprintf(made, sizeof made, "client-%llx", (unsigned long long)now_ns());
         c->id = made;
@@ -227,7 +242,7 @@ int cmd_stream(struct cli *c)
         c->stream.rewinds = feed_packets(j.feed);
     if (j.feed && tv3s_stream_open(c->server, c->id, &c->stream, &j.stream))
         cli_error(c, NULL);
-    if (j.stream)
+    if (j.stream && !make_folder(c))
         status = run(&j);
     tv3s_stream_close(j.stream);
     feed_close(j.feed);

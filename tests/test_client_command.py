@@ -1,0 +1,60 @@
+"""What tv3s-client says, and what it leaves behind."""
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+import masks
+from daemon import Daemon
+from test_clients import SIZE, C, proxy  # noqa: F401
+
+COUNT, SEED = 6, 11  # of the frames: how many, which
+
+
+@pytest.fixture(scope="module")
+def daemon(tiny_model, tmp_path_factory, proxy):  # noqa: F811
+    with Daemon(tiny_model, tmp_path_factory.mktemp("command") / "spool", "--ws-url", f"ws://127.0.0.1:{proxy.port}") as d:
+        proxy.target = d.ws_port
+        yield d
+
+
+@pytest.fixture
+def command(daemon, tmp_path) -> C:
+    return C(daemon, tmp_path)
+
+
+@pytest.fixture
+def clip(tmp_path, frames) -> str:
+    return masks.video(tmp_path / "clip.mp4", frames, "-c:v", "libx264", "-pix_fmt", "yuv420p")
+
+
+def test_a_stream_that_does_not_begin_leaves_no_folder(command, daemon, clip, tmp_path):
+    out = tmp_path / "masks"
+    for words in ([tmp_path / "nofile.mp4"], [clip, "--model", "nobody"], [clip, "--url", "http://127.0.0.1:1"]):
+        said = command.run("stream", *words, "--id", "none", "-o", out, status=1).stderr
+        assert said.startswith("tv3s-client stream: ") and not out.exists(), said
+    assert daemon.get("/v1/streams/none").status == 404
+    command.run("stream", clip, "-o", out)
+    assert sorted(os.listdir(out)) == [f"{n:06d}.png" for n in range(COUNT)]
+
+
+@pytest.mark.parametrize("packets", ["on", "off"])
+def test_a_connection_that_breaks_before_the_first_frame(command, proxy, clip, tmp_path, packets):  # noqa: F811
+    proxy.requests_alone = 2
+    said = command.run("stream", clip, "-o", tmp_path / "masks", "--packets", packets).stderr
+    assert said.splitlines() == ["the connection is back; no frame had been labelled"] * 2
+    assert len(os.listdir(tmp_path / "masks")) == COUNT
+
+
+def test_a_connection_that_breaks_says_which_frame_was_the_last(command, proxy, clip, tmp_path):  # noqa: F811
+    command.run("stream", clip, "--id", "after", "-o", tmp_path / "masks")
+    proxy.requests_alone = 1
+    said = command.run("stream", clip, "--id", "after", "-o", tmp_path / "masks").stderr
+    assert said.splitlines() == [f"the connection is back; the last frame labelled is {COUNT - 1}"]
+    assert len(os.listdir(tmp_path / "masks")) == 2 * COUNT
+    proxy.requests_alone = 1
+    said = command.run("stream", clip, "--id", "after", "-o", tmp_path / "masks", "--json")
+    events = [json.loads(line) for line in said.stdout.splitlines()]
+    assert events[0] == {"event": "connected", "seq": 2 * COUNT - 1, "reason": ""} and not said.stderr
