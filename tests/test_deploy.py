@@ -18,14 +18,26 @@ def run(*args, cwd=DEPLOY) -> str:
     return r.stdout
 
 
+def read_yaml(path: str) -> dict:
+    with open(os.path.join(DEPLOY, path)) as f:
+        return yaml.safe_load(f)
+
+
+def alerts() -> list[dict]:
+    return [rule for group in read_yaml("prometheus/alerts.yml")["groups"] for rule in group["rules"]]
+
+
 def expressions() -> list:
     with open(os.path.join(DEPLOY, "grafana/dashboards/tv3sd.json")) as f:
         found = [t["expr"] for panel in json.load(f)["panels"] for t in panel["targets"]]
-    with open(os.path.join(DEPLOY, "prometheus/alerts.yml")) as f:
-        return found + [rule["expr"] for group in yaml.safe_load(f)["groups"] for rule in group["rules"]]
+    return found + [rule["expr"] for rule in alerts()]
 
 
 def test_the_alerts_fire_where_they_should():
+    """Every one does in a case of promtool's, and does not in another."""
+    asked = [case for test in read_yaml("prometheus/alerts_test.yml")["tests"] for case in test["alert_rule_test"]]
+    for fires in (True, False):
+        assert {case["alertname"] for case in asked if bool(case.get("exp_alerts")) == fires} == {a["alert"] for a in alerts()}
     assert "SUCCESS" in run("promtool", "check", "config", "prometheus.yml", cwd=os.path.join(DEPLOY, "prometheus"))
     assert "SUCCESS" in run("promtool", "test", "rules", "alerts_test.yml", cwd=os.path.join(DEPLOY, "prometheus"))
 

@@ -249,13 +249,20 @@ def test_a_job_that_ends_before_all_of_it_has_come_is_told_of(tmp_path, tiny_mod
             assert json.loads(r.next().body)["job"] == job
 
 
-def test_a_job_without_a_thread_waits_for_one(tmp_path, tiny_model, clip, secret):
+@contextlib.contextmanager
+def threadless(tmp_path, model: str, clip: str, secret):
+    """A receiver, a daemon, its job that waits for a thread, and the file that keeps it waiting."""
     none = tmp_path / "none"
     env = power.preload("threads", tmp_path, NO_THREADS=str(none))
-    with Receiver(200) as r, Daemon(tiny_model, tmp_path / "spool", *flags(secret, r.host), env=env) as d:
+    with Receiver(200) as r, Daemon(model, tmp_path / "spool", *flags(secret, r.host), env=env) as d:
         none.touch()
         job = d.upload(clip, "?webhook=" + r.url, wait=False)["id"]
         d.wait_for(lambda: d.json("/v1/videos/" + job)["error"])
+        yield r, d, job, none
+
+
+def test_a_job_without_a_thread_waits_for_one(tmp_path, tiny_model, clip, secret):
+    with threadless(tmp_path, tiny_model, clip, secret) as (r, d, job, none):
         waiting = d.json("/v1/videos/" + job)
         assert (waiting["state"], waiting["error"]["type"]) == ("queued", "/problems/out-of-memory")
         none.unlink()
@@ -266,12 +273,7 @@ def test_a_job_without_a_thread_waits_for_one(tmp_path, tiny_model, clip, secret
 
 def test_an_end_that_cannot_be_written_is_told_of_when_it_can(tmp_path, tiny_model, clip, secret):
     """Somebody else has the database locked just then."""
-    none = tmp_path / "none"
-    env = power.preload("threads", tmp_path, NO_THREADS=str(none))
-    with Receiver(200) as r, Daemon(tiny_model, tmp_path / "spool", *flags(secret, r.host), env=env) as d:
-        none.touch()
-        job = d.upload(clip, "?webhook=" + r.url, wait=False)["id"]
-        d.wait_for(lambda: d.json("/v1/videos/" + job)["error"])
+    with threadless(tmp_path, tiny_model, clip, secret) as (r, d, job, none):
         with contextlib.closing(sqlite3.connect(tmp_path / "spool" / "jobs.sqlite", isolation_level=None)) as db:
             db.execute("BEGIN IMMEDIATE")
             none.unlink()
