@@ -1,5 +1,7 @@
 #include "media/cut.h"
 
+#include <stdbool.h>
+
 enum { ID_EBML = 0x1a45dfa3, ID_VOID = 0xec, ID_SEGMENT = 0x18538067 };
 
 struct cursor {

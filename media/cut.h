@@ -2,7 +2,6 @@
 #ifndef TV3S_MEDIA_CUT_H
 #define TV3S_MEDIA_CUT_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

@@ -49,6 +49,7 @@ struct source {
     int again_at, again_count;
     int64_t packets, pictures;
     bool draining;
+    bool end_reported; /* its damage; it may be read twice (source_unread) */
 };
 
 enum err source_error(int result, const char *what)
@@ -308,7 +309,9 @@ static void end_of_input(struct source *s, int result, int64_t *corrupt)
         snprintf(text, sizeof text, "reading stops after packet %lld: %s",
                  (long long)s->packets - 1, why);
     ++*corrupt;
-    report(s, text);
+    if (!s->end_reported)
+        report(s, text);
+    s->end_reported = true;
 }
 
 void source_unread(struct source *s, AVPacket **list, int count)

@@ -2,6 +2,7 @@
 breaks. FFmpeg's own encoders and muxers make the files."""
 from __future__ import annotations
 
+import os
 import subprocess
 
 import numpy as np
@@ -111,3 +112,15 @@ def test_packets_that_would_give_other_pictures_are_decoded(daemon, tiny_model, 
     assert "cannot be sent as packets" in said and why in said
     _, want = tool_video(tiny_model, path, tmp_path)
     assert_masks(one.stream_file("auto-" + which, path, "pictures"), want)
+
+
+def test_a_file_that_is_cut_off_is_reported_once(daemon, frames, tmp_path):
+    """The client has read to its end before it knows that the packets are not to be sent."""
+    encoded = masks.video(tmp_path / "encoded.mp4", frames[:8], *X264, "-bf", "3")
+    path = tmp_path / "cut.mp4"
+    masks.ffmpeg("-i", encoded, "-c", "copy", "-colorspace", "bt709", "-movflags", "write_colr+faststart", path)
+    second = int(masks.probe(path, "-show_entries", "packet=pos").split()[1])
+    os.truncate(path, second)
+    one = C(daemon, tmp_path)
+    said = one.run(*one.stream_words("cut", path)).stderr
+    assert said.count("cut off") == 1, said
