@@ -30,14 +30,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ANSWER_SECONDS = 20, CPU_SLACK_SECONDS = 60 };
+enum { ANSWER_SECONDS = 20, CPU_SLACK_SECONDS = 60, ENDED_MAX = 64 };
 
 struct sandbox {
     struct sandbox_options o;
-    pthread_mutex_t lock; /* guards the next three */
+    pthread_mutex_t lock; /* guards the next five */
     pid_t zygote;         /* 0: none now */
     int fd;
-    unsigned generation; /* of the zygote */
+    unsigned generation;  /* of the zygote */
+    int ended[ENDED_MAX]; /* children that it is to reap and could not be told of yet */
+    int ended_count;
     char means[48];
 };
 
@@ -100,6 +102,24 @@ static void end_zygote(struct sandbox *s)
     while (waitpid(s->zygote, NULL, 0) < 0 && errno == EINTR)
         ;
     s->zygote = 0;
+    while (s->ended_count > 0) /* the kernel reaps them */
+        close(s->ended[--s->ended_count]);
+}
+
+/* With the lock held: tells it of the children that have ended. For what it does not take now there
+ * is another time; one that takes nothing is ended. */
+static void bury_ended(struct sandbox *s)
+{
+    const struct zygote_request q = {.what = ZYGOTE_BURY};
+    while (s->zygote && s->ended_count > 0) {
+        bool sent = channel_send(s->fd, &q, sizeof q, &s->ended[s->ended_count - 1], 1);
+        if (sent)
+            close(s->ended[--s->ended_count]);
+        else if (errno != EAGAIN || s->ended_count == ENDED_MAX)
+            end_zygote(s);
+        else
+            return;
+    }
 }
 
 /* ---- questions ----------------------------------------------------------------------------------
@@ -113,6 +133,7 @@ static bool send_request(struct sandbox *s, const struct zygote_request *q, cons
                          unsigned *generation)
 {
     pthread_mutex_lock(&s->lock);
+    bury_ended(s);
     bool sent = s->zygote && channel_send(s->fd, q, sizeof *q, fd, fds);
     if (s->zygote && !sent && errno != EAGAIN)
         end_zygote(s);
@@ -212,11 +233,14 @@ static void end(const struct host_child *child)
 
 void host_bury(struct sandbox *s, const struct host_child *child)
 {
-    const struct zygote_request q = {.what = ZYGOTE_BURY};
-    unsigned generation;
     end(child);
-    send_request(s, &q, &child->fd, 1, &generation);
-    close(child->fd);
+    pthread_mutex_lock(&s->lock);
+    if (s->zygote)
+        s->ended[s->ended_count++] = child->fd;
+    else
+        close(child->fd);
+    bury_ended(s);
+    pthread_mutex_unlock(&s->lock);
 }
 
 int host_bury_asking(struct sandbox *s, const struct host_child *child)

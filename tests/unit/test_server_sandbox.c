@@ -404,6 +404,32 @@ static void a_child_that_is_born_when_nobody_wants_it_any_more_is_buried(void **
     sandbox_close(l.sandbox);
 }
 
+/* More than the socket takes of what a zygote that does not listen is told. */
+static void a_child_that_the_zygote_cannot_be_told_of_is_buried_later(void **state)
+{
+    (void)state;
+    enum { MANY = 10000 };
+    struct sandbox *s = open_sandbox();
+    int socket[2];
+    struct host_child child = bear(s, &socket[0]), next = bear(s, &socket[1]);
+    pid_t zygote = parent(child.pid);
+    kill(zygote, SIGSTOP);
+    for (int i = 0; i < MANY; i++)
+        host_allow(s, &next, CPU_SECONDS);
+    host_bury(s, &child);
+    kill(zygote, SIGCONT);
+    close(socket[0]);
+    while (spawn(s, NULL, &socket[0], &child) != ERR_OK) /* it has not heard all of it yet */
+        close(socket[0]);
+    assert_int_equal(parent(child.pid), zygote);
+    assert_int_equal(host_bury_asking(s, &next), SIGKILL);
+    assert_int_equal(host_bury_asking(s, &child), SIGKILL);
+    assert_false(has_children(zygote));
+    close(socket[0]);
+    close(socket[1]);
+    sandbox_close(s);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -414,6 +440,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_child_is_not_its_number),
         cmocka_unit_test(a_zygote_that_does_not_listen_holds_up_no_end),
         cmocka_unit_test(a_child_that_is_born_when_nobody_wants_it_any_more_is_buried),
+        cmocka_unit_test(a_child_that_the_zygote_cannot_be_told_of_is_buried_later),
     };
     if (zygote_wanted(argc, argv))
         return zygote_main();
