@@ -68,6 +68,9 @@ class Python:
         finally:
             self.client.delete(job)
 
+    def warning(self, video: str) -> str | None:
+        return self.client.wait(self.client.upload(video)).warning
+
     def send(self, video: str, webhook: str) -> None:
         self.client.upload(video, webhook=webhook)
 
@@ -115,6 +118,13 @@ class C:
         said = self.run("upload", video, "--format", format, "-o", self.folder / "result", "--json").stdout
         assert json.loads(said.splitlines()[-1])["state"] == "succeeded"
         return (self.folder / "result").read_bytes()
+
+    def warning(self, video: str) -> str | None:
+        """To who reads it and to a script, in the same words."""
+        done = self.run("upload", video, "-o", self.folder / "result", "--json")
+        warning = json.loads(done.stdout.splitlines()[-1]).get("warning")
+        assert done.stderr == (f"tv3s-client upload: warning: {video}: {warning}\n" if warning else "")
+        return warning
 
     def send(self, video: str, webhook: str) -> None:
         job, = self.run("upload", video, "--webhook", webhook).stdout.splitlines()
@@ -209,6 +219,15 @@ class Js:
             await client.removeVideo(job.id);""", base64.b64encode(data).decode(), format)
         assert "message" not in out, out["message"]
         return self.page.bytes("result")
+
+    def warning(self, video: str) -> str | None:
+        with open(video, "rb") as f:
+            out = self.ask("""
+                const bytes = Uint8Array.from(atob(args[0]), (c) => c.charCodeAt(0));
+                const {id} = await client.upload(new Blob([bytes]));
+                const {warning} = await new Promise((resolve) => client.watch(id, () => {}, resolve));
+                return warning;""", base64.b64encode(f.read()).decode())
+        return out["value"]
 
     def send(self, video: str, webhook: str) -> None:
         with open(video, "rb") as f:
@@ -327,6 +346,14 @@ def test_a_saved_state_goes_on_in_another_stream(one, daemon, frames, expected):
 
 def test_a_refusal_says_what_kind_it_is(one):
     assert one.refused("nobody") == (404, "not-found")
+
+
+def test_what_is_missing_of_a_video_is_said(one, clip, tmp_path):
+    cut = tmp_path / "cut.mkv"
+    masks.ffmpeg("-i", clip, "-c", "copy", cut)
+    cut.write_bytes(cut.read_bytes()[:cut.stat().st_size * 8 // 10])
+    assert one.warning(str(cut)).startswith("the file is cut off: ")
+    assert one.warning(clip) is None
 
 
 def test_what_is_no_video_fails_in_the_servers_words(one, tmp_path):

@@ -1,6 +1,7 @@
-"""What the README and docs/curl.md tell people to type, typed: every curl line and every line of Python."""
+"""What the READMEs and docs/curl.md tell people to type, typed: every line of curl, Python and JavaScript."""
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import zipfile
 
 import pytest
 
+from browser import Browser
 from conftest import HERE
 from daemon import PATIENCE, TV3SD, Daemon
 
@@ -140,3 +142,30 @@ def test_python_in_the_readme(daemon, folder):
     assert said.splitlines()[-1] == "150 of 150 frames"
     assert (folder / "overlay-python.mp4").read_bytes()[4:8] == b"ftyp"
     assert [(folder / f"{i}.png").read_bytes()[:4] for i in range(4)] == [b"\x89PNG"] * 4
+
+
+JS = """
+const [texts, done] = arguments;
+const [clip, photo] = texts.map((text) => new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]));
+(async () => {
+    const file = clip, jpeg = photo, picture = await createImageBitmap(photo), drawn = [];
+    const draw = (labels, width, height, ms) => drawn.push([labels.length, width, height]);
+    %s
+    return {frames: job.frames.done, time, first: [labels.length, width, height], drawn, last_seq, classes: classes.length};
+})().then(done, (error) => done(String(error)));"""
+
+
+def test_javascript_in_the_clients_readme(daemon, folder):
+    """All of it, one after the other, on a page of the daemon."""
+    lines = blocks("clients/js/README.md", "js").replace(":8080", f":{daemon.http_port}")
+    lines = re.sub(r'^import (\{.*\}) from "\./(.*)";', r'const \1 = await import("/\2");', lines, flags=re.M)
+    given = [base64.b64encode(open(path, "rb").read()).decode() for path in (CLIP, folder / "frame.jpg")]
+    with Browser(folder / "chromium") as b:
+        b.open(daemon)
+        out = b.driver.execute_async_script(JS % lines, given)
+        assert not b.log()
+    assert isinstance(out, dict), out
+    area = [256 * 160, 256, 160]
+    assert (out["frames"], out["first"], out["drawn"]) == (150, area, [area, area])
+    assert (out["time"], out["last_seq"], out["classes"]) == (0, -1, len(daemon.json("/v1/models/street")["classes"]))
+    assert daemon.get("/v1/streams/cam-8/state").body == daemon.get("/v1/streams/cam-7/state").body

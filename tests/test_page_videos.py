@@ -133,6 +133,29 @@ def test_what_is_no_video_is_refused_in_words(page, clip, tmp_path):
     assert page.get("document.querySelector('#notice').hidden")
 
 
+def test_what_is_missing_of_a_video_is_said(page, daemon, clip, tmp_path):
+    """Beside its name, to who sees it and to who hears it, and after a reload; of a whole video nothing is."""
+    cut = tmp_path / "cut.mkv"
+    masks.ffmpeg("-i", clip, "-c", "copy", cut)
+    cut.write_bytes(cut.read_bytes()[:cut.stat().st_size * 8 // 10])
+    upload(page, cut)
+    succeeded(page)
+    (warning,) = {job["warning"] for job in daemon.json("/v1/videos")["videos"]}
+    words = "Warning: " + warning
+    assert warning.startswith("the file is cut off: ") and page.text("#jobs .warning") == words
+    assert page.by("#jobs .pick").accessible_name.endswith(words)
+    assert page.by("#progress-words").get_attribute("role") == "status"
+    said = page.wait("document.querySelector('#progress-words').textContent")
+    assert re.fullmatch(r"cut\.mkv: succeeded, \d+ frames\. " + re.escape(words), said)
+    page.open(daemon)
+    page.wait("document.querySelector('#jobs .warning')")
+    assert page.text("#jobs .warning") == words
+    upload(page, clip)
+    succeeded(page)
+    assert page.text("#jobs li .warning") == ""
+    assert page.wait("document.querySelector('#progress-words').textContent") == "clip.mp4: succeeded, 16 frames"
+
+
 def test_videos_are_still_there_after_a_reload(page, daemon, tiny_model, clip, tmp_path):
     upload(page, clip)
     succeeded(page)

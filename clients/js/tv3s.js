@@ -103,7 +103,8 @@ export class Client {
         });
     }
 
-    // Calls progress(job) as the job goes on and ended(job) once. Gives back how to stop watching.
+    // Calls progress(job) as the job goes on and ended(job) once; job.error says why it failed, job.warning what of
+    // the video is damaged or missing, null where nothing is. Gives back how to stop watching.
     // (An EventSource could not send the key.) A connection that is lost is made again.
     watch(id, progress, ended) {
         const stop = new AbortController();

@@ -117,7 +117,8 @@ export class VideoView {
     #sayEnd(clip, job) {
         if (job.state === "failed")
             this.#failed(clip, problemWords(job.error));
-        byId("progress-words").textContent = `${clip.name}: ${job.state}, ${job.frames.done} frames`;
+        byId("progress-words").textContent = [`${clip.name}: ${job.state}, ${job.frames.done} frames`,
+            ...warningWords(job)].join(". ");
     }
 
     async #poll() {
@@ -178,6 +179,7 @@ export class VideoView {
             const text = row.querySelector(".state"), bar = row.querySelector("progress");
             text.textContent = words;
             text.dataset.state = state;
+            row.querySelector(".warning").textContent = warningWords(clip.main).join();
             bar.hidden = part === null;
             bar.value = part ?? 0;
             const button = row.querySelector(".quiet");
@@ -189,7 +191,7 @@ export class VideoView {
 
     #clipRow(clip) {
         const pick = el("button", {className: "pick"}, el("span", {}, clip.name), el("span", {className: "state"}),
-            el("progress", {max: 1, ariaLabel: `Progress of ${clip.name}`}));
+            el("span", {className: "warning"}), el("progress", {max: 1, ariaLabel: `Progress of ${clip.name}`}));
         const remove = el("button", {className: "quiet"});
         pick.addEventListener("click", () => this.#select(clip));
         remove.addEventListener("click", () => this.#remove(clip));
@@ -244,6 +246,7 @@ export class VideoView {
 
 const jobPart = (job) => isActive(job) ? job.frames.done / (job.frames.total || Infinity) : null;
 const problemWords = (problem) => problem ? `${problem.title}${problem.detail ? `: ${problem.detail}` : ""}.` : "it failed.";
+const warningWords = (job) => job?.warning ? [`Warning: ${job.warning}`] : [];
 
 function resultState(clip, format) {
     const job = clip.jobs[format];
