@@ -34,6 +34,7 @@ struct link {
     uint8_t *memory;
     int64_t allowed; /* when it was last given CPU time */
     bool dead;
+    enum sandbox_end how; /* it died */
     char who[160], why[128];
 };
 
@@ -84,6 +85,7 @@ static enum err die(struct link *l, enum sandbox_end how)
         host_bury(l->sandbox, &l->child);
     if (how == SANDBOX_ENDS)
         how = how_it_ended(number);
+    l->how = how;
     if (number > 0 && how == SANDBOX_CRASHED)
         snprintf(l->why, sizeof l->why, "%s (%s)", why[how], strsignal(number));
     else
@@ -182,10 +184,13 @@ static enum err first_word(struct link *l, const struct sandbox_wait *wait, int 
     return ERR_OK;
 }
 
-enum err link_open(struct sandbox *s, const struct child_order *order, int file, const char *who,
-                   const struct sandbox_wait *wait, int *confined, struct link **out)
+/* *died: of itself, before its first word. */
+static enum err open_one(struct sandbox *s, const struct child_order *order, int file,
+                         const char *who, const struct sandbox_wait *wait, int *confined,
+                         struct link **out, bool *died)
 {
     *out = NULL;
+    *died = false;
     struct link *l = calloc(1, sizeof *l);
     if (!l)
         return err_set(ERR_NOMEM, "no memory for a decoder");
@@ -200,11 +205,22 @@ enum err link_open(struct sandbox *s, const struct child_order *order, int file,
         host_options(s)->started(host_options(s)->ctx);
     if (!e)
         e = first_word(l, wait, confined);
+    *died = e == ERR_DECODER && l->how != SANDBOX_HUNG;
     if (e)
         link_close(l);
     else
         *out = l;
     return e;
+}
+
+/* Until then a child has seen nothing of its input: the zygote may have died with it, or the kernel
+ * have wanted its memory. Another is tried. */
+enum err link_open(struct sandbox *s, const struct child_order *order, int file, const char *who,
+                   const struct sandbox_wait *wait, int *confined, struct link **out)
+{
+    bool died;
+    enum err e = open_one(s, order, file, who, wait, confined, out, &died);
+    return died ? open_one(s, order, file, who, wait, confined, out, &died) : e;
 }
 
 void *link_holder(struct link *l, size_t size)

@@ -2,6 +2,7 @@
  * own. */
 #include "sandbox/confine.h"
 #include "sandbox/host.h"
+#include "sandbox/link.h"
 #include "sandbox/zygote.h"
 
 #include <setjmp.h>
@@ -13,8 +14,10 @@
 #include <fcntl.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -430,6 +433,59 @@ static void a_child_that_the_zygote_cannot_be_told_of_is_buried_later(void **sta
     sandbox_close(s);
 }
 
+/* ---- before the first word ----------------------------------------------------------------------
+ */
+
+enum { DOOMED = 100 }; /* the descriptor by which the zygote gets what we share with it */
+
+static atomic_int *doomed; /* so many children die as they are born */
+
+static void share_doom(void)
+{
+    doomed = mmap(NULL, sizeof *doomed, PROT_READ | PROT_WRITE, MAP_SHARED, DOOMED, 0);
+    assert_true(doomed != MAP_FAILED);
+}
+
+static void die_at_birth(void)
+{
+    if (atomic_load(doomed) > 0) {
+        atomic_fetch_sub(doomed, 1);
+        raise(SIGKILL);
+    }
+}
+
+static void count_death(void *ctx, enum sandbox_end how, const char *who, const char *text)
+{
+    (void)who, (void)text;
+    assert_int_equal(how, SANDBOX_KILLED);
+    ++*(int *)ctx;
+}
+
+/* It has seen nothing of any input: another takes its place. */
+static void a_child_that_dies_before_its_first_word_is_replaced(void **state)
+{
+    (void)state;
+    const struct child_order order = {.kind = CHILD_IMAGES};
+    int deaths = 0;
+    struct sandbox *s;
+    struct link *l;
+    const struct sandbox_options o = {.max_pixels = 4096,
+                                      .max_input = 4096,
+                                      .patience = 100,
+                                      .died = count_death,
+                                      .ctx = &deaths};
+    assert_int_equal(sandbox_open(&o, &s), ERR_OK);
+    atomic_store(doomed, 1);
+    assert_int_equal(link_open(s, &order, -1, "test", NULL, NULL, &l), ERR_OK);
+    assert_int_equal(deaths, 1);
+    link_close(l);
+    atomic_store(doomed, 2);
+    assert_int_equal(link_open(s, &order, -1, "test", NULL, NULL, &l), ERR_DECODER);
+    assert_int_equal(deaths, 3);
+    assert_int_equal(atomic_load(doomed), 0);
+    sandbox_close(s);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -441,8 +497,17 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_zygote_that_does_not_listen_holds_up_no_end),
         cmocka_unit_test(a_child_that_is_born_when_nobody_wants_it_any_more_is_buried),
         cmocka_unit_test(a_child_that_the_zygote_cannot_be_told_of_is_buried_later),
+        cmocka_unit_test(a_child_that_dies_before_its_first_word_is_replaced),
     };
-    if (zygote_wanted(argc, argv))
+    if (zygote_wanted(argc, argv)) {
+        share_doom();
+        pthread_atfork(NULL, NULL, die_at_birth);
         return zygote_main();
+    }
+    int memory = memfd_create("doomed", 0);
+    if (memory < 0 || dup2(memory, DOOMED) != DOOMED || ftruncate(DOOMED, sizeof *doomed) != 0)
+        return 1;
+    close(memory);
+    share_doom();
     return cmocka_run_group_tests_name("sandbox", tests, NULL, NULL);
 }
