@@ -96,14 +96,17 @@ class Tally:
         self.tried, self.answers, self.wrong, self.places = 0, Counter(), [], set()
         self.failed = True  # an allocation did, the last time
 
-    def add(self, n: int, answer: str, after: str, stack: list[str], log="") -> None:
+    def add(self, n: int, answer: str, after: str, stack: list[str], log: Path, at=0) -> None:
+        """`log`: the daemon's; from byte `at` on it is of this time."""
         self.tried += 1
         self.answers[answer] += 1
         self.failed = bool(stack)
         if stack:
             self.places.add(tuple(stack[1:]))
         if answer.startswith("WRONG") or after != "right":
-            self.wrong.append({"n": n, "answer": answer, "after": after, "stack": named(stack), "log": log[-4000:]})
+            said = log.read_bytes()[at:].decode(errors="replace")
+            self.wrong.append({"n": n, "answer": answer, "after": after, "stack": named(stack), "log": str(log), "at": at,
+                               "said": said[-4000:]})
 
     def result(self, allocations: int, **more) -> dict:
         return {"allocations": allocations, "tried": self.tried, "places": self.places, "answers": dict(self.answers), "wrong": self.wrong, **more}
@@ -118,7 +121,7 @@ def said(work: Callable[[], str]) -> str:
 
 def torture(scenario: Scenario, d: Daemon, memory: Memory, choose: Choice) -> dict:
     """Everything that a client does in a scenario, with one allocation failing each time."""
-    tally, scenario.disarm = Tally(), memory.disarm
+    tally, scenario.disarm, log = Tally(), memory.disarm, Path(d.log_path)
 
     def act(n: int) -> str:
         def work() -> str:
@@ -131,11 +134,12 @@ def torture(scenario: Scenario, d: Daemon, memory: Memory, choose: Choice) -> di
     act(0)  # what is made once, at first use
     first = act(ENDLESS)
     allocations = memory.used
-    tally.add(0, first, "right", [])
+    tally.add(0, first, "right", [], log)
     for n in choose(allocations, tally):
+        at = log.stat().st_size
         answer = act(n)
         stack = memory.stack()
-        tally.add(n, answer, act(0), stack)
+        tally.add(n, answer, act(0), stack, log, at)
         if d.process.poll() is not None:
             break
     return tally.result(allocations)
@@ -155,21 +159,22 @@ def starts(model: str, folder: Path, kind: type[Left], material: Material, memor
     tally, reports = Tally(), ""
     left = kind(model, folder, material, memory)
 
-    def act(n: int, spool: Path) -> str:
+    def act(n: int, spool: Path, log: Path) -> str:
         nonlocal reports
         memory.fail(n)
-        answer = said(lambda: left.start(spool))
+        answer = said(lambda: left.start(spool, log))
         memory.disarm()
-        reports += sanitizer(Path(f"{spool}.log").read_text())
+        reports += sanitizer(log.read_text())
         return answer
-    tally.add(0, act(ENDLESS, left.spool(0)), "right", [])
+    log = folder / "start.log"
+    tally.add(0, act(ENDLESS, left.spool(0), log), "right", [], log)
     allocations = memory.used
     for n in choose(allocations, tally):
-        spool = left.spool(n)
-        answer = act(n, spool)
+        spool, log, again = left.spool(n), folder / f"start-{n}.log", folder / f"start-{n}-again.log"
+        answer = act(n, spool, log)
         stack = memory.stack()
-        after = "right" if answer.startswith("job failed") else act(0, spool)
-        tally.add(n, answer, after, stack, Path(f"{spool}.log").read_text())
+        after = "right" if answer.startswith("job failed") else act(0, spool, again)
+        tally.add(n, answer, after, stack, log if after == "right" else again)
         shutil.rmtree(spool)
     return tally.result(allocations, exit_status=0, sanitizer=reports[:6000])
 
@@ -242,10 +247,13 @@ def main() -> int:
     p.add_argument("--libraries", default=OURS)
     p.add_argument("--workers", type=int, default=2 * (os.cpu_count() or 1), help="daemons beside each other")
     a = p.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = run(make_tiny_model(Path(folder)), Path(folder) / "run", all_in_turn, a.only, a.libraries, a.workers)
+    folder = Path(tempfile.mkdtemp())
+    result = run(make_tiny_model(folder), folder / "run", all_in_turn, a.only, a.libraries, a.workers)
     print(json.dumps(result, indent=1))
-    return 0 if good(result) else 1
+    if good(result):
+        shutil.rmtree(folder)
+        return 0
+    return 1  # and the logs that it names stay
 
 
 if __name__ == "__main__":

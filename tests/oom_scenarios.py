@@ -407,8 +407,7 @@ class Left:
         """A copy of it."""
         return Path(shutil.copytree(self.folder / "left", self.folder / f"spool-{n}"))
 
-    def start(self, spool: Path) -> str:
-        log = Path(f"{spool}.log")
+    def start(self, spool: Path, log: Path) -> str:
         with open(log, "w") as f:
             process = subprocess.Popen([TV3SD, "--config", self.config, "--http-port", "0", "--ws-port", "0", "--spool", spool],
                                        stdin=subprocess.DEVNULL, stderr=f, env=self.memory.environment)

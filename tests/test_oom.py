@@ -26,4 +26,7 @@ def test_an_allocation_that_fails_is_answered_and_leaves_nothing(tiny_model, tmp
 def test_a_wrong_answer_is_found_out(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(oom_scenarios, "error_of", lambda answer: oom_scenarios.same(b"%d" % answer.status, b"500"))
     result = oom.run(tiny_model, tmp_path / "run", lambda count, _: range(1, count + 1), "Segment")
-    assert not oom.good(result) and any("on_whole" in " ".join(w["stack"]) for w in result["Segment"]["wrong"]), json.dumps(result)
+    wrong = result["Segment"]["wrong"]
+    assert not oom.good(result) and any("on_whole" in " ".join(w["stack"]) for w in wrong), json.dumps(result)
+    for w in wrong:  # what the daemon said then is there to be read
+        assert w["said"] and w["said"] in open(w["log"]).read()[w["at"]:], w
