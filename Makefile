@@ -33,7 +33,7 @@ DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-de
 	libcurl4-gnutls-dev libhiredis-dev
 DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest \
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
-	python3-prometheus-client chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
+	python3-prometheus-client python3-jsonschema chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
 	prometheus docker-compose python3-yaml lua5.1 iproute2 redis-server \
 	python3-kubernetes golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev jq
 DEPS_DEMO  := $(DEPS_BUILD) curl

@@ -49,6 +49,8 @@ enum err streams_list(struct request *r)
 static enum err reply_stream(struct request *r, bool created)
 {
     char location[SESSION_ID + 16];
+    if (request_query(r, "format") && r->params.format != r->session->params.format)
+        return err_set(ERR_EXISTS, "stream '%s' is there with another format", r->session->id);
     snprintf(location, sizeof location, "/v1/streams/%s", r->session->id);
     reply_json_at(r, created ? 201 : 200, describe_stream(r->session), created ? location : NULL);
     return ERR_OK;
