@@ -13,6 +13,7 @@ import time
 from conftest import BUILD, SANITIZED
 
 TV3SD = os.path.join(BUILD, "tv3sd")
+CUDA_HOST_TV3SD = os.path.join(BUILD, "cuda_host_tv3sd")   # its GPU is the stand-in of tests/cuda_host
 PATIENCE = 300 if SANITIZED else 120   # seconds; the machine may be busy
 
 

@@ -13,8 +13,8 @@ import pytest
 
 import cases
 import masks
-from conftest import BUILD, make_tiny_model
-from daemon import PATIENCE, Daemon
+from conftest import make_tiny_model
+from daemon import CUDA_HOST_TV3SD, PATIENCE, Daemon
 from live import client, rgb
 from replicas import Redis
 from test_durable import wait_done
@@ -39,7 +39,7 @@ def clip(tmp_path_factory, frames) -> str:
 def on_gpu(model, spool, *flags, memory=None) -> Daemon:
     env = dict(os.environ, CUDA_HOST_MEMORY=str(memory)) if memory else None
     return Daemon(model, spool, "--device", "cuda", *(flags or ("--room-size", "")), "--job-checkpoint", "0", env=env,
-                  program=os.path.join(BUILD, "cuda_host_tv3sd"))
+                  program=CUDA_HOST_TV3SD)
 
 
 def post(d: Daemon, stream: str, frame):

@@ -15,8 +15,7 @@ import pytest
 
 import cases
 import masks
-from conftest import BUILD
-from daemon import PATIENCE, Daemon
+from daemon import CUDA_HOST_TV3SD, PATIENCE, Daemon
 from live import client, rgb
 from test_device import REASON, post
 from test_videos import X264
@@ -32,7 +31,7 @@ def clips():
 
 def on_gpus(model, spool, devices, *flags, count=2) -> Daemon:
     return Daemon(model, spool, "--device", devices, "--room-size", "", *flags, env=dict(os.environ, CUDA_HOST_DEVICES=str(count)),
-                  program=os.path.join(BUILD, "cuda_host_tv3sd"))
+                  program=CUDA_HOST_TV3SD)
 
 
 def of_each(d: Daemon, name: str, count=2) -> list[float]:

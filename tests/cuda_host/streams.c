@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct task {
     void (*run)(void *);
@@ -39,6 +40,7 @@ struct cuda_host_graph {
 size_t cuda_host_enqueued, cuda_host_waits;
 cudaError_t cuda_host_fault;
 int cuda_host_devices = 1, cuda_host_fault_device = -1;
+int cuda_host_hold;
 size_t cuda_host_calls, cuda_host_fail_at;
 cudaError_t cuda_host_fail_with = cudaErrorUnknown;
 
@@ -78,6 +80,16 @@ static cudaError_t fault(int device)
 {
     bool ours = cuda_host_fault_device < 0 || cuda_host_fault_device == device;
     return ours ? __atomic_load_n(&cuda_host_fault, __ATOMIC_RELAXED) : cudaSuccess;
+}
+
+/* A signal may set and clear it. */
+static void stand_while_held(void)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    if (__atomic_load_n(&cuda_host_hold, __ATOMIC_RELAXED))
+        fputs("the stand-in is waited for\n", stderr);
+    while (__atomic_load_n(&cuda_host_hold, __ATOMIC_RELAXED))
+        nanosleep(&pause, NULL);
 }
 
 static struct cuda_host_stream *streams;
@@ -188,6 +200,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
+    stand_while_held();
     CUDA_HOST_LOCKED;
     MAY_FAIL;
     cuda_host_waits++;
@@ -232,6 +245,7 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 
 cudaError_t cudaEventSynchronize(cudaEvent_t e)
 {
+    stand_while_held();
     CUDA_HOST_LOCKED;
     MAY_FAIL;
     cuda_host_waits++;

@@ -66,6 +66,8 @@ extern size_t cuda_host_memory, cuda_host_memory_limit;
  * on all. */
 extern cudaError_t cuda_host_fault;
 extern int cuda_host_fault_device;
+/* Not 0: every wait from now on lasts until it is 0 again, and says so on stderr. */
+extern int cuda_host_hold;
 /* Devices that cudaGetDeviceCount finds: 1 at first. Set before anything is allocated. */
 extern int cuda_host_devices;
 

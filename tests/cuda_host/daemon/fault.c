@@ -1,6 +1,6 @@
 /* The stand-in's devices in a daemon, for tests from outside: CUDA_HOST_DEVICES says how many, else
- * one. SIGUSR1 fails the last of them for good, as a kernel's fault does; CUDA_HOST_MEMORY is what
- * each has, in bytes, else 1 GiB. */
+ * one, and CUDA_HOST_MEMORY what each has, in bytes, else 1 GiB. SIGUSR1 fails the last of them for
+ * good, as a kernel's fault does; from SIGUSR2 to the next one whoever waits for one is held. */
 #include "cuda_runtime_api.h"
 
 #include <signal.h>
@@ -16,6 +16,12 @@ static void fail(int number)
         abort();
 }
 
+static void hold(int number)
+{
+    (void)number;
+    __atomic_xor_fetch(&cuda_host_hold, 1, __ATOMIC_RELAXED);
+}
+
 __attribute__((constructor)) static void prepare(void)
 {
     const char *memory = getenv("CUDA_HOST_MEMORY"), *devices = getenv("CUDA_HOST_DEVICES");
@@ -23,4 +29,5 @@ __attribute__((constructor)) static void prepare(void)
     cuda_host_devices = devices ? atoi(devices) : 1;
     cuda_host_fault_device = cuda_host_devices - 1;
     signal(SIGUSR1, fail);
+    signal(SIGUSR2, hold);
 }
