@@ -91,7 +91,8 @@ struct job {
     char origin[192];      /* what computed the frames that are kept */
     uint64_t retry;        /* clock_ns: it does not run before */
     bool lacked_room;      /* a run ended for want of it */
-    bool unkept;           /* it has ended, and its row does not say so */
+    bool unkept;           /* it has ended, and its row does not say so; nobody was told */
+    bool ending_posted;    /* the writer is to write it */
     atomic_ullong version; /* read without it */
     uint64_t told;         /* clock_ns of the last call of `changed` */
     pthread_cond_t wake;   /* bytes came, a frame came back, or it was cancelled */

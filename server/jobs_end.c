@@ -24,7 +24,8 @@ enum err job_keep_end(struct job *job, const struct job_row *end,
 {
     struct jobs *j = job->jobs;
     char id[SESSION_ID], host[WEBHOOK_HOST];
-    if (!job->webhook[0])
+    bool cancelled = strcmp(end->state, job_state_name(JOB_CANCELLED)) == 0;
+    if (!job->webhook[0] || cancelled)
         return keep(j->store, end, NULL);
     TRY(session_id_random(id));
     webhooks_host(j->webhooks, job->webhook, host);
@@ -95,18 +96,19 @@ void job_end_again(struct job_task *task)
     struct job *job = task->job;
     struct job_row row;
     pthread_mutex_lock(&job->jobs->lock);
-    bool listed = job->listed;
+    bool due = job->listed && job->unkept; /* else writer_remove does it */
     enum job_state state = job->state;
     job_row(job, &row);
     pthread_mutex_unlock(&job->jobs->lock);
-    enum err e = listed ? job_keep_end(job, &row, store_update) : ERR_OK;
-    if (!e && listed) {
+    bool kept = due && job_keep_end(job, &row, store_update) == ERR_OK;
+    if (kept) {
         remove_means(job, state);
         count_bytes(job);
         log_event(LOG_INFO, "job_end_kept", "job=%s", job->id);
     }
     pthread_mutex_lock(&job->jobs->lock);
-    job->unkept = e != ERR_OK; /* then the task may be posted again */
+    job->unkept = job->unkept && !kept;
+    job->ending_posted = false; /* it may be again */
     pthread_mutex_unlock(&job->jobs->lock);
     job_unref(job);
 }

@@ -1,8 +1,8 @@
 /* Quotas: how long and how much the spool keeps.
  *
  * A job that has ended goes when it is `job_keep` seconds old, and when room is wanted, oldest
- * first: all files of all jobs take `spool_max` bytes at most. Accepted jobs that have not ended
- * are never given up for others.
+ * first: all files of all jobs take `spool_max` bytes at most. Accepted jobs that have not ended,
+ * or whose end could not be written yet, are never given up for others.
  *
  * Uploads of jobs that have not ended take half of it at most, so half is left for masks, which no
  * upload says the size of. A running job for which there is no room waits as for a disk that is
@@ -27,12 +27,13 @@ void job_set_bytes(struct job *job, uint64_t bytes)
     metric_set(j->server->metrics, METRIC_SPOOL_BYTES, (double)j->bytes);
 }
 
-/* The one that was listed first of those that ended before the time; a reference, or NULL. */
+/* The one that was listed first of those that ended before the time, and whose end is on the disk;
+ * a reference, or NULL. */
 static struct job *oldest_ended(struct jobs *j, double before)
 {
     pthread_mutex_lock(&j->lock);
     struct job *job = j->first;
-    while (job && (job->state <= JOB_RUNNING || job->finished > before))
+    while (job && (job->state <= JOB_RUNNING || job->unkept || job->finished > before))
         job = job->next;
     if (job)
         job_ref(job);
@@ -80,11 +81,11 @@ bool job_stands_back(const struct job *job)
     return job->jobs->needy && job->jobs->needy != job && job->lacked_room;
 }
 
-/* With the lock held: somebody else runs, or will, and may end. */
+/* With the lock held: somebody else runs, or will, and may end, or has and may go later. */
 static bool others_go_on(const struct job *job)
 {
     for (const struct job *o = job->jobs->first; o; o = o->next)
-        if (o != job && (o->state == JOB_RUNNING ||
+        if (o != job && (o->state == JOB_RUNNING || o->unkept ||
                          (o->state == JOB_QUEUED && o->params.model && !o->lacked_room)))
             return true;
     return false;
@@ -158,8 +159,8 @@ void jobs_expire(struct jobs *j)
         ;
     pthread_mutex_lock(&j->lock);
     for (struct job *job = j->first; job; job = job->next)
-        if (job->unkept) {
-            job->unkept = false; /* until that has failed again */
+        if (job->unkept && !job->ending_posted) {
+            job->ending_posted = true;
             writer_post(job, &job->ending, job_end_again, NULL, NULL);
         }
     jobs_schedule(j); /* those that wait for the disk */

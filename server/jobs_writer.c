@@ -80,11 +80,24 @@ void writer_accept(struct job_task *task)
     end_task(task, e);
 }
 
+/* Who is to be told of an end that was not written yet. */
+static enum err keep_end(struct job *job)
+{
+    struct job_row row;
+    pthread_mutex_lock(&job->jobs->lock);
+    bool unkept = job->unkept;
+    job_row(job, &row);
+    pthread_mutex_unlock(&job->jobs->lock);
+    return unkept ? job_keep_end(job, &row, store_update) : ERR_OK;
+}
+
 /* Where the row stays, the files still go: the next start drops it. */
 void writer_remove(struct job_task *task)
 {
     struct job *job = task->job;
-    enum err e = job->stored ? store_remove(job->jobs->store, job->id) : ERR_OK;
+    enum err e = keep_end(job);
+    if (!e && job->stored)
+        e = store_remove(job->jobs->store, job->id);
     if (e)
         log_event(LOG_ERROR, "job_row_stays", "job=%s error=%s", job->id, log_text(err_text()));
     end_task(task, e);

@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import http.server
 import json
+import os
 import queue
 import signal
 import socket
@@ -250,13 +251,13 @@ def test_a_job_that_ends_before_all_of_it_has_come_is_told_of(tmp_path, tiny_mod
 
 
 @contextlib.contextmanager
-def threadless(tmp_path, model: str, clip: str, secret):
+def threadless(tmp_path, model: str, clip: str, secret, *more):
     """A receiver, a daemon, its job that waits for a thread, and the file that keeps it waiting."""
     none = tmp_path / "none"
     env = power.preload("threads", tmp_path, NO_THREADS=str(none))
-    with Receiver(200) as r, Daemon(model, tmp_path / "spool", *flags(secret, r.host), env=env) as d:
+    with Receiver(200) as r, Daemon(model, tmp_path / "spool", *flags(secret, r.host), *more, env=env) as d:
         none.touch()
-        job = d.upload(clip, "?webhook=" + r.url, wait=False)["id"]
+        job = d.upload(clip, "?format=raw&webhook=" + r.url, wait=False)["id"]
         d.wait_for(lambda: d.json("/v1/videos/" + job)["error"])
         yield r, d, job, none
 
@@ -285,6 +286,28 @@ def test_an_end_that_cannot_be_written_is_told_of_when_it_can(tmp_path, tiny_mod
         d.process.wait()
     with Daemon(tiny_model, tmp_path / "spool") as d:
         assert d.json("/v1/videos/" + job)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_end_that_is_not_written_yet_is_told_of_before_the_job_goes(tmp_path, tiny_model, clip, secret, gone):
+    """Its masks are in the way of an upload while somebody else has the database locked; or a client deletes it just then."""
+    assert 50_000 < os.path.getsize(clip) + 2 * 4 * 64 * 96 < 60_000
+    with threadless(tmp_path, tiny_model, clip, secret, "--spool-max", "90000") as (r, d, job, none):
+        with contextlib.closing(sqlite3.connect(tmp_path / "spool" / "jobs.sqlite", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            none.unlink()
+            d.wait_log(f"event=job_end_not_kept job={job} ")
+            ended = d.json("/v1/videos/" + job)
+            assert ended["state"] == "succeeded"
+            if not gone:
+                refused = d.request("POST", "/v1/videos", b"x" * 44_000)
+                assert (refused.status, refused.problem()) == (503, "no-space")
+                assert d.json("/v1/videos/" + job) == ended
+            db.execute("ROLLBACK")
+            if gone:
+                assert d.request("DELETE", "/v1/videos/" + job).status == 204
+        assert json.loads(r.next().body)["job"] == ended
+        assert d.get("/v1/videos/" + job).status == (404 if gone else 200)
 
 
 def test_a_certificate_is_checked(tmp_path, tiny_model, clip, secret):
