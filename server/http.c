@@ -283,7 +283,8 @@ static void expect(struct request *r)
     loop_expect(r->connection, r->server->config->http_timeout);
 }
 
-static enum MHD_Result on_headers(struct request *r, const char *method, const char *path)
+static enum MHD_Result on_headers(struct request *r, const char *method, const char *path,
+                                  const char *version)
 {
     const char *id = request_header(r, "X-Request-Id");
     if (id && request_id_valid(id))
@@ -293,13 +294,12 @@ static enum MHD_Result on_headers(struct request *r, const char *method, const c
     r->endpoint = route(r, method, path);
     r->stage = REQUEST_BODY;
     expect(r);
-    enum err e = prepare(r);
+    enum err framing = framing_check(r, version), e = framing ? framing : prepare(r);
     if (e)
         request_fail(r, e);
-    bool unread = body_expected(r) || body_length(r) > DISCARD_MAX;
-    if (body_length(r) == UINT64_MAX)
-        unread = body_expected(r); /* chunked: it may be short */
-    if (unread && (e || !r->endpoint->take)) {
+    uint64_t length = body_length(r); /* chunked: it may be short */
+    bool large = length > DISCARD_MAX && length != UINT64_MAX;
+    if (framing || ((large || body_expected(r)) && (e || !r->endpoint->take))) {
         loop_expect(r->connection, 0); /* the body is not waited for, and the answer may last */
         loop_unread(r->connection);
         answer(r, r->endpoint->answer);
@@ -344,13 +344,12 @@ static enum MHD_Result on_request(void *http, struct MHD_Connection *connection,
 {
     struct request *r = *context;
     struct http *h = http;
-    (void)version;
     if (!r) { /* no memory */
         metric_add(h->server->metrics, METRIC_HTTP_ERRORS, 1);
         return MHD_queue_response(connection, 503, h->no_memory[0]);
     }
     if (r->stage == REQUEST_HEADERS)
-        return on_headers(r, method, path);
+        return on_headers(r, method, path, version);
     if (*len > 0) {
         bool go_on = on_body(r, data, *len);
         *len = 0;

@@ -3,6 +3,7 @@
  *   http.c          the event loop's callbacks: a request from its first line to its end
  *   http_loop.c     the event loop
  *   http_route.c    the table of endpoints
+ *   http_framing.c  requests that can be read in two ways, refused
  *   http_headers.c  header values, parsed
  *   http_body.c     bodies: raw or multipart, to memory or to a job
  *   http_reply.c    answers: common headers, problem+json
@@ -145,6 +146,10 @@ void loop_close(struct http *h); /* after the daemon */
 /* The endpoint, with the path's parts in r->name and r->number; never NULL: what is not there has
  * an endpoint that answers 404 or 405, or to OPTIONS. */
 const struct endpoint *route(struct request *r, const char *method, const char *path);
+
+/* ---- http_framing.c */
+/* ERR_ARG: the connection is to be closed, nothing behind the headers can be trusted. */
+enum err framing_check(struct request *r, const char *version);
 
 /* ---- http_body.c */
 enum err body_open(struct request *r); /* r->limit is set; refuses what the headers tell */

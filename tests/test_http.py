@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import re
 import socket
 import struct
 import subprocess
@@ -396,6 +397,34 @@ def test_malformed_requests_are_refused(daemon):
         answer = raw_exchange(daemon, bad)
         assert answer == b"" or answer[9:10] in (b"4", b"5"), answer
     assert daemon.get("/livez").status == 200
+
+
+NEXT = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("head", [
+    "POST /v1/segment HTTP/1.1|Host: localhost|Content-Length: 4|Transfer-Encoding: chunked",
+    "POST /v1/segment HTTP/1.1|Host: localhost|Content-Length: 4|Content-Length: 40",
+    "POST /v1/segment HTTP/1.1|Host: localhost|Content-Length : 4",
+    "POST /v1/segment HTTP/1.1|Host: localhost|Content-Length: 18446744073709551615",
+    "POST /v1/segment HTTP/1.1|Host: localhost|Transfer-Encoding: chunked|Transfer-Encoding: identity",
+    "POST /v1/segment HTTP/1.1|Host: localhost|Transfer-Encoding: gzip, chunked",
+    "POST /v1/segment HTTP/1.1|Host: localhost|Transfer-Encoding: xchunked",
+    "POST /v1/segment HTTP/1.0|Host: localhost|Transfer-Encoding: chunked",
+    "GET /livez HTTP/1.1|Host: localhost|Transfer-Encoding: identity",
+    "GET /livez HTTP/1.1|Host: localhost|Host: evil.example",
+    "GET /livez HTTP/1.1|Accept: */*",
+])
+def test_a_request_that_can_be_read_in_two_ways_is_the_last_of_its_connection(daemon, head):
+    answer = raw_exchange(daemon, "\r\n".join(head.split("|")).encode() + b"\r\n\r\n0\r\n\r\n" + NEXT)
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
+    assert b'"type":"/problems/bad-argument"' in answer and b'"detail":"' in answer
+
+
+def test_requests_may_come_before_the_answers_of_those_before_them(daemon):
+    body = b"POST /v1/segment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc"
+    answers = raw_exchange(daemon, 50 * (NEXT + body))
+    assert re.findall(rb"HTTP/1.1 (\d+) ", answers) == 50 * [b"200", b"415"]
 
 
 def test_clients_that_go_away_leave_nothing(daemon, pngs):
