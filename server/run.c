@@ -33,7 +33,7 @@
 enum {
     OTHER_FILES = 256,
     FILES_OF_A_REQUEST = 2, /* its connection, and the upload or result that it carries */
-    FILES_OF_A_STREAM = 2,  /* its connection, and its decoder */
+    FILES_OF_A_STREAM = 3,  /* its connection, its decoder, and who is about to open one */
     FILES_OF_A_JOB = 8,
     JOBS_RUNNING_MAX = 256, /* as the setting's range: a reload may ask for them */
 };

@@ -223,6 +223,8 @@ static void on_wake(struct ws *w)
         begin_drain(w);
     if (kill)
         kill_all(w);
+    if (entrance_shut(w->entrance))
+        entrance_work(w->entrance);
     if (!w->draining || w->count)
         return;
     pthread_mutex_lock(&w->lock);
@@ -234,8 +236,18 @@ static void on_wake(struct ws *w)
 /* ---- the listening socket -----------------------------------------------------------------------
  *
  * libwebsockets has our entrance as a file to watch, and each connection as one it accepted. It
- * would ask the socket who is there, which may be a proxy: we keep that ourselves, by descriptor.
+ * would ask the socket who is there, which may be a proxy: we keep that ourselves. Who has not
+ * asked for a WebSocket yet counts too, or a stranger who never asks had all descriptors.
  */
+
+static void see_off(struct ws *w, struct visitor *v)
+{
+    if (v->counted)
+        address_leave(w->addresses, &v->peer);
+    w->visitors--;
+    if (entrance_shut(w->entrance))
+        lws_cancel_service(w->context); /* on_wake lets in who waits */
+}
 
 static void take(void *ws, int fd, const struct sockaddr *from, socklen_t len)
 {
@@ -243,32 +255,46 @@ static void take(void *ws, int fd, const struct sockaddr *from, socklen_t len)
     struct ws *w = ws;
     (void)len;
     if (fd >= w->files) {
-        close(fd); /* libwebsockets has a table of so many too */
+        close(fd);
         return;
     }
-    w->peer[fd] = address_of(from);
+    struct visitor *v = &w->visitor[fd];
+    *v = (struct visitor){.peer = address_of(from)};
+    v->counted = address_enter(w->addresses, &v->peer) == ERR_OK;
+    w->visitors++;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-    lws_adopt_socket_vhost(w->vhost, fd); /* or closes it */
+    struct lws *wsi = lws_adopt_socket_vhost(w->vhost, fd); /* or closes it */
+    if (wsi)
+        lws_set_opaque_user_data(wsi, v);
+    else
+        see_off(w, v);
 }
 
-static enum err know_peers(struct ws *w)
+/* As many as there may be WebSockets are on their way to be one at most. */
+static int room(void *ws)
+{
+    struct ws *w = ws;
+    return 2 * w->server->config->ws_connections - w->visitors;
+}
+
+static enum err prepare_visitors(struct ws *w)
 {
     struct rlimit r;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur > FILES_MAX)
         r.rlim_cur = FILES_MAX;
     w->files = (int)r.rlim_cur;
-    w->peer = calloc(r.rlim_cur, sizeof *w->peer);
-    return w->peer ? ERR_OK : err_set(ERR_NOMEM, "no memory for the WebSocket server");
+    w->visitor = calloc(r.rlim_cur, sizeof *w->visitor);
+    return w->visitor ? ERR_OK : err_set(ERR_NOMEM, "no memory for the WebSocket server");
 }
 
 /* libwebsockets closes what it watches: it has a descriptor of its own. */
 static enum err watch_entrance(struct ws *w)
 {
     const struct config *config = w->server->config;
-    const struct entrance_host host = {w, take, NULL};
+    const struct entrance_host host = {w, take, room};
     lws_sock_file_fd_type fd;
     int listener;
-    TRY(know_peers(w));
+    TRY(prepare_visitors(w));
     enum err e = listen_open("ws", config->listen, config->ws_port, &listener);
     if (e)
         return err_context(e, "WebSocket");
@@ -285,14 +311,28 @@ static enum err watch_entrance(struct ws *w)
 /* ---- libwebsockets' callback --------------------------------------------------------------------
  */
 
-static void on_destroy(struct ws *w, struct lws *wsi, struct connection *c)
+static struct connection *connection_of(struct lws *wsi)
 {
-    if (!c)
+    const struct visitor *v = lws_get_opaque_user_data(wsi);
+    return v ? v->connection : NULL;
+}
+
+static void on_closed(struct ws *w, struct visitor *v)
+{
+    if (!v || !v->connection)
         return;
-    lws_set_opaque_user_data(wsi, NULL);
-    connection_lost(c);
+    connection_lost(v->connection);
+    v->connection = NULL;
     if (w->draining && !w->count)
         lws_cancel_service(w->context); /* on_wake tells ws_drain */
+}
+
+static void on_destroy(struct ws *w, struct lws *wsi, struct visitor *v)
+{
+    on_closed(w, v);
+    lws_set_opaque_user_data(wsi, NULL);
+    if (v)
+        see_off(w, v);
 }
 
 /* The client's close frame: 2 bytes of code and a reason, or nothing. 0: libwebsockets answers with
@@ -330,30 +370,32 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
     case LWS_CALLBACK_HTTP:
         return upgrade_refuse_http(wsi);
     case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:
-        return upgrade_confirm(w, wsi);
+        return upgrade_confirm(w, wsi, in);
     case LWS_CALLBACK_ESTABLISHED:
-        c = lws_get_opaque_user_data(wsi);
+        c = connection_of(wsi);
         if (!c)
             return -1;
         connection_established(c);
         return 0;
     case LWS_CALLBACK_TIMER:
-        c = lws_get_opaque_user_data(wsi);
+        c = connection_of(wsi);
         if (c)
             connection_timer(c);
         return 0;
     case LWS_CALLBACK_RECEIVE:
-        c = lws_get_opaque_user_data(wsi);
+        c = connection_of(wsi);
         if (!c)
             return -1;
         in_receive(c, in, len);
         return 0;
     case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
-        return on_peer_close(wsi, lws_get_opaque_user_data(wsi), in, len);
+        return on_peer_close(wsi, connection_of(wsi), in, len);
     case LWS_CALLBACK_SERVER_WRITEABLE:
-        c = lws_get_opaque_user_data(wsi);
+        c = connection_of(wsi);
         return c ? out_write(c) : -1;
     case LWS_CALLBACK_CLOSED:
+        on_closed(w, lws_get_opaque_user_data(wsi));
+        return 0;
     case LWS_CALLBACK_WSI_DESTROY:
         on_destroy(w, wsi, lws_get_opaque_user_data(wsi));
         return 0;
@@ -406,6 +448,7 @@ static enum err create_context(struct ws *w)
         info.options |= LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT;
         info.ssl_cert_filepath = config->tls_certificate;
         info.ssl_private_key_filepath = config->tls_key;
+        info.alpn = "http/1.1"; /* no HTTP/2: see upgrade_confirm */
     }
     lws_set_log_level(LLL_ERR | LLL_WARN, on_log);
     w->context = lws_create_context(&info);
@@ -519,7 +562,7 @@ void ws_close(struct ws *w)
     take_resets(w->resets_head);
     take_gone(w, w->gone);
     entrance_close(w->entrance);
-    free(w->peer);
+    free(w->visitor);
     addresses_close(w->addresses);
     pthread_cond_destroy(&w->empty);
     pthread_mutex_destroy(&w->lock);

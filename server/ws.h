@@ -49,14 +49,23 @@ enum close_code {
 };
 
 struct out; /* ws_out.c: a message that waits to be sent */
+struct connection;
+
+/* Who was let in, from then to the end of the socket: the wsi's opaque pointer leads to it. */
+struct visitor {
+    struct address peer;
+    bool counted;                  /* entered */
+    struct connection *connection; /* NULL before the upgrade, and after its end */
+};
 
 struct connection {
     struct ws *ws;
     struct connection *next, **link; /* of the ws's list, while wsi is there */
     struct lws *wsi;                 /* NULL: the socket is gone */
     struct session *session;         /* a reference */
-    struct address client;           /* entered */
-    bool listed, created, open;      /* open: said hello */
+    struct address client;           /* entered by `counted`: it came by a proxy */
+    bool counted;
+    bool listed, created, open; /* open: said hello */
 
     /* what the client asked for */
     enum drop_policy drop;
@@ -127,8 +136,9 @@ struct ws {
 
     /* service thread */
     struct entrance *entrance;
-    struct address *peer; /* who is behind each descriptor that libwebsockets has of us */
-    int files;            /* their most */
+    struct visitor *visitor; /* [files], by descriptor */
+    int files;               /* as many has libwebsockets' table */
+    int visitors;            /* let in */
     struct connection *connections;
     int count;
     bool draining;
@@ -148,9 +158,9 @@ void ws_take_item(struct item *item);  /* item->deliver: any thread */
 void ws_take_reset(struct command *c); /* command->done: any thread */
 
 /* ---- ws_upgrade.c */
-/* LWS_CALLBACK_HTTP_CONFIRM_UPGRADE: 0 goes on, with the connection as the wsi's opaque pointer;
- * 1: refused with an answer; -1: hang up. */
-int upgrade_confirm(struct ws *w, struct lws *wsi);
+/* LWS_CALLBACK_HTTP_CONFIRM_UPGRADE, `to` what the header says: 0 goes on, with the connection as
+ * the visitor's; 1: refused with an answer; -1: hang up. */
+int upgrade_confirm(struct ws *w, struct lws *wsi, const char *to);
 /* A plain HTTP request: 426. What LWS_CALLBACK_HTTP returns. */
 int upgrade_refuse_http(struct lws *wsi);
 

@@ -34,19 +34,27 @@ enum { OLD_FRAMES_MS = 3, OLD_FRAMES_SECONDS = 10, DECODER_MS = 2, DECODER_MS_MA
 /* ---- birth --------------------------------------------------------------------------------------
  */
 
+/* Who comes by a proxy; the others were counted when they were let in. */
+static enum err enter(struct connection *c, struct ws *w, struct lws *wsi,
+                      const struct address *client)
+{
+    const struct visitor *v = lws_get_opaque_user_data(wsi);
+    c->client = *client;
+    c->counted = address_trusted(w->addresses, &v->peer);
+    return c->counted ? address_enter(w->addresses, client) : ERR_OK;
+}
+
 enum err connection_open(struct ws *w, struct lws *wsi, const struct address *client,
                          struct session *session, struct connection **out)
 {
     struct connection *c = calloc(1, sizeof *c);
-    enum err e =
-        c ? address_enter(w->addresses, client) : err_set(ERR_NOMEM, "no memory for a connection");
+    enum err e = c ? enter(c, w, wsi, client) : err_set(ERR_NOMEM, "no memory for a connection");
     *out = c;
     if (e) {
         free(c);
         session_unref(session);
         return e;
     }
-    c->client = *client;
     c->ws = w;
     c->wsi = wsi;
     c->session = session;
@@ -413,7 +421,8 @@ void connection_lost(struct connection *c)
         c->next->link = c->link;
     w->count--;
     metric_add(w->server->metrics, METRIC_WS_CONNECTIONS, -1);
-    address_leave(w->addresses, &c->client);
+    if (c->counted)
+        address_leave(w->addresses, &c->client);
     session_detach(c->session, c);
     item_free(c->held);
     c->held = NULL;

@@ -203,7 +203,7 @@ static enum err connect_to(struct ws *w, struct lws *wsi, const struct address *
     if (e)
         connection_lost(c);
     else
-        lws_set_opaque_user_data(wsi, c);
+        ((struct visitor *)lws_get_opaque_user_data(wsi))->connection = c;
     return e;
 }
 
@@ -276,7 +276,8 @@ static enum err find_client(struct ws *w, struct lws *wsi, struct address *out)
 {
     static const char forwarded[] = "forwarded:";
     char text[FORWARDED_MAX] = "";
-    struct address peer = w->peer[lws_get_socket_fd(wsi)];
+    const struct visitor *v = lws_get_opaque_user_data(wsi);
+    struct address peer = v->peer;
     *out = peer;
     if (!address_trusted(w->addresses, &peer))
         return ERR_OK;
@@ -347,17 +348,23 @@ static int refuse(struct lws *wsi, enum err e)
     return answer(wsi, err_http(e), more, describe_problem(e, err_text(), NULL)) ? -1 : 1;
 }
 
-int upgrade_refuse_http(struct lws *wsi)
+static int answer_upgrade(struct lws *wsi)
 {
     json_t *problem = json_pack("{s:s, s:s, s:i}", "type", "/problems/upgrade", "title",
                                 "this port speaks WebSocket alone", "status", 426);
-    if (answer(wsi, 426, "Upgrade: websocket\r\n", problem))
-        return -1;
-    return lws_http_transaction_completed(wsi) ? -1 : 0;
+    return answer(wsi, 426, "Upgrade: websocket\r\n", problem);
 }
 
-int upgrade_confirm(struct ws *w, struct lws *wsi)
+int upgrade_refuse_http(struct lws *wsi)
 {
+    return answer_upgrade(wsi) || lws_http_transaction_completed(wsi) ? -1 : 0;
+}
+
+/* libwebsockets asks whatever the upgrade is to, and would go on to HTTP/2. */
+int upgrade_confirm(struct ws *w, struct lws *wsi, const char *to)
+{
+    if (strcasecmp(to, "websocket") != 0)
+        return answer_upgrade(wsi) ? -1 : 1;
     char id[SESSION_ID], key[HEADER_MAX];
     struct query q;
     struct owner *owner;

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import socket
 
 import pytest
 import websockets
@@ -107,3 +108,19 @@ def test_websockets_are_counted_too(daemon):
             assert await refused("c", "127.0.9.3", X_Forwarded_For="nonsense") == 400
 
     asyncio.run(scenario())
+
+
+def test_who_never_asks_for_a_websocket_is_counted_as_well(daemon):
+    def come() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", daemon.ws_port), timeout=PATIENCE, source_address=("127.0.3.1", 0))
+
+    def let_in() -> bool:
+        with come() as s, contextlib.suppress(ConnectionError):
+            s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            return s.recv(12) == b"HTTP/1.1 426"
+        return False
+
+    with come() as first, come():
+        assert not let_in()
+        first.close()
+        daemon.wait_for(let_in)

@@ -164,3 +164,31 @@ def test_a_handshake_of_tls_has_the_same_limit(tiny_model, tmp_path):
                     "-days", "2", "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
     with Daemon(tiny_model, tmp_path / "s", "--http-timeout", "2", "--tls-certificate", files[0], "--tls-key", files[1]) as d:
         trickle(d, {"http": ("http_port", b"", HELLO), "ws": ("ws_port", b"", HELLO)})
+
+
+def waiting(port: int) -> int:
+    """Connections that the kernel has made and nobody has accepted."""
+    with open("/proc/net/tcp") as f:
+        for line in f.readlines()[1:]:
+            _, local, _, state, queues, *_ = line.split()
+            if state == "0A" and local.endswith(f":{port:04X}"):
+                return int(queues.split(":")[1], 16)
+    raise KeyError(port)
+
+
+def test_who_comes_and_never_asks_takes_no_more_descriptors_than_there_may_be_websockets(tiny_model, tmp_path):
+    """On the port of WebSockets, where a stranger had all of the process. Who waits comes in when others have gone."""
+    with Daemon(tiny_model, tmp_path / "s", "--ws-connections", "5") as d:
+        process = chaos.Process(d.process.pid)
+        before = chaos.settled(process)
+        crowd = [socket.create_connection(("127.0.0.1", d.ws_port), timeout=PATIENCE) for _ in range(30)]
+        crowd[-1].sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        d.wait_for(lambda: waiting(d.ws_port) <= 20)
+        assert chaos.figures(process)["descriptors"] <= before["descriptors"] + 10
+        assert d.get("/livez").status == 200
+        for s in crowd[:20]:
+            s.close()
+        assert crowd[-1].recv(12) == b"HTTP/1.1 426"
+        for s in crowd[20:]:
+            s.close()
+        d.wait_for(lambda: chaos.settled(process) == before)

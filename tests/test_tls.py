@@ -99,6 +99,15 @@ def test_neither_plain_text_nor_old_versions_nor_strangers(authority, daemon):
     assert curl(authority, daemon, "/livez").stdout == b"ok\n"
 
 
+def test_nobody_speaks_http_2(authority, daemon):
+    context = authority.trust
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    for port in (daemon.http_port, daemon.ws_port):
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as s, \
+                context.wrap_socket(s, server_hostname="localhost") as tls:
+            assert tls.selected_alpn_protocol() == "http/1.1"
+
+
 def test_a_new_certificate_is_taken_at_sighup(authority, daemon, files, tmp_path):
     async def scenario():
         url = f"wss://localhost:{daemon.ws_port}/v1/streams/a/ws"

@@ -80,6 +80,15 @@ def test_an_upgrade_is_checked_first(daemon, target, status):
         daemon.wait_log(f"event=ws_refused request={headers['X-Request-Id']} status={status}")
 
 
+@pytest.mark.parametrize("to, refused", [("h2c", 426), ("h2c, websocket", 403), ("raw", 403), ("websockets", 403)])
+def test_an_upgrade_to_anything_else_is_refused(daemon, to, refused):
+    """libwebsockets speaks HTTP/2 as well, which nobody here wants; 403 is its own word."""
+    status, headers, body = upgrade(daemon, "/v1/streams/other/ws", Upgrade=to,
+                                    **{"HTTP2-Settings": "AAMAAABkAAQCAAAAAAIAAAAA", "Connection": "Upgrade, HTTP2-Settings"})
+    assert status == refused, body
+    assert daemon.get("/v1/streams/other").status == 404
+
+
 def test_a_zero_byte_in_the_path_is_the_end(daemon):
     with pytest.raises(http.client.RemoteDisconnected):
         upgrade(daemon, "/v1/streams/a%00b/ws")
