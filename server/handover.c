@@ -337,7 +337,7 @@ static void sweep(struct handover *h)
     h->swept = true;
     lease_begin_leaves(h);
     pthread_mutex_lock(&h->lock);
-    if (!h->leaving.head && atomic_load(&h->leaves) == 0) {
+    if (!h->leaving.head && !h->asked.head && atomic_load(&h->leaves) == 0) {
         h->is_drained = true;
         pthread_cond_signal(&h->drained);
     }
@@ -363,6 +363,7 @@ static void *handover_main(void *handover)
     do {
         if (!h->redis.context && clock_ns() >= h->redis.retry) {
             redis_connect(&h->redis);
+            forgotten_tell(h);
             handover_tell(h);
             h->renewal = 0;
         }
@@ -495,6 +496,7 @@ void handover_close(struct handover *h)
 {
     if (!h)
         return;
+    forgotten_free(h);
     redis_close(&h->redis);
     pthread_cond_destroy(&h->drained);
     pthread_cond_destroy(&h->wake);

@@ -23,6 +23,7 @@
  *   `takeover`, and its session is gone. A lease that ran out and that nobody took since, which the
  *   record's token tells, is taken again.
  * - Redis away: streams go on, new ones begin without a lease, nothing is stored. When it is back
+ *   it is told first which streams have ended meanwhile. Then
  *   leases are taken again, also of those that had none; where another replica was faster, that one
  *   has the stream.
  *
@@ -79,7 +80,8 @@ void handover_drain(struct handover *h, double seconds);
 /* A device has failed: the leases of its streams are given up, whose states nobody has any more. */
 void handover_give_up(struct handover *h);
 
-/* The stream has ended for good: so has its record, at the latest with the next renewal. */
+/* The stream has ended for good: so has its record, at the latest with the next renewal; where
+ * Redis is away, when it is back. */
 void handover_forget(struct handover *h, struct session *s);
 
 /* For /readyz: "" while all is well, else why Redis is not there, or takes nothing. ERR_NOMEM. */

@@ -216,18 +216,29 @@ void lease_keep(struct handover *h, struct operation *o)
     operation_end_keep(o, e);
 }
 
-void lease_forget(struct handover *h, struct session *s)
+static bool tell_deletion(struct handover *h, const struct session *s)
 {
     struct place place;
-    if (s->lease.held && h->redis.context) {
-        lease_place(h, s, &place);
-        redis_forget(&h->redis, &place, s->lease.token);
-        handover_tell(h);
-    }
-    lease_drop(h, s);
+    if (!h->redis.context)
+        return false;
+    lease_place(h, s, &place);
+    redis_ask_forget(&h->redis, &place, s->lease.token, !s->lease.had);
+    return redis_read_done(&h->redis);
 }
 
-/* Of those that nobody could ask for. */
+void lease_forget(struct handover *h, struct session *s)
+{
+    if (!s->lease.held)
+        return;
+    bool told = tell_deletion(h, s) || (redis_is_back(&h->redis) && tell_deletion(h, s));
+    handover_tell(h);
+    if (told || forgotten_add(h, s))
+        lease_drop(h, s);
+    else
+        atomic_store(&s->lease.deleted, true); /* the next renewal tries again */
+}
+
+/* Of those that nobody could ask for, or remember. */
 static void forget_deleted(struct handover *h)
 {
     for (struct session *next, *s = h->first; s; s = next) {

@@ -3,6 +3,7 @@
  *   handover.c        the thread, and what it is asked for
  *   handover_lease.c  leases, and what is written under them
  *   handover_take.c   a stream is taken up
+ *   handover_forget.c deletions that Redis was not told of
  *   handover_redis.c  the connection, the scripts
  *   handover_record.c what a record says */
 #ifndef TV3S_SERVER_HANDOVER_PARTS_H
@@ -82,7 +83,10 @@ enum lease redis_read_renewal(struct redis *r);
 enum lease redis_write(struct redis *r, const struct place *p, const struct operation *o,
                        bool leave, enum err *refused);
 void redis_give_back(struct redis *r, const struct place *p, const char *token);
-void redis_forget(struct redis *r, const struct place *p, const char *token);
+/* The record is gone, if it was ours; `force`: or nobody has the lease. Several may be asked before
+ * the answers are read. False: Redis is away, and was maybe not told. */
+void redis_ask_forget(struct redis *r, const struct place *p, const char *token, bool force);
+bool redis_read_done(struct redis *r);
 
 /* ---- handover_record.c -------------------------------------------------------------------------
  */
@@ -141,6 +145,11 @@ struct operation_list {
     struct operation *head, *tail;
 };
 
+struct forgotten_list {
+    struct forgotten *head, *tail;
+    size_t count;
+};
+
 struct handover {
     struct server *server;
     const struct config *config;
@@ -173,8 +182,9 @@ struct handover {
     struct session *first;         /* those held, linked by lease.next; a reference each */
     struct operation_list waiting; /* TAKE: another replica has the lease */
     struct operation_list leaving; /* LEAVE: too many are on their way */
-    bool gave_up;                  /* the leases of its streams */
-    bool swept;                    /* a drain asked all to leave */
+    struct forgotten_list forgotten;
+    bool gave_up; /* the leases of its streams */
+    bool swept;   /* a drain asked all to leave */
 };
 
 /* To the thread. After the end it is undone at once. Any thread; takes it. */
@@ -215,6 +225,14 @@ void lease_keep(struct handover *h, struct operation *o);
 /* The session is off the list, with its lease given up; `forget`: with its record gone. */
 void lease_give_back(struct handover *h, struct session *s);
 void lease_forget(struct handover *h, struct session *s);
+
+/* ---- handover_forget.c: the thread alone --------------------------------------------------------
+ */
+/* The session is deleted, and Redis is away. False: no memory. */
+bool forgotten_add(struct handover *h, const struct session *s);
+/* Redis is there: what it was not told. It may be away then. */
+void forgotten_tell(struct handover *h);
+void forgotten_free(struct handover *h);
 
 /* ---- handover_take.c: the thread alone ---------------------------------------------------------
  */

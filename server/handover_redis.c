@@ -75,8 +75,9 @@ static const char keep[] =
 static const char give_back[] = MINE "if mine then redis.call('DEL', KEYS[1]) end\n"
                                      "return 1\n";
 
-/* The token stays for a while: who was stopped meanwhile finds that it is not its own. */
-static const char forget[] = MINE "if mine then\n"
+/* The token stays for a while: who was stopped meanwhile finds that it is not its own. ARGV and:
+ * force */
+static const char forget[] = MINE "if mine or not held and ARGV[4] == '1' then\n"
                                   "  redis.call('DEL', KEYS[1], KEYS[2])\n"
                                   "  redis.call('HSET', KEYS[2], 'token', 'gone')\n"
                                   "  redis.call('PEXPIRE', KEYS[2], ARGV[3])\n"
@@ -263,6 +264,18 @@ static redisReply *call(struct redis *r, const struct call *c)
     return redisCommandArgv(r->context, c->count, (const char **)c->argument, c->length);
 }
 
+static void append(struct redis *r, const struct call *c)
+{
+    redisAppendCommandArgv(r->context, c->count, (const char **)c->argument, c->length);
+}
+
+/* Of what was appended; NULL: none came. */
+static redisReply *read_reply(struct redis *r)
+{
+    void *reply = NULL;
+    return redisGetReply(r->context, &reply) == REDIS_OK ? reply : NULL;
+}
+
 enum lease redis_take(struct redis *r, const struct place *p, const char *token, bool takeover,
                       bool stored, struct stored *out)
 {
@@ -312,17 +325,14 @@ void redis_ask_renewal(struct redis *r, const struct place *p, const char *token
     struct call c;
     begin(&c, r, renew, p, token);
     add_text(&c, force ? "1" : "0");
-    redisAppendCommandArgv(r->context, c.count, (const char **)c.argument, c.length);
+    append(r, &c);
 }
 
 enum lease redis_read_renewal(struct redis *r)
 {
     static const enum lease is[] = {LEASE_LOST, LEASE_OURS, LEASE_BARE, LEASE_WANTED,
                                     LEASE_WANTED_NOW};
-    void *read = NULL;
-    if (redisGetReply(r->context, &read) != REDIS_OK)
-        read = NULL;
-    redisReply *reply = read;
+    redisReply *reply = read_reply(r);
     if (reply && reply->type == REDIS_REPLY_INTEGER && reply->integer >= 0 && reply->integer < 5) {
         enum lease lease = is[reply->integer];
         freeReplyObject(reply);
@@ -356,19 +366,22 @@ enum lease redis_write(struct redis *r, const struct place *p, const struct oper
     return lease;
 }
 
-static void tell(struct redis *r, const char *script, const struct place *p, const char *token)
+void redis_give_back(struct redis *r, const struct place *p, const char *token)
 {
     struct call c;
-    begin(&c, r, script, p, token);
+    begin(&c, r, give_back, p, token);
     good(r, call(r, &c));
 }
 
-void redis_give_back(struct redis *r, const struct place *p, const char *token)
+void redis_ask_forget(struct redis *r, const struct place *p, const char *token, bool force)
 {
-    tell(r, give_back, p, token);
+    struct call c;
+    begin(&c, r, forget, p, token);
+    add_text(&c, force ? "1" : "0");
+    append(r, &c);
 }
 
-void redis_forget(struct redis *r, const struct place *p, const char *token)
+bool redis_read_done(struct redis *r)
 {
-    tell(r, forget, p, token);
+    return good(r, read_reply(r));
 }

@@ -84,9 +84,33 @@ static void no_state_joins_those_on_their_way_where_they_are_too_many(void **sta
     session_unref(s);
 }
 
+static void deletions_wait_for_redis_while_its_records_last_and_up_to_a_number(void **state)
+{
+    struct fixture *f = *state;
+    struct handover *h = f->server.handover;
+    struct session *gone = live(f), *other;
+    session_delete(f->rig.sessions, gone);
+    other = live(f); /* asked for later, so the thread has done both */
+    assert_true(metric_get(f->rig.metrics, METRIC_HANDOVER_FORGOTTEN) == 1);
+    assert_true(metric_get(f->rig.metrics, METRIC_HANDOVER_STREAMS) == 1);
+    handover_stop(h); /* from now on we are its thread */
+    for (int i = 0; i < 65536 + 3; i++)
+        assert_true(forgotten_add(h, gone));
+    assert_int_equal(h->forgotten.count, 65536);
+    forgotten_free(h);
+    f->rig.config.stream_linger = f->rig.config.stream_lease = 0;
+    for (int i = 0; i < 3; i++)
+        assert_true(forgotten_add(h, gone));
+    assert_true(metric_get(f->rig.metrics, METRIC_HANDOVER_FORGOTTEN) == 1);
+    session_unref(gone);
+    session_unref(other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(
+            deletions_wait_for_redis_while_its_records_last_and_up_to_a_number, setup, teardown),
         cmocka_unit_test_setup_teardown(no_state_joins_those_on_their_way_where_they_are_too_many,
                                         setup, teardown),
     };
