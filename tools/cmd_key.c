@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: tv3s key NAME --roles ROLE[,ROLE...] [--file KEYS.json] [LIMITS]\n"
+    "usage: tv3s key NAME [--roles ROLE[,ROLE...]] [--file KEYS.json] [LIMITS]\n"
     "\n"
     "Prints a new key, which nobody can print again, and adds its hash to the key file of tv3sd.\n"
     "A name that is there gets the key beside those that it has: take the old hash out of the "
@@ -21,7 +21,9 @@ static const char usage[] =
     "when everybody has the new one. Send tv3sd SIGHUP to have the file read.\n"
     "\n"
     "  --roles LIST            submit (upload videos and images), stream (live streams),\n"
-    "                          read (results, lists), admin (metrics)\n"
+    "                          read (results, lists), admin (metrics). A name that is there\n"
+    "                          keeps its roles and limits, unless others are given: these are\n"
+    "                          then of all its keys\n"
     "  --file FILE             made when it is not there; without it the entry is printed\n"
     "  --streams N             live streams at once\n"
     "  --frames-per-second X   frames of streams, and single images\n"
@@ -31,8 +33,9 @@ static const char usage[] =
 
 struct wishes {
     const char *name, *file;
-    json_t *entry; /* the new one */
-    json_t *limits;
+    json_t *entry;   /* the new one */
+    json_t *changes; /* of one that is there: roles and limits */
+    json_t *roles;   /* that it had before; NULL: there was none */
 };
 
 /* ---- the file -----------------------------------------------------------------------------------
@@ -53,8 +56,9 @@ static enum err read_file(const char *path, json_t **out)
     return err_set(ERR_FORMAT, "%s: an object with \"keys\", an array, is wanted", path);
 }
 
-/* The entry of that name gets the hash, and the roles and limits that were given. */
-static enum err add(json_t *root, const struct wishes *w)
+/* The entry of that name gets the hash, and the roles and limits that were given. ERR_ARG: there is
+ * none, and no roles for one. */
+static enum err add(json_t *root, struct wishes *w)
 {
     json_t *keys = json_object_get(root, "keys"), *there;
     json_t *hashes = json_object_get(w->entry, "hashes");
@@ -67,9 +71,11 @@ static enum err add(json_t *root, const struct wishes *w)
         json_t *old = json_object_get(there, "hashes");
         if (!json_is_array(old) || json_array_extend(old, hashes))
             return err_set(ERR_FORMAT, "the key %s has no \"hashes\"", w->name);
-        json_object_set(there, "roles", json_object_get(w->entry, "roles"));
-        return json_object_update(there, w->limits) ? err_set(ERR_NOMEM, "no memory") : ERR_OK;
+        w->roles = json_incref(json_object_get(there, "roles"));
+        return json_object_update(there, w->changes) ? err_set(ERR_NOMEM, "no memory") : ERR_OK;
     }
+    if (!json_object_get(w->entry, "roles"))
+        return err_set(ERR_ARG, "%s is not in the file: --roles is wanted", w->name);
     return json_array_append(keys, w->entry) ? err_set(ERR_NOMEM, "no memory") : ERR_OK;
 }
 
@@ -93,7 +99,20 @@ static enum err write_file(const char *path, const json_t *root)
     return e;
 }
 
-static enum err keep(const struct wishes *w)
+/* Other roles are easily a slip: they are of the keys that clients have already. */
+static void tell_roles(const struct wishes *w)
+{
+    const json_t *now = json_object_get(w->changes, "roles");
+    if (!w->roles || !now || json_equal(w->roles, now))
+        return;
+    char *old = json_dumps(w->roles, JSON_COMPACT | JSON_ENCODE_ANY);
+    if (old)
+        fprintf(stderr, "tv3s key: the roles of all keys of %s have changed; they were %s\n",
+                w->name, old);
+    free(old);
+}
+
+static enum err keep(struct wishes *w)
 {
     json_t *root;
     if (!w->file)
@@ -104,6 +123,8 @@ static enum err keep(const struct wishes *w)
     enum err e = add(root, w);
     if (!e)
         e = write_file(w->file, root);
+    if (!e)
+        tell_roles(w);
     json_decref(root);
     return e;
 }
@@ -124,16 +145,16 @@ static enum err make(struct wishes *w)
 /* ---- arguments ----------------------------------------------------------------------------------
  */
 
-static bool take_roles(json_t *entry, char *list)
+static int take_roles(const char *command, json_t *changes, char *list)
 {
     json_t *roles = json_array();
-    json_object_set_new(entry, "roles", roles);
+    json_object_set_new(changes, "roles", roles);
     for (char *name; (name = strsep(&list, ","));) {
         if (!key_role_parse(name))
-            return false;
+            return tool_usage(command, "roles are submit, stream, read and admin, not '%s'", name);
         json_array_append_new(roles, json_string(name));
     }
-    return true;
+    return TOOL_OK;
 }
 
 static bool take_limit(json_t *limits, const char *name, const char *text, bool whole)
@@ -151,16 +172,14 @@ static int take_option(const char *command, int c, struct wishes *w)
     static const char *const limit[] = {"streams", "frames_per_second", "jobs", "upload_bytes"};
     switch (c) {
     case 'r':
-        if (!take_roles(w->entry, optarg))
-            return tool_usage(command, "roles are submit, stream, read and admin");
-        return TOOL_OK;
+        return take_roles(command, w->changes, optarg);
     case 'f':
         w->file = optarg;
         return TOOL_OK;
     case '?':
         return TOOL_USAGE; /* getopt_long has printed its line */
     default:
-        if (!take_limit(w->limits, limit[c], optarg, c != 1))
+        if (!take_limit(w->changes, limit[c], optarg, c != 1))
             return tool_usage(command, "a limit is a number above 0, not '%s'", optarg);
         return TOOL_OK;
     }
@@ -189,19 +208,20 @@ static int run(int argc, char **argv, struct wishes *w)
     }
     if (optind + 1 != argc || !key_name_valid(argv[optind]))
         return tool_usage(argv[0], "one NAME is wanted: 1 to 64 of A-Z a-z 0-9 . _ -");
-    if (!json_object_get(w->entry, "roles"))
+    if (!w->file && !json_object_get(w->changes, "roles"))
         return tool_usage(argv[0], "--roles is wanted");
     w->name = argv[optind];
     json_object_set_new(w->entry, "name", json_string(w->name));
-    json_object_update(w->entry, w->limits);
+    json_object_update(w->entry, w->changes);
     return make(w) ? tool_error(argv[0], "%s", err_text()) : TOOL_OK;
 }
 
 int cmd_key(int argc, char **argv)
 {
-    struct wishes w = {.entry = json_object(), .limits = json_object()};
+    struct wishes w = {.entry = json_object(), .changes = json_object()};
     int status = run(argc, argv, &w);
     json_decref(w.entry);
-    json_decref(w.limits);
+    json_decref(w.changes);
+    json_decref(w.roles);
     return status;
 }
