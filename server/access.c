@@ -5,6 +5,7 @@
 #include "server/listen.h"
 #include "server/log.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -106,6 +107,25 @@ static struct owner *holder(struct access *a, const char *key)
     return found;
 }
 
+/* "submit", or "read or stream": those of `roles`. */
+static void role_names(unsigned roles, char *text, size_t size)
+{
+    static const struct {
+        unsigned bit;
+        const char *name;
+    } all[] = {
+#define ROLE_NAME(id, bit, name) {id, name},
+        KEY_ROLES(ROLE_NAME)
+#undef ROLE_NAME
+    };
+    *text = '\0';
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        size_t n = strlen(text);
+        if (roles & all[i].bit)
+            snprintf(text + n, size - n, "%s%s", n ? " or " : "", all[i].name);
+    }
+}
+
 enum err access_check_key(struct access *a, const char *key, unsigned roles, struct owner **out)
 {
     *out = a->nobody;
@@ -117,7 +137,11 @@ enum err access_check_key(struct access *a, const char *key, unsigned roles, str
     if (!*out)
         return key ? err_set(ERR_KEY, "the key is not known")
                    : err_set(ERR_KEY, "a key is wanted: Authorization: Bearer KEY");
-    return owner_may(*out, roles) ? ERR_OK : err_set(ERR_ROLE, "the key has not the role for that");
+    if (owner_may(*out, roles))
+        return ERR_OK;
+    char wanted[64];
+    role_names(roles, wanted, sizeof wanted);
+    return err_set(ERR_ROLE, "the key has not the role %s", wanted);
 }
 
 enum err access_check(struct access *a, const char *authorization, unsigned roles,

@@ -78,9 +78,13 @@ static bool matches(struct request *r, const char *pattern, const char *path)
 /* ---- paths and methods that are not in the table ------------------------------------------------
  */
 
+/* Who takes a stream's WebSocket for a path of this port is told. */
 static enum err no_such_path(struct request *r)
 {
-    (void)r;
+    size_t n = strcspn(r->target, "?");
+    if (n > 3 && strncmp(r->target, "/v1/streams/", 12) == 0 &&
+        strncmp(r->target + n - 3, "/ws", 3) == 0)
+        return err_set(ERR_NOT_FOUND, "WebSockets are not on this port: /v1/server says where");
     return err_set(ERR_NOT_FOUND, "no such path");
 }
 
@@ -100,12 +104,13 @@ static void allowed_methods(const char *path, char text[64])
 
 static enum err other_method(struct request *r)
 {
-    char allow[64];
+    char allow[64], known[96];
     bool options = strcmp(r->method, "OPTIONS") == 0;
     allowed_methods(r->allow, allow);
+    snprintf(known, sizeof known, "this path knows %s", allow);
     struct MHD_Response *answer =
         options ? reply_static(NULL, "", 0)
-                : reply_problem_of(r, 405, "method", "the method is not known here", NULL);
+                : reply_problem_of(r, 405, "method", "the method is not known here", known);
     reply_header(&answer, "Allow", "%s", allow);
     if (options)
         reply_header(&answer, "Access-Control-Allow-Methods", "%s", allow);

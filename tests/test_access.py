@@ -240,6 +240,8 @@ def test_the_python_client_has_a_key(daemon, keys, png, monkeypatch):
     assert client.segment(png).size == (96, 64)
     assert refused(lambda: reader.segment(png)) == (403, "forbidden")
     assert refused(lambda: reader.stream("py").open()) == (403, "forbidden")
+    with pytest.raises(Tv3sError, match="the key has not the role submit"):
+        reader.segment(png)
     assert refused(lambda: Client(url).models()) == (401, "unauthorized")
     monkeypatch.setenv("TV3S_KEY", keys["ann"])
     assert Client(url).describe("py")["frames"] == 1
@@ -333,11 +335,30 @@ def test_the_tool_says_what_is_wrong(tmp_path):
 
     assert run("a b", "--roles", "read").returncode == 2
     assert run("a").returncode == 2
-    assert "roles are" in run("a", "--roles", "root").stderr
+    assert "roles are submit, stream, read and admin, not 'root'" in run("a", "--roles", "read,root").stderr
     assert "a limit is" in run("a", "--roles", "read", "--jobs", "-1").stderr
     assert run("a", "--roles", "read", "--file", tmp_path / "none" / "k").returncode == 1
     entry, _, key = run("a", "--roles", "read", "--jobs", "2").stdout.rstrip().rpartition("\n")
     assert json.loads(entry)["jobs"] == 2 and key.startswith("tv3s_")
+
+
+def test_a_new_key_of_a_name_keeps_its_roles_and_limits_unless_others_are_given(tmp_path):
+    file = tmp_path / "keys.json"
+
+    def run(*args):
+        done = subprocess.run([TV3S, "key", "a", *args, "--file", file], capture_output=True, text=True)
+        return done, json.loads(file.read_text())["keys"] if file.exists() else None
+
+    done, there = run()
+    assert done.returncode == 1 and "--roles is wanted" in done.stderr and there is None
+    run("--roles", "read,stream", "--jobs", "2")
+    done, [a] = run()
+    assert (a["roles"], a["jobs"], len(a["hashes"])) == (["read", "stream"], 2, 2) and not done.stderr
+    done, [a] = run("--roles", "read,stream")
+    assert (a["roles"], len(a["hashes"])) == (["read", "stream"], 3) and not done.stderr
+    done, [a] = run("--roles", "read", "--jobs", "3")
+    assert (a["roles"], a["jobs"], len(a["hashes"])) == (["read"], 3, 4)
+    assert 'they were ["read","stream"]' in done.stderr and done.stdout.startswith("tv3s_")
 
 
 # ------------------------------------------------------------------------------------------------------- no keys

@@ -353,8 +353,10 @@ def test_metrics_count(daemon, pngs):
 def test_unknown_paths_and_methods(daemon):
     r = daemon.get("/v1/nothing")
     assert (r.status, r.problem()) == (404, "not-found")
+    r = daemon.get("/v1/streams/a/ws?credit=4")
+    assert (r.status, r.problem()) == (404, "not-found") and "WebSockets are not on this port" in r.json()["detail"]
     r = daemon.request("PATCH", "/v1/streams/a")
-    assert (r.status, r.problem()) == (405, "method")
+    assert (r.status, r.problem()) == (405, "method") and "PUT" in r.json()["detail"]
     assert set(r.headers["Allow"].split(", ")) == {"GET", "HEAD", "PUT", "DELETE", "OPTIONS"}
     r = daemon.request("OPTIONS", "/v1/videos")
     assert r.status == 204 and "POST" in r.headers["Allow"]
