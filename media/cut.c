@@ -1,6 +1,7 @@
 #include "media/cut.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 enum { ID_EBML = 0x1a45dfa3, ID_VOID = 0xec, ID_SEGMENT = 0x18538067 };
 
@@ -23,7 +24,7 @@ static int64_t number(struct cursor *c, bool with_mark)
     return !with_mark && value == (INT64_C(1) << bits) - 1 ? -1 : value;
 }
 
-int64_t cut_matroska(const uint8_t *head, size_t len)
+static int64_t matroska(const uint8_t *head, size_t len)
 {
     struct cursor c = {head, head + len};
     for (bool first = true;; first = false) {
@@ -36,4 +37,20 @@ int64_t cut_matroska(const uint8_t *head, size_t len)
             return 0;
         c.at += size;
     }
+}
+
+/* "RIFF", how many bytes follow, "AVI ". One that was written to a pipe says 0 or the most. */
+static int64_t avi(const uint8_t *head, size_t len)
+{
+    if (len < 12 || memcmp(head, "RIFF", 4) != 0 || memcmp(head + 8, "AVI ", 4) != 0)
+        return 0;
+    uint32_t size = (uint32_t)head[4] | (uint32_t)head[5] << 8 | (uint32_t)head[6] << 16 |
+                    (uint32_t)head[7] << 24;
+    return size < 4 || size == UINT32_MAX ? 0 : INT64_C(8) + size;
+}
+
+int64_t cut_length(const uint8_t *head, size_t len)
+{
+    int64_t length = matroska(head, len);
+    return length ? length : avi(head, len);
 }

@@ -285,8 +285,16 @@ static bool is_cut(const struct source *s, int64_t *has, int64_t *says)
         *has = avio_size(file);
         n = avio_seek(file, 0, SEEK_SET) < 0 ? 0 : avio_read(file, head, sizeof head);
     }
-    *says = n > 0 ? cut_matroska(head, (size_t)n) : 0;
+    *says = n > 0 ? cut_length(head, (size_t)n) : 0;
     return *has > 0 && *has < *says;
+}
+
+/* Fewer packets than the container counts. An AVI counts the places of pictures that were left out,
+ * which FFmpeg passes over: its length tells. */
+static bool lacks_packets(const struct source *s)
+{
+    return s->stream->nb_frames > s->packets && !source_still(s) &&
+           strcmp(s->format->iformat->name, "avi") != 0;
 }
 
 /* The end of what can be read. A file that promised more is cut off. */
@@ -294,7 +302,7 @@ static void end_of_input(struct source *s, int result, int64_t *corrupt)
 {
     char text[256], why[AV_ERROR_MAX_STRING_SIZE];
     int64_t has, says;
-    bool cut = s->stream->nb_frames > s->packets && !source_still(s);
+    bool cut = lacks_packets(s);
     bool shorter = !cut && is_cut(s, &has, &says);
     if (result == AVERROR_EOF && !cut && !shorter)
         return;
