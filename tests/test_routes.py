@@ -24,6 +24,8 @@ ROUTES = [
     ("GET", "/readyz", {}, "http", "GET", "/readyz"),
     ("GET", "/v1/models/street", {}, "http", "GET", "/v1/models/street"),
     ("GET", "/metrics", {}, None, None, None),
+    ("GET", "/metric%73?x=1", {}, None, None, None),
+    ("GET", "/%6De%74rics", {}, None, None, None),
     ("POST", "/v1/segment?format=raw", {}, "http", "POST", r"/v1/segment\?format=raw"),
     ("POST", "/v1/videos?format=raw", {}, "http", "POST", r"/v1/videos\?format=raw"),
     ("GET", "/v1/videos/abc/masks", {}, "http", "GET", "/v1/videos/abc/masks"),
