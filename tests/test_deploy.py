@@ -1,6 +1,7 @@
 """deploy/'s Prometheus, Grafana, compose and Helm files, by the tools that read them, and against a daemon's metrics."""
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -8,8 +9,8 @@ import subprocess
 
 import yaml
 
-from balancers import DEPLOY
-from daemon import PATIENCE
+from balancers import DEPLOY, Nginx
+from daemon import PATIENCE, Daemon
 
 
 def run(*args, cwd=DEPLOY) -> str:
@@ -56,6 +57,34 @@ def test_alerts_and_dashboard_ask_for_metrics_that_are_there(daemon, tmp_path):
     rules = [{"record": f"asked:{i}", "expr": expr} for i, expr in enumerate(asked)]
     (tmp_path / "asked.yml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
     assert f"{len(asked)} rules found" in run("promtool", "check", "rules", str(tmp_path / "asked.yml"))
+
+
+class ComposesNginx(Nginx):
+    """With the file that its command makes."""
+    def adapt(self, text: str) -> str:
+        command = yaml.safe_load(run("docker-compose", "-f", "compose.yaml", "config"))["services"]["nginx"]["command"]
+        pipe = command[2].replace("$$", "$").split(" && ")[1]
+        with open(self.path("given"), "w") as f:
+            f.write(text)
+        for name, own in (("/etc/tv3sd/nginx.conf", "given"), ("/tmp/nginx.conf", "made")):
+            assert pipe.count(name) == 1
+            pipe = pipe.replace(name, self.path(own))
+        run("sh", "-c", pipe)
+        with open(self.path("made")) as f:
+            return super().adapt(f.read())
+
+
+def test_composes_nginx_is_called_by_the_names_of_this_machine(tiny_model, tmp_path):
+    """The replicas let everybody in, so a page of another site may not come by its own name (DNS rebinding)."""
+    with Daemon(tiny_model, tmp_path / "s", "--open-access", "true") as d, ComposesNginx(tmp_path / "nginx", [d]) as b:
+        def asked(host: str, path="/v1/streams") -> int:
+            c = http.client.HTTPConnection("127.0.0.1", b.port, timeout=PATIENCE)
+            c.request("GET", path, headers={"Host": host, "Origin": "http://" + host})
+            return c.getresponse().status
+
+        assert [asked(h) for h in ("localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080")] == [200] * 4
+        for host in ("evil.example", "evil.example:8080", "localhost.evil.example", "127x0.0.1", "127.0.0.1.evil.example"):
+            assert asked(host) == asked(host, "/v1/streams/a/ws") == 403
 
 
 def test_compose_takes_its_file():

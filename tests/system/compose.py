@@ -179,6 +179,13 @@ def asked(prometheus: str, path: str, **query: str) -> dict:
     return got["data"]
 
 
+def status_of(request: urllib.request.Request) -> int:
+    try:
+        return urllib.request.urlopen(request, timeout=PATIENCE).status
+    except urllib.error.HTTPError as e:
+        return e.code
+
+
 def check_front(front: str, folder: str) -> None:
     """Uploads, streams and the page through nginx, as a user of this machine."""
     job = json.loads(subprocess.run(["curl", "-sSf", "-F", f"file=@{CLIP}", f"{front}/v1/videos?format=raw"], check=True,
@@ -194,11 +201,9 @@ def check_front(front: str, folder: str) -> None:
                                "raw", "-o", "-", "stream", CLIP], capture_output=True)
         ok(f"and stream {name}, its WebSocket where the server says", done.stdout == masks, done.stderr)
     ok("the page is there", b"<html" in get(front + "/"))
-    try:
-        get(front + "/metrics")
-        ok("and no metrics", False)
-    except urllib.error.HTTPError as e:
-        ok("and no metrics", e.code == 404)
+    ok("and no metrics", status_of(urllib.request.Request(front + "/metrics")) == 404)
+    ok("a page whose name was bent to this machine is not answered",
+       status_of(urllib.request.Request(front + "/v1/streams", headers={"Host": "evil.example:8080"})) == 403)
 
 
 def check_prometheus(prometheus: str, replicas: list[Service]) -> None:
@@ -286,7 +291,8 @@ def full(service: dict, folder: str) -> dict:
         host, published, target = text.split(":")
         return {"host": host, "published": int(published), "target": int(target)}
     environment = {k: re.sub(r"\$\{\w+:-(.*)\}", r"\1", str(v)) for k, v in (service.get("environment") or {}).items()}
-    return {**service, "volumes": [volume(v) for v in service.get("volumes", ())], "environment": environment,
+    command = [text.replace("$$", "$") for text in service.get("command", ())]
+    return {**service, "command": command, "volumes": [volume(v) for v in service.get("volumes", ())], "environment": environment,
             "ports": [port(p) for p in service.get("ports", ())]}
 
 
