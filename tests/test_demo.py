@@ -61,6 +61,7 @@ def answers(port: int) -> bool:
 
 
 def test_at_a_terminal_the_daemon_stays_until_ctrl_c(port):
+    """A second demo says so, and leaves the first alone."""
     ours, theirs = pty.openpty()
     run = subprocess.Popen(["setsid", "--ctty", "make", "demo", f"DEMO_PORT={port}", f"BUILD={BUILD}"], cwd=ROOT,
                            stdin=theirs, stdout=theirs, stderr=theirs)
@@ -69,6 +70,10 @@ def test_at_a_terminal_the_daemon_stays_until_ctrl_c(port):
     while b"until you press Ctrl-C" not in said:
         said += os.read(ours, 4096)
     assert answers(port + 10) and b"labelled 150 of 150 frames" in said
+    second = subprocess.run(["make", "demo", f"DEMO_PORT={port}", f"BUILD={BUILD}"], cwd=ROOT, stdin=subprocess.DEVNULL,
+                            capture_output=True, text=True)
+    assert second.returncode != 0 and "demo: one runs here already: end it first, with Ctrl-C" in second.stderr
+    assert "event=" not in second.stderr and answers(port + 10)
     os.write(ours, b"\x03")
     run.wait(60)
     os.close(ours)

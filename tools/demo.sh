@@ -34,7 +34,7 @@ for name in $(env | sed -n 's/^\(TV3SD_[A-Za-z0-9_]*\)=.*/\1/p'); do unset "$nam
 start() {
     : > "$log" # by us, before we look: it may say "ready" of the last time
     "$build/tv3sd" --http-port "$1" --ws-port $(($1 + 1)) --spool "$out/spool" \
-        --drain-seconds 2 2> "$log" < /dev/null &
+        --drain-seconds 2 2> "$log" < /dev/null 9>&- &
     daemon=$!
     until grep -q 'event=ready' "$log"; do
         if ! kill -0 "$daemon" 2> /dev/null; then
@@ -46,7 +46,10 @@ start() {
     done
 }
 
+# The lock is ours as long as this runs. Another demo would empty the log of the first, and have no spool.
 mkdir -p "$out"
+exec 9> "$out/lock"
+flock -n 9 || die "one runs here already: end it first, with Ctrl-C where it was started"
 first=$port
 until start "$port"; do
     grep -q 'cannot listen' "$log" || { cat "$log" >&2; die "the daemon does not start"; }
