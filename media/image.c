@@ -129,6 +129,8 @@ enum err image_read(struct image_reader *r, const uint8_t *data, size_t len, uin
     enum image_kind kind = image_kind(data, len);
     if (kind == IMAGE_OTHER)
         return err_set(ERR_UNSUPPORTED, "this is no JPEG, PNG, WebP, GIF or BMP image");
+    if (image_is_animated_webp(data, len)) /* libavcodec has no decoder for it */
+        return err_set(ERR_UNSUPPORTED, "this WebP is animated: a still one is an image");
     if (len > INT_MAX / 2)
         return err_set(ERR_LIMIT, "an image of %zu bytes", len);
     if (!image_size(kind, data, len, &width, &height))

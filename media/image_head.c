@@ -129,3 +129,10 @@ bool image_size(enum image_kind kind, const uint8_t *p, size_t len, uint32_t *wi
     }
     return false;
 }
+
+/* The flags of the header VP8X: RIFF container of WebP. */
+bool image_is_animated_webp(const uint8_t *p, size_t len)
+{
+    return image_kind(p, len) == IMAGE_WEBP && len > 20 && memcmp(p + 12, "VP8X", 4) == 0 &&
+           p[20] & 2;
+}

@@ -14,4 +14,7 @@ enum image_kind image_kind(const uint8_t *data, size_t len);
 bool image_size(enum image_kind kind, const uint8_t *data, size_t len, uint32_t *width,
                 uint32_t *height);
 
+/* Whether it is a WebP of several pictures. Pure. */
+bool image_is_animated_webp(const uint8_t *data, size_t len);
+
 #endif

@@ -107,14 +107,24 @@ struct turn {
 static struct turn turn_of(const int32_t *m)
 {
     struct turn t = {0};
-    if (!m)
-        return t;
     int64_t a = m[0], b = m[1], c = m[3], d = m[4];
     if (b == 0 && c == 0 && a != 0 && d != 0)
         t = (struct turn){false, a < 0, d < 0};
     else if (a == 0 && d == 0 && b != 0 && c != 0)
         t = (struct turn){true, c < 0, b < 0};
     return t;
+}
+
+/* EXIF's orientation, which libavcodec makes a matrix of in JPEG and tells as text in WebP. */
+static struct turn turn_of_exif(const AVFrame *in)
+{
+    static const struct turn turn[] = {
+        [2] = {false, true, false}, [3] = {false, true, true}, [4] = {false, false, true},
+        [5] = {true, false, false}, [6] = {true, true, false}, [7] = {true, true, true},
+        [8] = {true, false, true}};
+    const AVDictionaryEntry *e = av_dict_get(in->metadata, "Orientation", NULL, AV_DICT_MATCH_CASE);
+    long n = e ? strtol(e->value, NULL, 10) : 1;
+    return turn[n >= 1 && n <= 8 ? n : 1];
 }
 
 /* Source (x, y) goes to display (x, y) or (y, x), mirrored as said. */
@@ -141,7 +151,7 @@ enum err picture_to_rgb(struct picture *p, const AVFrame *in, const int32_t *mat
     const AVFrameSideData *own = av_frame_get_side_data(in, AV_FRAME_DATA_DISPLAYMATRIX);
     if (own && own->size >= 9 * sizeof *matrix)
         matrix = (const int32_t *)(const void *)own->data;
-    struct turn t = turn_of(matrix);
+    struct turn t = matrix ? turn_of(matrix) : turn_of_exif(in);
     size_t need = (size_t)in->width * (size_t)in->height * 3 + ROW_SLACK;
     enum err e = reserve(&f->rgb, &f->capacity, f->lent, need);
     if (e)

@@ -152,6 +152,13 @@ def bomb(width: int, height: int) -> bytes:
             chunk(b"IDAT", zlib.compress(b"\0" * 4096)) + chunk(b"IEND", b""))
 
 
+def animated() -> bytes:
+    out = io.BytesIO()
+    first, second = (Image.new("RGB", (96, 64), c) for c in ("red", "blue"))
+    first.save(out, "WEBP", save_all=True, append_images=[second])
+    return out.getvalue()
+
+
 @pytest.mark.parametrize("body, status, problem", [
     (b"", 400, "bad-argument"),
     (b"this is no image", 415, "unsupported"),
@@ -159,6 +166,7 @@ def bomb(width: int, height: int) -> bytes:
     (bomb(60000, 60000), 413, "over-limit"),
     (bomb(16000, 16000), 413, "over-limit"),
     (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, 422, "bad-format"),
+    (animated(), 415, "unsupported"),
 ])
 def test_a_bad_image_is_refused_with_its_reason(daemon, body, status, problem):
     r = daemon.request("POST", "/v1/segment", body)

@@ -9,7 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import cases
 import masks
@@ -254,14 +254,20 @@ def test_one_image(tmp_path, tiny_model, rgb, ext):
     assert np.abs(blend - expected).mean() < (4 if ext in ("jpg", "webp") else 0.01)
 
 
-def test_image_with_exif_orientation_is_upright(tmp_path, tiny_model):
+@pytest.mark.parametrize("ext", ["jpg", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_with_exif_orientation_is_upright(tmp_path, tiny_model, ext, orientation):
     frame = np.zeros((64, 96, 3), np.uint8)
-    frame[:, :48] = 255
+    frame[:24, :36] = 255                                                  # one corner: no turn or mirror is another
     exif = Image.Exif()
-    exif[0x0112] = 6                                                       # turn by 90 degrees to see it
-    Image.fromarray(frame).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    run(tiny_model, tmp_path / "turned.jpg", tmp_path / "o.png", "--format", "overlay")
-    assert Image.open(tmp_path / "o.png").size == (64, 96)
+    exif[0x0112] = orientation
+    source = tmp_path / f"turned.{ext}"
+    Image.fromarray(frame).save(source, exif=exif, quality=95)
+    for kind in ("overlay", "labels"):
+        run(tiny_model, source, f"{tmp_path}/{kind}/", "--format", kind)
+    got = frames_through_overlay(tmp_path)[0]
+    upright = np.array(ImageOps.exif_transpose(Image.open(source)).convert("RGB"))
+    assert got.shape == upright.shape and np.abs(got - upright).mean() < 4
 
 
 def test_standard_input(tmp_path, tiny_model, rgb, labels):
