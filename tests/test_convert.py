@@ -320,9 +320,10 @@ def test_concat_is_told_by_the_classifier(tmp_path):
     refused(path, "concat", "--output", "direct")
 
 
-def test_default_output_name(tmp_path):
+def test_default_output_name_and_what_no_shape_tells(tmp_path):
     path = save(tmp_path / "a.b.pth", state())
-    assert tv3s("convert", path).returncode == 0
+    done = tv3s("convert", path)
+    assert done.returncode == 0 and done.stdout.endswith("windows of 20 shifted by 10, resize native\n"), done.stdout
     assert sorted(os.listdir(tmp_path)) == ["a.b.pth", "a.b.safetensors"]
     before = open(tmp_path / "a.b.safetensors", "rb").read()
     for more in ([], ["-o", "a.b.safetensors"], ["-o", "../" + tmp_path.name + "/a.b.safetensors"]):

@@ -215,6 +215,7 @@ def refused(folder, *more, status=1) -> str:
 
 def test_a_missing_frame_or_video_is_named(pair):
     os.remove(pair / "guess/a/00001.png")
+    assert "truth/a/00001.png has no prediction: " in refused(pair)
     assert "guess/a/00001.png: No such file" in refused(pair)
     os.rename(pair / "guess/a", pair / "guess/b")
     assert "guess/a/00000.png: No such file" in refused(pair)

@@ -95,7 +95,8 @@ def test_a_file_that_is_no_model_is_refused(case):
 
 @pytest.mark.parametrize("options, text", [
     ((), "--logits or --masks is needed"), (("--batch", "0"), "--batch cannot be '0'"),
-    (("--mode", "film"), "--mode cannot be 'film'"), (("--dtype", "f16"), "--dtype cannot be 'f16'"),
+    (("--mode", "film"), "--mode cannot be 'film', but stream, clip or frame"),
+    (("--dtype", "f16"), "--dtype cannot be 'f16', but f32, bf16 or tf32"),
     (("--device", "gpu"), "--device cannot be 'gpu'"), (("--threads", "-1"), "--threads cannot be '-1'"),
     (("another",), "one model file is needed"), (("--color",), "unrecognized option")])
 def test_wrong_arguments(case, options, text):

@@ -407,6 +407,7 @@ def test_wrong_arguments_are_usage_errors(tmp_path, tiny_model, clip):
                  [tiny_model, clip, "-o", "x.zip", "--format", "gif"], [tiny_model, clip, "-o", "x.zip", "--nope"]):
         done = subprocess.run([TV3S, "segment", *args], capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.startswith("tv3s segment: ")
+        assert "gif" not in args or "png, raw, rle, coco_rle, overlay or labels" in done.stderr
     assert subprocess.run([TV3S, "help", "segment"], capture_output=True).stdout.startswith(b"usage: tv3s segment")
     done = run(clip, clip, tmp_path / "o.zip", check=False)                # a video is no model
     assert done.returncode == 1 and os.listdir(tmp_path) == []

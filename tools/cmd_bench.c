@@ -183,7 +183,7 @@ int cmd_bench(int argc, char **argv)
                       .frames = 20,
                       .warmup = 3,
                       .engine = {.dtype = DT_F32}};
-    for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+    for (int o, which = 0; (o = getopt_long(argc, argv, "", options, &which)) != -1;) {
         bool ok = true;
         switch (o) {
         case 's':
@@ -205,7 +205,7 @@ int cmd_bench(int argc, char **argv)
             ok = option_dtype(optarg, &b.engine);
             break;
         case 'j':
-            ok = option_int(optarg, 1, 1024, &b.engine.threads);
+            ok = option_int(optarg, 0, 1024, &b.engine.threads);
             break;
         case 'i':
             b.engine.isa = optarg;
@@ -216,7 +216,7 @@ int cmd_bench(int argc, char **argv)
             return TOOL_USAGE;
         }
         if (!ok)
-            return tool_usage(argv[0], "'%s' is not a value for that option", optarg);
+            return tool_option(argv[0], options[which].name, optarg);
     }
     if (optind + 1 != argc)
         return tool_usage(argv[0], "one model is needed");

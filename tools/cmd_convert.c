@@ -108,6 +108,20 @@ static int parse(int argc, char **argv, struct arguments *a)
     return a->out[0] ? TOOL_OK : default_output(argv[0], a);
 }
 
+/* With what no shape tells, so that a default that is wrong for the checkpoint is seen. */
+static void describe(const char *out, const struct import_report *report)
+{
+    const struct arch *a = &report->arch;
+    char resize[64];
+    resize_format(&a->resize, resize, sizeof resize);
+    printf("%s: %s %s, %d classes, %.1f M parameters", out, a->name,
+           a->head == HEAD_TV3S ? "TV3S" : "SegFormer", a->classes,
+           (double)report->parameters / 1e6);
+    if (a->head == HEAD_TV3S)
+        printf(", windows of %d shifted by %d", a->window, a->shift);
+    printf(", resize %s\n", resize);
+}
+
 int cmd_convert(int argc, char **argv)
 {
     struct arguments a = {0};
@@ -124,8 +138,6 @@ int cmd_convert(int argc, char **argv)
         return tool_error(argv[0], "%s", err_text());
     if (report.note)
         fprintf(stderr, "%s: note: %s\n", argv[0], report.note);
-    printf("%s: %s %s, %d classes, %.1f M parameters\n", a.out, report.arch.name,
-           report.arch.head == HEAD_TV3S ? "TV3S" : "SegFormer", report.arch.classes,
-           (double)report.parameters / 1e6);
+    describe(a.out, &report);
     return TOOL_OK;
 }

@@ -54,8 +54,8 @@ static enum err eval_frame(struct eval *e, const char *video, const char *name, 
         err = join(guess_path, e->predicted, video, name);
     if (!err)
         err = labels_read(truth_path, truth);
-    if (!err)
-        err = labels_read(guess_path, guess);
+    if (!err && (err = labels_read(guess_path, guess)) == ERR_NOT_FOUND)
+        return err_context(err, "%s has no prediction", truth_path);
     if (err)
         return err;
     if (truth->width != guess->width || truth->height != guess->height)

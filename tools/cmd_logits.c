@@ -250,7 +250,7 @@ static int parse(int argc, char **argv, struct job *j)
         if (o == HELP)
             return fputs(usage_text, stdout) < 0 ? TOOL_FAILED : -1;
         if (!take(j, o, optarg))
-            return tool_usage(argv[0], "--%s cannot be '%s'", options[which].name, optarg);
+            return tool_option(argv[0], options[which].name, optarg);
     }
     if (argc - optind != 1)
         return tool_usage(argv[0], "one model file is needed");

@@ -98,7 +98,7 @@ static int parse(int argc, char **argv, struct request *r)
         if (c == '?')
             return TOOL_USAGE;
         if (!take(r, c, optarg))
-            return tool_usage(argv[0], "--%s cannot be '%s'", options[index].name, optarg);
+            return tool_option(argv[0], options[index].name, optarg);
     }
     if (r->help)
         return TOOL_OK;

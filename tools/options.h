@@ -1,6 +1,5 @@
 /* Values of the options that several commands have. Each takes the whole text or fails; the caller
- * says which option it was: return tool_usage(argv[0], "--size '%s' is not WIDTHxHEIGHT", optarg).
- */
+ * says which option it was: return tool_option(argv[0], "size", optarg). */
 #ifndef TV3S_TOOLS_OPTIONS_H
 #define TV3S_TOOLS_OPTIONS_H
 

@@ -23,4 +23,7 @@ int tool_error(const char *name, const char *fmt, ...) __attribute__((format(pri
 /* The same for wrong arguments, with a pointer to --help. Returns TOOL_USAGE. */
 int tool_usage(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* The same for a value that an option cannot have, with what the option of that name takes. */
+int tool_option(const char *command, const char *option, const char *value);
+
 #endif
