@@ -330,6 +330,33 @@ def test_a_deleted_stream_says_bye(daemon):
     assert lost.value.code == 4004 and lost.value.bye == "deleted"
 
 
+def test_what_was_answered_before_the_connection_went_is_given(daemon, frames):
+    """Also where the next frame, which cannot be sent any more, is the first to tell of the loss."""
+    async def run() -> list:
+        async with async_client(daemon).stream("early", credit=3) as s:
+            gone = asyncio.Event()
+
+            async def source():
+                for f in frames[:3]:
+                    yield rgb(f)
+                await gone.wait()
+                yield rgb(frames[3])
+
+            got, answers = [], s.masks(source())
+            got.append((await answers.__anext__()).seq)
+            async with s._changed:
+                await s._changed.wait_for(lambda: not s.in_flight)
+            assert (await asyncio.to_thread(daemon.request, "DELETE", "/v1/streams/early")).status == 204
+            await s._reader
+            gone.set()
+            await asyncio.wait([t for t in asyncio.all_tasks() if t.get_coro().__name__ == "_send_all"])
+            with pytest.raises(ConnectionLost, match="deleted"):
+                async for answer in answers:
+                    got.append(answer.seq)
+            return got
+    assert asyncio.run(run()) == [0, 1, 2]
+
+
 def test_a_drain_answers_what_is_in_flight(tiny_model, tmp_path, frames):
     with Daemon(tiny_model, tmp_path / "s") as d:
         with client(d).stream("drain", format="raw") as s:

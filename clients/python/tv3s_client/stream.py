@@ -217,7 +217,8 @@ class AsyncStream:
         try:
             while True:
                 if sender.done():
-                    sender.result()
+                    if not isinstance(sender.exception(), ConnectionLost):  # the events before it come first
+                        sender.result()
                     if not end and not self.in_flight and self._events.empty():
                         return
                 pending = pending or asyncio.ensure_future(source.__anext__())
@@ -229,6 +230,8 @@ class AsyncStream:
                 try:
                     event = done.result()
                 except StopAsyncIteration:
+                    if sender.done():
+                        sender.result()
                     return
                 yield event
         finally:
