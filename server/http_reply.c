@@ -168,10 +168,16 @@ void reply_json_at(struct request *r, int status, json_t *o, const char *locatio
     reply_send(r, status, answer);
 }
 
+/* It may be otherwise in a moment. */
+static bool passes(enum err e)
+{
+    return err_http(e) == 503 || err_http(e) == 429 || e == ERR_ELSEWHERE;
+}
+
 void reply_problem(struct request *r, enum err e, const char *detail)
 {
     struct MHD_Response *answer = json_answer(r, problem_type, describe_problem(e, detail, r->id));
-    if (err_http(e) == 503 || err_http(e) == 429 || e == ERR_ELSEWHERE)
+    if (passes(e))
         reply_header(&answer, "Retry-After", "%d", RETRY_SECONDS);
     if (applied(r))
         reply_header(&answer, "X-Tv3s-Applied", "1");
@@ -208,13 +214,15 @@ static void say(struct request *r, const char *text, size_t len)
 void reply_at_once(struct request *r)
 {
     json_t *o = describe_problem(r->error, r->error_text, r->id);
-    char *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL, *all = NULL;
+    char *text = o ? json_dumps(o, DESCRIBE_DUMP) : NULL, *all = NULL, retry[32] = "";
     r->status = err_http(r->error);
+    if (passes(r->error))
+        snprintf(retry, sizeof retry, "Retry-After: %d\r\n", RETRY_SECONDS);
     int n = !text ? -1
                   : asprintf(&all,
                              "HTTP/1.1 %d Refused\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
-                             "X-Request-Id: %s\r\nConnection: close\r\n\r\n%s",
-                             r->status, problem_type, strlen(text), r->id, text);
+                             "X-Request-Id: %s\r\n%sConnection: close\r\n\r\n%s",
+                             r->status, problem_type, strlen(text), r->id, retry, text);
     if (n > 0)
         say(r, all, (size_t)n);
     if (n >= 0)

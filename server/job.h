@@ -34,7 +34,8 @@ struct job_task {
 struct jobs {
     const struct server *server;
     char *spool;
-    int spool_lock; /* a locked file: one daemon a spool */
+    int spool_lock;            /* a locked file: one daemon a spool */
+    atomic_ullong full_logged; /* clock_ns: when spool_tell_full did; 0: never */
     struct store *store;
     struct writer *writer;
     struct webhooks *webhooks;
@@ -127,7 +128,7 @@ void job_set_bytes(struct job *job, uint64_t bytes);
  * room now; ERR_LIMIT: there never will be. Not with the lock held. */
 enum err jobs_room(struct job *job, uint64_t more);
 enum err jobs_room_for_upload(struct job *job, uint64_t more); /* of its body */
-/* With the lock held: a run ends for want of room. Whether its masks may stay. */
+/* With the lock held: a run ends for want of room in the spool. Whether its masks may stay. */
 bool job_lacks_room(struct job *job);
 /* With the lock held: it has ended, or goes. */
 void job_needs_none(struct job *job);
@@ -152,6 +153,8 @@ enum err jobs_recover(struct jobs *j);
 /* ---- jobs_spool.c: files of a job. Names are relative to its folder */
 enum err spool_open(struct jobs *j); /* takes the spool over */
 void spool_close(struct jobs *j);
+/* The disk had no room for something. Says so in the log, once a minute. */
+void spool_tell_full(struct jobs *j);
 /* Removes folders that are named like a job's and are of no job that is listed. */
 void spool_sweep(struct jobs *j);
 enum err spool_name(struct job *job);                       /* job->folder */
@@ -204,8 +207,8 @@ enum err job_keep_end(struct job *job, const struct job_row *end,
 void job_end_again(struct job_task *task);
 /* With no run under way: what it has done is forgotten. */
 void job_begin_anew(struct job *job);
-/* Back to where it waits, to go on from its checkpoint. */
-void job_put_back(struct job *job, enum err e);
+/* Back to where it waits, to go on from its checkpoint. `no_room`: for want of it in the spool. */
+void job_put_back(struct job *job, enum err e, bool no_room);
 
 /* ---- jobs_run.c */
 void *job_thread(void *job); /* takes a reference */

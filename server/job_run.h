@@ -45,6 +45,7 @@ struct run {
     int index, frames;
     uint64_t frames_size;
     enum err broken; /* writing failed while the decoder waited */
+    bool no_room;    /* ERR_FULL was of jobs_room */
 
     uint64_t kept;  /* frames whose masks a run before has left */
     uint64_t first; /* the first frame that the engine gets: those before are in the state */

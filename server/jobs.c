@@ -326,8 +326,8 @@ enum err job_append(struct job *job, const void *data, size_t len)
         return err_set(ERR_EXISTS, "the job was deleted");
     TRY(owner_take_bytes(job->params.owner, len)); /* before others' results go for it */
     enum err e = jobs_room_for_upload(job, len);
-    if (!e)
-        e = spool_write_at(job->upload, before, data, len);
+    if (!e && (e = spool_write_at(job->upload, before, data, len)) == ERR_FULL)
+        spool_tell_full(job->jobs);
     if (e) {
         owner_give_bytes(job->params.owner, len);
         return e;

@@ -149,16 +149,18 @@ void job_begin_anew(struct job *job)
     spool_clear(job, keep);
 }
 
-void job_put_back(struct job *job, enum err e)
+void job_put_back(struct job *job, enum err e, bool no_room)
 {
     char text[512];
     snprintf(text, sizeof text, "%s", err_text());
     hide_folder(job, text);
     pthread_mutex_lock(&job->jobs->lock);
-    bool stays = e != ERR_FULL || job_lacks_room(job);
+    bool stays = !no_room || job_lacks_room(job);
     pthread_mutex_unlock(&job->jobs->lock);
     if (!stays)
         job_begin_anew(job);
+    if (e == ERR_FULL && !no_room)
+        spool_tell_full(job->jobs);
     count_bytes(job);
     pthread_mutex_lock(&job->jobs->lock);
     job->done = job->kept;

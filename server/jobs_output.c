@@ -54,6 +54,13 @@ enum err run_open_output(struct run *r)
     return e;
 }
 
+static enum err need_room(struct run *r, uint64_t bytes)
+{
+    enum err e = jobs_room(r->job, bytes);
+    r->no_room = e == ERR_FULL;
+    return e;
+}
+
 /* ---- a frame that came back ---------------------------------------------------------------------
  */
 
@@ -78,7 +85,7 @@ enum err run_write_frame(struct run *r, const struct item *item)
         return err_set(item->error, "frame %lld: %s", (long long)item->seq, item->error_text);
     if ((uint64_t)item->seq < r->kept)
         return ERR_OK; /* it was for the frames after it */
-    TRY(jobs_room(job, 2 * item->output.len));
+    TRY(need_room(r, 2 * item->output.len));
     f.rgb = item->rgb;
     f.width = item->width;
     f.height = item->height;
@@ -130,7 +137,7 @@ enum err run_replay(struct run *r)
         e = pixels_of(r, data, len, &pixels);
     r->unusable = run_damaged(e);
     if (!e)
-        e = jobs_room(r->job, len);
+        e = need_room(r, len);
     if (!e)
         e = pixels ? sink_put_pixels(r->sink, &r->frame, pixels)
                    : sink_put_encoded(r->sink, &r->frame, data, len);

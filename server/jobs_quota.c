@@ -5,13 +5,15 @@
  * or whose end could not be written yet, are never given up for others.
  *
  * Uploads of jobs that have not ended take half of it at most, so half is left for masks, which no
- * upload says the size of. A running job for which there is no room waits as for a disk that is
- * full (ERR_FULL). The first to do so is `needy`, until it ends: it alone keeps the masks that it
- * has, other jobs give theirs up when they lack room and wait for its end, and no upload begins. So
- * two that hold what each other needs cannot wait for ever, and whoever needs less than half comes
- * to an end. A job fails that would not fit alone, or not beside the uploads that wait when there
- * is nobody left to make room.
- */
+ * upload says the size of. A running job for which there is no room waits (ERR_FULL). The first to
+ * do so is `needy`, until it ends: it alone keeps the masks that it has, other jobs give theirs up
+ * when they lack room and wait for its end, and no upload begins. So two that hold what each other
+ * needs cannot wait for ever, and whoever needs less than half comes to an end. A job fails that
+ * would not fit alone, or not beside the uploads that wait when there is nobody left to make room.
+ *
+ * A disk that is full is another thing: others fill it, or `spool_max` is more than it has. Then
+ * nothing is given up: it might make no room, and what was promised until `job_keep` is not ours to
+ * take back for strangers. Jobs wait with what they have, and the operator makes room. */
 #include "server/job.h"
 
 #include "server/config.h"

@@ -5,8 +5,8 @@
  * and clients may ask for the frame. While the thread waits for bytes of an upload it writes on.
  *
  * A run ends in one of four ways: the job has succeeded; it has failed, or was cancelled; the
- * process ends, and the job stays as its last checkpoint has it; or the disk is full, and the job
- * waits to go on from there. */
+ * process ends, and the job stays as its last checkpoint has it; or the spool or its disk is full,
+ * and the job waits to go on from there. */
 #include "server/job_run.h"
 
 #include "base/try.h"
@@ -164,8 +164,13 @@ static void close_files(struct run *r)
         close(r->frames);
 }
 
-/* `unusable`: what a run before has left does not fit, so this one came to nothing. */
-static enum err run_job(struct job *job, bool *unusable)
+/* What a run came to, beside its error. */
+struct outcome {
+    bool unusable; /* what a run before has left does not fit, so it came to nothing */
+    bool no_room;  /* it ended for want of room in the spool, not on its disk */
+};
+
+static enum err run_job(struct job *job, struct outcome *out)
 {
     struct run r = {.job = job, .index = -1, .frames = -1};
     struct sessions *sessions = job->jobs->server->sessions;
@@ -193,25 +198,26 @@ static enum err run_job(struct job *job, bool *unusable)
     video_close(r.video);
     session_unref(r.session);
     close_files(&r);
-    *unusable = r.unusable;
+    *out = (struct outcome){r.unusable, r.no_room};
     return e ? err_set(e, "%s", text) : ERR_OK;
 }
 
 static void run(struct job *job)
 {
-    bool unusable, stopping;
-    enum err e = run_job(job, &unusable);
-    if (e && unusable) {
+    struct outcome out;
+    enum err e = run_job(job, &out);
+    if (e && out.unusable) {
         log_event(LOG_WARNING, "job_anew", "job=%s frames=%llu error=%s", job->id,
                   (unsigned long long)job->kept, log_text(err_text()));
         pthread_mutex_lock(&job->jobs->lock);
         job->kept = 0;
         pthread_mutex_unlock(&job->jobs->lock);
-        e = run_job(job, &unusable);
+        e = run_job(job, &out);
     }
-    stopping = atomic_load(&job->jobs->stopping) || sched_failure(job->jobs->server->sched) != NULL;
+    bool stopping =
+        atomic_load(&job->jobs->stopping) || sched_failure(job->jobs->server->sched) != NULL;
     if (e && !atomic_load(&job->cancelled) && (stopping || e == ERR_FULL))
-        job_put_back(job, e);
+        job_put_back(job, e, out.no_room);
     else
         job_finish(job, e);
 }

@@ -15,10 +15,12 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 enum { OUR_ID = 22 };
+#define TELL_FULL_NS 60000000000ull
 
 static enum err io_error(const char *what)
 {
@@ -127,6 +129,37 @@ enum err jobs_check_spool(const char *spool)
     return err_context(io_error("write there"), "%s", folder);
 }
 
+/* Of the whole disk, or what of it is free for us; 0: not known. */
+static uint64_t disk_bytes(const struct jobs *j, bool free)
+{
+    struct statvfs s;
+    if (statvfs(j->spool, &s) != 0)
+        return 0;
+    return (uint64_t)(free ? s.f_bavail : s.f_blocks) * s.f_frsize;
+}
+
+void spool_tell_full(struct jobs *j)
+{
+    unsigned long long now = clock_ns(), last = atomic_load(&j->full_logged);
+    if ((last == 0 || now - last >= TELL_FULL_NS) &&
+        atomic_compare_exchange_strong(&j->full_logged, &last, now))
+        log_event(LOG_ERROR, "spool_disk_full", "spool=%s free=%llu", log_text(j->spool),
+                  (unsigned long long)disk_bytes(j, true));
+}
+
+/* What is there to be noticed before it hurts. */
+static void warn(const struct jobs *j)
+{
+    uint64_t disk = disk_bytes(j, false), most = j->server->config->spool_max;
+    if (is_temporary(j->spool))
+        log_event(LOG_WARNING, "spool_is_temporary",
+                  "spool=%s lost=\"uploads and results, when the machine restarts\"",
+                  log_text(j->spool));
+    if (disk > 0 && most > disk)
+        log_event(LOG_WARNING, "spool_max_beyond_disk", "spool=%s spool_max=%llu disk=%llu",
+                  log_text(j->spool), (unsigned long long)most, (unsigned long long)disk);
+}
+
 enum err spool_open(struct jobs *j)
 {
     char path[4096];
@@ -145,10 +178,7 @@ enum err spool_open(struct jobs *j)
                        "the spool %s is another daemon's: stop that one, or give this one another "
                        "folder with --spool",
                        j->spool);
-    if (is_temporary(j->spool))
-        log_event(LOG_WARNING, "spool_is_temporary",
-                  "spool=%s lost=\"uploads and results, when the machine restarts\"",
-                  log_text(j->spool));
+    warn(j);
     return ERR_OK;
 }
 
