@@ -2,10 +2,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
+import socket
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import masks
 from conftest import CLASSES, PALETTE
 from daemon import PATIENCE, Daemon
 from live import async_client, client
-from tv3s_client import JobFailed, Tv3sError
+from tv3s_client import Client, JobFailed, ProtocolError, Tv3sError
 
 SIZE, COUNT = (64, 96), 6
 
@@ -84,6 +87,53 @@ def test_uploads_come_from_files_of_unknown_size_and_from_bytes(daemon, clip):
 
     results = [c.download(c.wait(c.upload(v, format="raw"))) for v in (Pipe(), data)]
     assert results[0] == results[1] and len(results[0]) == COUNT * SIZE[0] * SIZE[1]
+
+
+def test_what_goes_wrong_here_is_not_taken_for_the_servers(daemon, clip, tmp_path):
+    """A full disk and a caller's own error come as they are, at once; a file is whole or as it was."""
+    c = client(daemon)
+    job = c.upload(clip)
+
+    def no(*_):
+        raise BrokenPipeError("nobody reads this")
+    with pytest.raises(BrokenPipeError, match="nobody reads this"):
+        c.wait(job, progress=no)
+    c.wait(job)
+    with pytest.raises(OSError) as e:
+        c.download(job, "/dev/full")
+    assert e.value.errno == errno.ENOSPC
+    there = tmp_path / "masks.zip"
+    for before in (b"", b"as it was"):
+        if before:
+            there.write_bytes(before)
+        with pytest.raises(BrokenPipeError):
+            c.download(job, there, progress=no)
+        assert [p.read_bytes() for p in tmp_path.iterdir()] == [before] * bool(before)
+    c.download(job, there)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [c.download(job)]
+    c.delete(job)
+
+
+@pytest.mark.parametrize("answer, error", [
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", ConnectionError),
+    (b"HTTP/1.1 200 OK\r\nContent-Le", ProtocolError), (b"SSH-2.0-OpenSSH_9.2\r\n", ConnectionError),
+    (b"", ConnectionError),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", ProtocolError),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", ProtocolError),
+    (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\n\r\n<html>", Tv3sError)])
+def test_what_is_no_tv3sd_is_an_error_of_a_kind(answer, error):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        def serve():
+            with listener.accept()[0] as s:
+                asked = b""
+                while not asked.endswith(b"\r\n\r\n"):
+                    asked += s.recv(65536)
+                s.sendall(answer)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(error):
+            Client("http://127.0.0.1:%d" % listener.getsockname()[1], timeout=PATIENCE).server()
+        thread.join()
 
 
 def test_what_is_no_video_fails_with_the_servers_reason(daemon):

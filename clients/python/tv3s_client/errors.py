@@ -1,7 +1,10 @@
 """What goes wrong, as exceptions. Those that the server explains carry its problem object."""
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional
+
+if TYPE_CHECKING:
+    from .http import Job
 
 
 class Tv3sError(Exception):
@@ -34,7 +37,7 @@ class FrameFailed(Tv3sError):
 class JobFailed(Tv3sError):
     """An uploaded video ended without masks."""
 
-    def __init__(self, job: Any):
+    def __init__(self, job: "Job"):
         super().__init__(job.error or {"title": f"the job was {job.state}"})
         self.job = job
 

@@ -8,12 +8,13 @@ import json
 import os
 import socket
 import ssl
+import threading
 import time
 from dataclasses import dataclass
 from typing import IO, Any, Callable, Dict, Generator, Iterator, List, Optional, Tuple, Union
 from urllib.parse import quote, urlencode, urlsplit
 
-from .errors import JobFailed, Tv3sError
+from .errors import JobFailed, ProtocolError, Tv3sError
 from .message import Answer, authorization
 from .stream import AsyncStream, Frames, resuming
 from .sync import Stream, iterate_alone
@@ -35,22 +36,23 @@ class Job:
     @property
     def id(self) -> str:
         """Names it in every call."""
-        return self.raw["id"]
+        return str(self.raw["id"])
 
     @property
     def state(self) -> str:
         """queued, running, succeeded, failed or cancelled."""
-        return self.raw["state"]
+        return str(self.raw["state"])
 
     @property
     def done(self) -> int:
         """Frames done."""
-        return self.raw["frames"]["done"]
+        return int(self.raw["frames"]["done"])
 
     @property
     def total(self) -> Optional[int]:
         """Frames there are: an estimate until the end."""
-        return self.raw["frames"]["total"]
+        total: Optional[int] = self.raw["frames"]["total"]
+        return total
 
     @property
     def error(self) -> Optional[Dict[str, Any]]:
@@ -144,7 +146,8 @@ class Client:
     def _request(self, method: str, path: str, query: Optional[Dict[str, Any]] = None, body: Any = None,
                  headers: Optional[Dict[str, str]] = None,
                  cutter: Optional[Cutter] = None) -> Iterator[http.client.HTTPResponse]:
-        """An answer whose body is still to be read. Statuses from 400 on are Tv3sError."""
+        """An answer whose body is still to be read. Statuses from 400 on are Tv3sError; what goes wrong on the way is an
+        OSError, also where it breaks off in the middle of the answer."""
         given = {k: v for k, v in (query or {}).items() if v is not None}
         target = self._base + path + ("?" + urlencode(given) if given else "")
         connection = connection_to(self._scheme == "wss", self._host, self._port, self.timeout, self._trusted)
@@ -161,14 +164,23 @@ class Client:
             if answer.status >= 400:
                 raise Tv3sError(problem_of(answer.status, answer.reason, answer.read()))
             yield answer
+        except http.client.HTTPException as e:
+            raise ConnectionError(f"no whole answer from {self.url}: {e!r}") from e
         finally:
             connection.close()
 
     def _json(self, method: str, path: str, query: Optional[Dict[str, Any]] = None, body: Any = None,
-              headers: Optional[Dict[str, str]] = None) -> Any:
+              headers: Optional[Dict[str, str]] = None) -> Dict[str, Any]:
+        """The object that it answers; {} for 204, which has none."""
         with self._request(method, path, query, body, headers) as answer:
-            text = answer.read()
-            return json.loads(text) if text else None
+            status, text = answer.status, answer.read()
+        try:
+            said = json.loads(text) if status != 204 else {}
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            raise ProtocolError(f"{method} {path} is not answered with a JSON object")
+        return said
 
     def ws_url(self) -> str:
         """Where streams connect to."""
@@ -186,7 +198,8 @@ class Client:
 
     def models(self) -> List[Dict[str, Any]]:
         """The models that are served, the default first."""
-        return self._json("GET", "/v1/models")["models"]
+        models: List[Dict[str, Any]] = self._json("GET", "/v1/models")["models"]
+        return models
 
     def model(self, name: str) -> Dict[str, Any]:
         """One of them: its architecture, classes and colours."""
@@ -262,8 +275,8 @@ class Client:
         """Waits until the job has ended. JobFailed when that is without masks, TimeoutError."""
         until = None if timeout is None else time.monotonic() + timeout
         while True:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                for now in self.events(job):
+            with contextlib.closing(self.events(job)) as events:
+                for now in _until_lost(events):
                     if progress:
                         progress(now)
                     if now.ended or (until is not None and time.monotonic() > until):
@@ -280,35 +293,43 @@ class Client:
     def download(self, job: Union[Job, str], to: Union[Path, IO[bytes], None] = None, *,
                  progress: Optional[Progress] = None) -> bytes:
         """The masks of a whole video into a path or file, or returned when `to` is None. A transfer that breaks off
-        is taken up where it was."""
-        file = open(to, "wb") if isinstance(to, (str, os.PathLike)) else to if to is not None else io.BytesIO()
-        try:
-            got, tries = 0, 0
-            total: Optional[int] = None
-            tag: Optional[str] = None
-            while total is None or got < total:
-                headers: Dict[str, str] = {"Range": f"bytes={got}-"} if got else {}
-                if got and tag:
-                    headers["If-Range"] = tag
-                with self._request("GET", f"/v1/videos/{_id(job)}/masks", headers=headers) as answer:
-                    if got and answer.status != 206:
-                        raise Tv3sError({"title": "the result changed while it was read", "status": 409})
-                    total = got + int(answer.headers["Content-Length"])
-                    tag = answer.headers.get("ETag")
-                    before = got
-                    with contextlib.suppress(OSError, http.client.IncompleteRead):
-                        for chunk in iter(lambda: answer.read(CHUNK), b""):
-                            file.write(chunk)
-                            got += len(chunk)
-                            if progress:
-                                progress(got, total)
-                tries = 0 if got > before else tries + 1
-                if tries == 5:
-                    raise ConnectionError("the masks do not arrive")
-            return file.getvalue() if to is None and isinstance(file, io.BytesIO) else b""
-        finally:
-            if isinstance(to, (str, os.PathLike)):
-                file.close()
+        is taken up where it was; a file that it makes is whole or absent."""
+        if isinstance(to, (str, os.PathLike)):
+            with _whole(to) as file:
+                self._download(job, file, progress)
+            return b""
+        if to is not None:
+            self._download(job, to, progress)
+            return b""
+        masks = io.BytesIO()
+        self._download(job, masks, progress)
+        return masks.getvalue()
+
+    def _download(self, job: Union[Job, str], file: IO[bytes], progress: Optional[Progress]) -> None:
+        got, tries = 0, 0
+        total: Optional[int] = None
+        tag: Optional[str] = None
+        while total is None or got < total:
+            headers: Dict[str, str] = {"Range": f"bytes={got}-"} if got else {}
+            if got and tag:
+                headers["If-Range"] = tag
+            with self._request("GET", f"/v1/videos/{_id(job)}/masks", headers=headers) as answer:
+                if got and answer.status != 206:
+                    raise Tv3sError({"title": "the result changed while it was read", "status": 409})
+                length = answer.headers.get("Content-Length", "")
+                if not length.isdecimal():
+                    raise ProtocolError("the masks come without their length")
+                total = got + int(length)
+                tag = answer.headers.get("ETag")
+                before = got
+                for chunk in iter(lambda: _some(answer), b""):
+                    file.write(chunk)
+                    got += len(chunk)
+                    if progress:
+                        progress(got, total)
+            tries = 0 if got > before else tries + 1
+            if tries == 5:
+                raise ConnectionError("the masks do not arrive")
 
     def mask(self, job: Union[Job, str], frame: int) -> bytes:
         """One frame's mask, as soon as it is done."""
@@ -331,7 +352,8 @@ class Client:
 
     def streams(self) -> List[Dict[str, Any]]:
         """All streams, described."""
-        return self._json("GET", "/v1/streams")["streams"]
+        streams: List[Dict[str, Any]] = self._json("GET", "/v1/streams")["streams"]
+        return streams
 
     def describe(self, id: str) -> Dict[str, Any]:
         """A stream: its parameters, last frame, state."""
@@ -354,7 +376,7 @@ class Client:
         with self._request("GET", f"/v1/streams/{quote(id, safe='')}/state") as answer:
             state = answer.read()
         if to is not None:
-            with open(to, "wb") as file:
+            with _whole(to) as file:
                 file.write(state)
         return state
 
@@ -397,6 +419,43 @@ def _opened(source: Source) -> Iterator[Tuple[IO[bytes], Optional[int]]]:
             yield file, os.fstat(file.fileno()).st_size
     else:
         yield source, None
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which has its name when it is whole. What is no regular file is written as it is."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            yield file
+        return
+    target = os.path.realpath(path)
+    part = f"{target}.{os.getpid()}-{threading.get_ident()}.part"
+    try:
+        with open(part, "xb") as file:
+            yield file
+        os.replace(part, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+        raise
+
+
+def _some(answer: http.client.HTTPResponse) -> bytes:
+    """The next bytes; none at the end, and where it broke off."""
+    try:
+        return answer.read(CHUNK)
+    except (OSError, http.client.IncompleteRead):
+        return b""
+
+
+def _until_lost(events: Iterator[Job]) -> Iterator[Job]:
+    """Those that come before the connection breaks."""
+    while True:
+        try:
+            now = next(events)
+        except (StopIteration, OSError):
+            return
+        yield now
 
 
 def _chunks(file: IO[bytes], size: Optional[int], progress: Optional[Progress]) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ FORMATS = ("png", "raw", "rle", "coco_rle", "overlay", "labels")
 KINDS = {"image": 1, "rgb24": 2, "nv12": 3, "packet": 4}
 CODECS = {"h264": 1, "hevc": 2, "vp8": 3, "vp9": 4, "av1": 5}
 NO_PTS = -2 ** 63
+Bytes = Union[bytes, bytearray, memoryview]
 
 _FRAME = struct.Struct("<4sBBBBqqII")
 _ANSWER = struct.Struct("<4sBBHqqIIIIII")
@@ -20,7 +21,7 @@ _ANSWER = struct.Struct("<4sBBHqqIIIIII")
 class Frame:
     """One frame to be sent. Make it with `image`, `rgb24`, `nv12` or `packet`."""
 
-    data: Union[bytes, bytearray, memoryview]
+    data: Bytes
     kind: str = "image"
     codec: Optional[str] = None
     width: int = 0
@@ -34,24 +35,27 @@ class Frame:
     """The number; None: the next one."""
 
     @staticmethod
-    def image(data: bytes, **more: Any) -> "Frame":
+    def image(data: Bytes, *, pts: Optional[int] = None, silent: bool = False, seq: Optional[int] = None) -> "Frame":
         """A JPEG, PNG, WebP or other image file."""
-        return Frame(data, **more)
+        return Frame(data, pts=pts, silent=silent, seq=seq)
 
     @staticmethod
-    def rgb24(data: bytes, width: int, height: int, **more: Any) -> "Frame":
+    def rgb24(data: Bytes, width: int, height: int, *, pts: Optional[int] = None, silent: bool = False,
+              seq: Optional[int] = None) -> "Frame":
         """Packed RGB, 3 * width * height bytes."""
-        return Frame(data, "rgb24", width=width, height=height, **more)
+        return Frame(data, "rgb24", width=width, height=height, pts=pts, silent=silent, seq=seq)
 
     @staticmethod
-    def nv12(data: bytes, width: int, height: int, **more: Any) -> "Frame":
+    def nv12(data: Bytes, width: int, height: int, *, pts: Optional[int] = None, silent: bool = False,
+             seq: Optional[int] = None) -> "Frame":
         """BT.709 limited range: the luma plane, then interleaved chroma at half size."""
-        return Frame(data, "nv12", width=width, height=height, **more)
+        return Frame(data, "nv12", width=width, height=height, pts=pts, silent=silent, seq=seq)
 
     @staticmethod
-    def packet(data: bytes, codec: str, **more: Any) -> "Frame":
+    def packet(data: Bytes, codec: str, *, key_frame: bool = False, pts: Optional[int] = None, silent: bool = False,
+               seq: Optional[int] = None) -> "Frame":
         """One packet of a video: an access unit (h264, hevc: Annex B), frame (vp8, vp9) or temporal unit (av1)."""
-        return Frame(data, "packet", codec, **more)
+        return Frame(data, "packet", codec, pts=pts, key_frame=key_frame, silent=silent, seq=seq)
 
     def pack(self, seq: int) -> bytes:
         """The message."""

@@ -28,7 +28,8 @@ class Socket:
 
     async def recv(self) -> Union[str, bytes]:
         try:
-            return await self._connection.recv()
+            message: Union[str, bytes] = await self._connection.recv()
+            return message
         except ConnectionClosed as e:
             raise _lost(e) from None
 

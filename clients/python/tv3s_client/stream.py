@@ -97,12 +97,12 @@ class AsyncStream:
     @property
     def last_seq(self) -> int:
         """The last frame whose effect was in the state when the connection opened; -1: none."""
-        return self.hello["last_seq"]
+        return int(self.hello["last_seq"])
 
     @property
     def resumed(self) -> bool:
         """The stream was there before."""
-        return self.hello["resumed"]
+        return bool(self.hello["resumed"])
 
     # ---- what comes in ----------------------------------------------------------------------------------------------
 
