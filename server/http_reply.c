@@ -77,7 +77,8 @@ static void add_cors(struct request *r, struct MHD_Response **answer)
     reply_header(answer, "Access-Control-Allow-Origin", "%s", origin);
     reply_header(answer, "Access-Control-Expose-Headers",
                  "Location, X-Request-Id, Retry-After, Content-Range, ETag, X-Tv3s-Seq, "
-                 "X-Tv3s-Size, X-Tv3s-Time, X-Tv3s-Queue-Us, X-Tv3s-Compute-Us, X-Tv3s-Restarted");
+                 "X-Tv3s-Size, X-Tv3s-Time, X-Tv3s-Queue-Us, X-Tv3s-Compute-Us, X-Tv3s-Restarted, "
+                 "X-Tv3s-Applied");
     if (!request_header(r, "Access-Control-Request-Method"))
         return;
     reply_header(answer, "Access-Control-Allow-Headers",

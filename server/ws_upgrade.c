@@ -8,6 +8,7 @@
 #include "server/config.h"
 #include "server/describe.h"
 #include "server/handover.h"
+#include "server/http_headers.h"
 #include "server/log.h"
 
 #include "base/try.h"
@@ -58,6 +59,7 @@ static enum err query_take(struct query *q, const char *argument)
     return err_set(ERR_ARG, "there is no parameter '%.*s'", (int)len, argument);
 }
 
+/* libwebsockets makes a slash of a query without a character. */
 static enum err query_read(struct lws *wsi, struct query *q)
 {
     char argument[QUERY_MAX];
@@ -68,7 +70,8 @@ static enum err query_read(struct lws *wsi, struct query *q)
         int n = lws_hdr_copy_fragment(wsi, argument, sizeof argument, WSI_TOKEN_HTTP_URI_ARGS, i);
         if (n < 0)
             return ERR_OK;
-        enum err e = n > 0 ? query_take(q, argument) : ERR_OK;
+        bool none = n == 0 || strcmp(argument, "/") == 0;
+        enum err e = none ? ERR_OK : query_take(q, argument);
         if (e)
             return e;
     }
@@ -311,6 +314,16 @@ static bool answer_without_memory(struct lws *wsi)
     return lws_write(wsi, (uint8_t *)m.text, (size_t)n, LWS_WRITE_HTTP_FINAL) >= 0;
 }
 
+/* The client's, if it sent a good one, else one of ours. */
+static void request_id(struct lws *wsi, char id[SESSION_ID])
+{
+    static const char name[] = "x-request-id:";
+    if (lws_hdr_custom_copy(wsi, id, SESSION_ID, name, sizeof name - 1) > 0 && request_id_valid(id))
+        return;
+    if (session_id_random(id))
+        snprintf(id, SESSION_ID, "none");
+}
+
 /* An answer with a problem object as its body: by hand, since libwebsockets would call it HTTP/1.0,
  * which some clients do not read. It has a request ID, as all answers of HTTP's port. 0, or -1 when
  * it could not be sent. */
@@ -318,8 +331,7 @@ static int answer(struct lws *wsi, int status, const char *more, json_t *problem
 {
     static const char room[LWS_PRE];
     char id[SESSION_ID];
-    if (session_id_random(id))
-        snprintf(id, sizeof id, "none");
+    request_id(wsi, id);
     whole_put(&problem, "request_id", json_string(id));
     const char *detail = json_string_value(json_object_get(problem, "detail"));
     log_event(LOG_INFO, "ws_refused", "request=%s status=%d error=%s", id, status,
@@ -348,23 +360,35 @@ static int refuse(struct lws *wsi, enum err e)
     return answer(wsi, err_http(e), more, describe_problem(e, err_text(), NULL)) ? -1 : 1;
 }
 
-static int answer_upgrade(struct lws *wsi)
+/* `more`: the header that says what would do. */
+static int answer_upgrade(struct lws *wsi, const char *more)
 {
     json_t *problem = json_pack("{s:s, s:s, s:i}", "type", "/problems/upgrade", "title",
                                 "this port speaks WebSocket alone", "status", 426);
-    return answer(wsi, 426, "Upgrade: websocket\r\n", problem);
+    return answer(wsi, 426, more, problem);
 }
 
 int upgrade_refuse_http(struct lws *wsi)
 {
-    return answer_upgrade(wsi) || lws_http_transaction_completed(wsi) ? -1 : 0;
+    answer_upgrade(wsi, "Upgrade: websocket\r\n");
+    return -1;
+}
+
+/* RFC 6455's; libwebsockets takes drafts of it too. */
+static bool has_version(struct lws *wsi)
+{
+    char version[4];
+    return lws_hdr_copy(wsi, version, sizeof version, WSI_TOKEN_VERSION) > 0 &&
+           strcmp(version, "13") == 0;
 }
 
 /* libwebsockets asks whatever the upgrade is to, and would go on to HTTP/2. */
 int upgrade_confirm(struct ws *w, struct lws *wsi, const char *to)
 {
     if (strcasecmp(to, "websocket") != 0)
-        return answer_upgrade(wsi) ? -1 : 1;
+        return answer_upgrade(wsi, "Upgrade: websocket\r\n") ? -1 : 1;
+    if (!has_version(wsi))
+        return answer_upgrade(wsi, "Sec-WebSocket-Version: 13\r\n") ? -1 : 1;
     char id[SESSION_ID], key[HEADER_MAX];
     struct query q;
     struct owner *owner;

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import json
 import re
 import socket
 import struct
@@ -481,7 +482,10 @@ def test_cors_limits_and_the_end(tmp_path, tiny_model, pngs):
                 "--max-image", "20000", "--max-streams", "1") as d:
         r = d.get("/v1/models", Origin="https://b.example")
         assert r.headers["Access-Control-Allow-Origin"] == "https://b.example"
-        assert "X-Request-Id" in r.headers["Access-Control-Expose-Headers"]
+        exposed = r.headers["Access-Control-Expose-Headers"].split(", ")
+        assert {"X-Request-Id", "Retry-After"} <= set(exposed)
+        spec = json.dumps(d.json("/openapi.json"))
+        assert set(re.findall("X-Tv3s-[A-Za-z-]+", spec)) <= set(exposed)
         assert "Access-Control-Allow-Origin" not in d.get("/v1/models", Origin="https://c.example").headers
         r = d.request("OPTIONS", "/v1/segment", Origin="https://a.example", Access_Control_Request_Method="POST")
         assert r.status == 204 and "POST" in r.headers["Access-Control-Allow-Methods"]

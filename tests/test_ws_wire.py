@@ -70,7 +70,8 @@ def upgrade(daemon, target, **headers):
     ("/v1/streams/a/ws?colour=red", 400),
     ("/v1/streams/a/ws?credit=4&credit=4", 400),
     ("/v1/streams/a/ws?mode=" + 300 * "x", 400),
-], ids=range(23))
+    ("/v1/streams/empty/ws?", 101),
+], ids=range(24))
 def test_an_upgrade_is_checked_first(daemon, target, status):
     got, headers, body = upgrade(daemon, target)
     assert got == status, body
@@ -113,6 +114,29 @@ def test_what_is_no_upgrade_is_told_so(daemon):
     c.request("GET", "/v1/streams/a/ws")
     r = c.getresponse()
     assert r.status == 426 and r.headers["Upgrade"] == "websocket" and json.loads(r.read())["status"] == 426
+
+
+def test_what_is_no_upgrade_is_the_last_of_its_connection(daemon):
+    """What follows would be another client's, behind a proxy that takes it for the body."""
+    with socket.create_connection(("127.0.0.1", daemon.ws_port), timeout=60) as s:
+        s.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300\r\n\r\n"
+                  b"GET /v1/streams/smuggled/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                  b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+        answer = s.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 426 ") and answer.count(b"HTTP/1.1 ") == 1
+    assert daemon.get("/v1/streams/smuggled").status == 404
+
+
+def test_a_draft_of_the_protocol_is_told_the_version(daemon):
+    for version in ("0", "8", "14", "130"):
+        status, headers, _ = upgrade(daemon, "/v1/streams/draft/ws", **{"Sec-WebSocket-Version": version})
+        assert (status, headers["Sec-WebSocket-Version"]) == (426, "13")
+
+
+def test_a_refusal_has_the_clients_request_id(daemon):
+    for sent, same in (("abc.1-_Z", True), ("x" * 64, True), ("x" * 65, False), ("a b", False)):
+        _, headers, body = upgrade(daemon, "/v1/streams/a%2Fb/ws", **{"X-Request-Id": sent})
+        assert (headers["X-Request-Id"] == sent) == same and json.loads(body)["request_id"] == headers["X-Request-Id"]
 
 
 def test_an_unknown_subprotocol_is_refused_and_none_is_fine(daemon):
