@@ -39,6 +39,9 @@ enum err access_check(struct access *a, const char *authorization, unsigned role
 /* The same with the key alone; NULL: none. */
 enum err access_check_key(struct access *a, const char *key, unsigned roles, struct owner **out);
 
+/* ERR_ARG: an item of cors_origins that no browser sends, so that it would let nobody in. */
+enum err access_check_origins(const struct config *c);
+
 /* Whether a browser that asks may be doing so for a page of another site: by the headers Host and
  * Origin, each NULL where there is none. ERR_ORIGIN. */
 enum err access_check_page(const struct access *a, const struct config *c, const char *called,

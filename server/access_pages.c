@@ -39,6 +39,33 @@ static bool is_this_machine(const char *called)
     return inet_pton(AF_INET, name, &v4) == 1 && ntohl(v4.s_addr) >> 24 == 127;
 }
 
+/* As browsers write them: "https://example.org:8443", in small letters, nothing behind the port; or
+ * "null". */
+static bool is_origin(const char *text)
+{
+    size_t scheme = strspn(text, "abcdefghijklmnopqrstuvwxyz");
+    if (strcmp(text, "null") == 0)
+        return true;
+    if (scheme == 0 || strncmp(text + scheme, "://", 3) != 0)
+        return false;
+    const char *host = text + scheme + 3;
+    size_t n = strspn(host, "abcdefghijklmnopqrstuvwxyz0123456789.-_[]:");
+    return n > 0 && host[n] == '\0' && host[n - 1] != ':';
+}
+
+enum err access_check_origins(const struct config *c)
+{
+    for (int i = 0; i < c->cors_origins.count; i++) {
+        const char *item = c->cors_origins.item[i];
+        if (strcmp(item, "*") != 0 && !is_origin(item))
+            return err_set(ERR_ARG,
+                           "cors_origins: '%.100s' is no origin as browsers send it, such as "
+                           "https://example.org or http://localhost:3000",
+                           item);
+    }
+    return ERR_OK;
+}
+
 static bool origin_allowed(const struct config *c, const char *called, const char *origin)
 {
     size_t a, b;

@@ -1,6 +1,7 @@
 /* The settings for readers: as JSON, as help, as the documented sample file. */
 #include "server/config_table.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 static enum err write_json(json_t *object, FILE *to)
@@ -22,16 +23,33 @@ enum err config_dump(const struct config *c, FILE *to)
     return write_json(object, to);
 }
 
-/* "1 to 64" or "true or false"; empty for text. */
+/* "64G", or "1000" where no unit divides it. */
+static void format_size(double v, char text[32])
+{
+    static const char units[] = "\0KMGT";
+    int unit = 0;
+    while (v >= 1024 && fmod(v, 1024) == 0 && unit < 4) {
+        v /= 1024;
+        unit++;
+    }
+    snprintf(text, 32, "%.15g%c", v, units[unit]);
+}
+
+/* "1 to 64", "1K to 1T" or "true or false"; empty for text. */
 static void describe_range(const struct setting *s, char *text, size_t size)
 {
-    static const char *const unit[] = {[TYPE_SIZE] = " bytes", [TYPE_SECONDS] = " seconds"};
+    char least[32], most[32];
     text[0] = '\0';
-    if (s->type == TYPE_BOOL)
+    if (s->type == TYPE_BOOL) {
         snprintf(text, size, "true or false");
-    else if (s->type == TYPE_INT || s->type == TYPE_SIZE || s->type == TYPE_SECONDS)
+    } else if (s->type == TYPE_SIZE) {
+        format_size(s->min, least);
+        format_size(s->max, most);
+        snprintf(text, size, "%s to %s", least, most);
+    } else if (s->type == TYPE_INT || s->type == TYPE_SECONDS) {
         snprintf(text, size, "%.15g to %.15g%s", s->min, s->max,
-                 s->type == TYPE_INT ? "" : unit[s->type]);
+                 s->type == TYPE_INT ? "" : " seconds");
+    }
 }
 
 void config_help(FILE *to)
@@ -47,8 +65,11 @@ void config_help(FILE *to)
           "  --sample-config print config/tv3sd.json: every setting with its default and help\n"
           "  -h, --help, --version\n\n"
           "Settings, in order of precedence: a flag --name, the environment TV3SD_NAME, the file.\n"
-          "Lists are separated by commas (in the file: arrays); paths are relative to the working\n"
-          "directory, those in the file too. Those marked * are taken up again at SIGHUP.\n\n",
+          "Lists are separated by commas (in the file: arrays), sizes may end in K, M, G or T (in "
+          "the\n"
+          "file as a string: \"64G\"), paths are relative to the working directory, those in the "
+          "file\n"
+          "too. Those marked * are taken up again at SIGHUP.\n\n",
           to);
     for (int i = 0; i < settings_count; i++) {
         const struct setting *s = &settings[i];

@@ -93,6 +93,7 @@ static enum err load_environment(struct config *c)
  */
 
 struct flag {
+    char typed[72];    /* as it came, "--http-port" */
     char name[64];     /* as a setting's: dashes are underscores */
     const char *value; /* NULL: none was given */
 };
@@ -108,6 +109,7 @@ static enum err next_flag(int argc, char **argv, int *i, struct flag *f)
     size_t n = strcspn(arg + 2, "=");
     f->value = arg[2 + n] ? arg + 3 + n : NULL;
     snprintf(f->name, sizeof f->name, "%.*s", n < sizeof f->name ? (int)n : 0, arg + 2);
+    snprintf(f->typed, sizeof f->typed, "%.*s", (int)(n < sizeof f->name ? n + 2 : 66), arg);
     for (char *p = f->name; *p; p++)
         if (*p == '-')
             *p = '_';
@@ -145,11 +147,11 @@ static enum err load_flag(struct config *c, const struct flag *f, bool *models_g
         return list_add(&c->models, f->value);
     }
     if (!s)
-        return err_set(ERR_ARG, "--%s: there is no such setting; see --help", f->name);
+        return err_set(ERR_ARG, "%s: there is no such setting; see --help", f->typed);
     if (!f->value && s->type != TYPE_BOOL)
-        return err_set(ERR_ARG, "--%s wants a value", f->name);
+        return err_set(ERR_ARG, "%s wants a value", f->typed);
     enum err e = setting_set(c, s, f->value ? f->value : "true");
-    return e ? err_context(e, "--%s", f->name) : ERR_OK;
+    return e ? err_context(e, "%s", f->typed) : ERR_OK;
 }
 
 static enum err load_flags(struct config *c, int argc, char **argv, enum config_action *action)
@@ -162,7 +164,7 @@ static enum err load_flags(struct config *c, int argc, char **argv, enum config_
             continue; /* find_file took it */
         if (is_action(f.name, action)) {
             if (f.value)
-                return err_set(ERR_ARG, "--%s takes no value", f.name);
+                return err_set(ERR_ARG, "%s takes no value", f.typed);
             continue;
         }
         TRY(load_flag(c, &f, &models_given));

@@ -111,6 +111,15 @@ static bool is_temporary(const char *path)
            (statfs(path, &s) == 0 && s.f_type == TMPFS_MAGIC);
 }
 
+/* By errno, which is of the folder above where the spool is not there. */
+static enum err wrong_spool(const char *spool, bool there, const char *what)
+{
+    const char *cause = strerror(errno);
+    enum err e = io_error(what);
+    return there ? err_context(e, "%s", spool)
+                 : err_set(e, "the spool: cannot make %s: %s", spool, cause);
+}
+
 enum err jobs_check_spool(const char *spool)
 {
     struct stat st;
@@ -118,15 +127,16 @@ enum err jobs_check_spool(const char *spool)
     char parent[PATH_MAX];
     if (snprintf(parent, sizeof parent, "%s", spool) >= (int)sizeof parent)
         return err_set(ERR_ARG, "the spool's path is too long");
-    const char *folder = stat(spool, &st) != 0 && errno == ENOENT ? dirname(parent) : spool;
+    bool there = stat(spool, &st) == 0 || errno != ENOENT;
+    const char *folder = there ? spool : dirname(parent);
     if (stat(folder, &st) != 0 || statfs(folder, &fs) != 0)
-        return err_context(io_error("open it"), "%s", folder);
+        return wrong_spool(spool, there, "open it");
     bool files = fs.f_type != PROC_SUPER_MAGIC && fs.f_type != SYSFS_MAGIC;
     errno = !S_ISDIR(st.st_mode) ? ENOTDIR : EPERM;
     if (S_ISDIR(st.st_mode) && files &&
         faccessat(AT_FDCWD, folder, R_OK | W_OK | X_OK, AT_EACCESS) == 0)
         return ERR_OK;
-    return err_context(io_error("write there"), "%s", folder);
+    return wrong_spool(spool, there, "write there");
 }
 
 /* Of the whole disk, or what of it is free for us; 0: not known. */

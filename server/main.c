@@ -18,7 +18,9 @@ static enum err serve(struct config *c, bool check, int *status)
     server_block_signals();
     char why[512];
     enum err e = check ? server_settle(&s, c) : server_open(&s, c);
-    if (!e && !check)
+    if (!e && check)
+        log_event(LOG_INFO, "checked", "error=\"\"");
+    else if (!e)
         e = server_run(&s, c);
     snprintf(why, sizeof why, "%s", err_text()); /* closing says things of its own */
     server_close(&s);

@@ -62,6 +62,7 @@ static enum err check_lists(const struct config *c)
 {
     struct addresses *addresses;
     struct webhook_rules *rules;
+    TRY(access_check_origins(c));
     enum err e = addresses_open(c, &addresses);
     addresses_close(addresses);
     if (e)

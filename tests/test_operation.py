@@ -50,10 +50,12 @@ def test_check_opens_the_models_and_ends(tiny_model, tmp_path):
     ("--trusted-proxies foo", "'foo' is no network"), ("--state-store foo", "none or redis"),
     ("--state-store redis --redis-password-file none", "redis_password_file"), ("--isa foo", "'tiny'.*foo"),
     ("--device tpu", "device 'tpu'"), ("--model none.safetensors", "none.safetensors"), ("--log-level loud", "loud"),
-    ("--spool /proc/none", "the spool: cannot write there"), ("--spool none/spool", "none: the spool: cannot open"),
+    ("--spool /proc/none", "cannot make /proc/none: Op"), ("--spool none/spool", "cannot make none/spool: No such file"),
     ("--spool brace.json", "Not a directory"), ("--config none.json", "unable to open none.json: No such file"),
     ("--webhook-hosts a.test:1/", "is no network"), ("--webhook-hosts=a.test b.test", "'a.test b.test' is no host"),
-    ('--webhook-hosts=["a.test:1"]', "without quotes"), ("--batch-max 0", "--batch_max"),
+    ('--webhook-hosts=["a.test:1"]', "without quotes"), ("--batch-max 0", "--batch-max: 0 is"),
+    ("--cors-origins a.test", "'a.test' is no origin"), ("--cors-origins https://a.test/", "'https://a.test/' is no or"),
+    ("--cors-origins *,https://A.test", "'https://A.test' is no origin"),
 ], ids=str)
 def test_check_refuses_what_a_start_refuses(tiny_model, tmp_path, monkeypatch, flags, why):
     """By the same words and with 2, after which systemd does not try again."""

@@ -154,10 +154,11 @@ static void errors_name_the_setting_and_where_it_came_from(void **state)
 {
     (void)state;
     char path[32];
-    REFUSED("--batch_max", "--batch-max", "65");
+    REFUSED("--batch-max: 65", "--batch-max", "65");
+    REFUSED("--batch_max: 65", "--batch_max=65");
     REFUSED("1 to 64", "--batch-max", "0");
-    REFUSED("no such setting", "--batch-maximum", "3");
-    REFUSED("wants a value", "--listen");
+    REFUSED("--batch-maximum: there is no such setting", "--batch-maximum", "3");
+    REFUSED("--ws-port wants a value", "--ws-port");
     REFUSED("whole number", "--batch-max", "1.5");
     REFUSED("not a number", "--batch-max", "-1");
     REFUSED("not a number", "--batch-delay", "0x1p-3");
