@@ -462,18 +462,23 @@ def test_a_slow_sender_delays_nobody(daemon, pngs, labelled):
         assert s.recv(12) == b"HTTP/1.1 200"
 
 
-def test_many_at_once(daemon, pngs, labelled):
-    results, names = {}, [f"p{i}" for i in range(6)]
+def test_sixteen_interleaved_streams_of_three_sizes_have_the_tools_masks(daemon, tiny_model, tmp_path):
+    clips, want = [cases.frames(size, 4, i) for i, size in enumerate([(64, 64), (48, 96), (72, 98)])], []
+    for i, clip in enumerate(clips):
+        masks.images(tmp_path / f"in{i}", clip)
+        subprocess.run([TV3S, "segment", tiny_model, tmp_path / f"in{i}", "-o", f"{tmp_path}/{i}/"], check=True, capture_output=True)
+        want.append([p.read_bytes() for p in sorted((tmp_path / str(i)).iterdir())])
+    bodies, results = [[image(f) for f in clip] for clip in clips], {}
 
-    def work(name):
-        daemon.request("PUT", f"/v1/streams/{name}")
-        results[name] = [daemon.request("POST", f"/v1/streams/{name}/frames", p).body for p in pngs]
-        daemon.request("DELETE", f"/v1/streams/{name}")
+    def work(number):
+        daemon.request("PUT", f"/v1/streams/p{number}")
+        results[number] = [post(daemon, f"p{number}", body) for body in bodies[number % 3]]
+        daemon.request("DELETE", f"/v1/streams/p{number}")
 
-    threads = [threading.Thread(target=work, args=(n,)) for n in names]
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(16)]
     [t.start() for t in threads]
     [t.join() for t in threads]
-    assert all(results[n] == labelled["stream"] for n in names)
+    assert results == {n: want[n % 3] for n in range(16)}
 
 
 # --------------------------------------------------------------------------------------------------- configured
