@@ -21,6 +21,21 @@
 /* ---- from runs to a step ------------------------------------------------------------------------
  */
 
+static enum err check_frame(const struct engine *e, const struct image *f)
+{
+    const struct pixel_format *p = &f->format;
+    if ((unsigned)p->layout >= PIXELS_LAYOUTS || (unsigned)p->matrix >= YUV_MATRICES ||
+        !f->pixels || f->stride < (ptrdiff_t)pixels_row(p->layout, f->width))
+        return err_set(ERR_ARG, "a frame must have pixels of a known format, and whole rows");
+    if (p->layout != PIXELS_NV12)
+        return ERR_OK;
+    if (!engine_takes_nv12(e))
+        return err_set(ERR_UNSUPPORTED, "%s takes no NV12", engine_description(e));
+    return pixels_nv12_size(f->width, f->height)
+               ? ERR_OK
+               : err_set(ERR_ARG, "NV12 of %dx%d", f->width, f->height);
+}
+
 static enum err check_run(const struct engine *e, const struct engine_run *r)
 {
     if (!r->stream || r->stream->engine != e || r->count < 1 || r->count > ENGINE_RUN_MAX)
@@ -30,9 +45,9 @@ static enum err check_run(const struct engine *e, const struct engine_run *r)
         return err_set(ERR_ARG, "a batch has two runs of one stream");
     for (int i = 0; i < r->count; i++) {
         const struct image *f = &r->frames[i];
-        if (!f->rgb || f->width != r->frames[0].width || f->height != r->frames[0].height ||
-            f->stride < 3 * (ptrdiff_t)f->width)
-            return err_set(ERR_ARG, "the frames of a run must have one size, and whole rows");
+        if (f->width != r->frames[0].width || f->height != r->frames[0].height)
+            return err_set(ERR_ARG, "the frames of a run must have one size");
+        TRY(check_frame(e, f));
     }
     return ERR_OK;
 }

@@ -81,6 +81,11 @@ void engine_close(struct engine *e)
     free(e);
 }
 
+bool engine_takes_nv12(const struct engine *e)
+{
+    return e->be->takes_nv12;
+}
+
 const char *engine_description(const struct engine *e)
 {
     return e->be->ops->name;

@@ -13,6 +13,7 @@
 #ifndef TV3S_ENGINE_ENGINE_H
 #define TV3S_ENGINE_ENGINE_H
 
+#include "base/pixels.h"
 #include "engine/model.h"
 
 struct engine;
@@ -45,12 +46,28 @@ struct stream_config {
                                           before the stream's first is its first. */
 };
 
-/* A borrowed picture: packed RGB24, rows `stride` bytes apart. */
+/* A borrowed picture: its rows, of all planes, are `stride` bytes apart. Every engine takes RGB24;
+ * NV12, of pixels_nv12_size, only one of engine_takes_nv12, and then the labels are those that the
+ * picture would have as swscale's RGB24 (kernels/cuda/yuv.h). */
 struct image {
-    const uint8_t *rgb;
+    const uint8_t *pixels;
     int width, height;
     ptrdiff_t stride;
+    struct pixel_format format;
 };
+
+/* One whose rows follow each other directly. */
+static inline struct image image_of(const uint8_t *pixels, int width, int height,
+                                    struct pixel_format format)
+{
+    ptrdiff_t row = (ptrdiff_t)pixels_row(format.layout, width);
+    return (struct image){pixels, width, height, row, format};
+}
+
+static inline struct image image_of_rgb24(const uint8_t *rgb, int width, int height)
+{
+    return image_of(rgb, width, height, (struct pixel_format){0});
+}
 
 /* One stream and its next `count` frames, all of one size, borrowed for the call. For frame i,
  * labels[i] (width * height bytes, tightly packed, of the original size) and logits[i] (classes * h
@@ -77,6 +94,10 @@ struct geometry {
 
 /* "cpu avx512 bf16, 2 threads": for humans and logs. Valid while the engine lives. */
 const char *engine_description(const struct engine *e);
+
+/* Whether frames may be NV12: half the bytes to a device. A CPU has no use for them. Constant, so
+ * any thread may ask. */
+bool engine_takes_nv12(const struct engine *e);
 
 /* How many devices DEVICE_CUDA can be, by number from 0. */
 int engine_cuda_devices(void);
@@ -105,7 +126,7 @@ void engine_own_cores(struct engine *e);
 
 /* Labels one batch; no other is under way. Errors leave every stream as it was: ERR_ARG for runs
  * that are none, two of one stream, or frames of two sizes; what engine_geometry says of the size;
- * ERR_NOMEM; ERR_DEVICE. */
+ * ERR_UNSUPPORTED for NV12 that the engine does not take; ERR_NOMEM; ERR_DEVICE. */
 enum err engine_step(struct engine *e, const struct engine_run *runs, int count);
 
 /* The same in two halves, so that a device copies one batch's pixels and labels while it computes

@@ -13,7 +13,7 @@
 
 enum { LEAST_ROOM = 1 << 20 };
 
-/* Batches of one gray frame of each stream. */
+/* Batches of one dark frame of each stream. */
 static enum err run_batches(struct engine *e, struct stream *const *streams, int count,
                             const struct image *image, uint8_t *labels)
 {
@@ -40,12 +40,16 @@ static enum err try_batches(struct engine *e, int count, int width, int height)
     size_t pixels = (size_t)width * (size_t)height;
     uint8_t *rgb = calloc(pixels, 3), *labels = malloc(pixels);
     struct stream **streams = calloc((size_t)count, sizeof(struct stream *));
-    const struct image image = {rgb, width, height, 3 * (ptrdiff_t)width};
+    const struct image image = image_of_rgb24(rgb, width, height);
+    const struct image smaller =
+        image_of(rgb, width, height, (struct pixel_format){.layout = PIXELS_NV12});
     enum err r = rgb && labels && streams ? ERR_OK : err_set(ERR_NOMEM, "out of memory");
     for (int i = 0; r == ERR_OK && i < count; i++)
         r = stream_open(e, &config, &streams[i]);
     if (r == ERR_OK)
         r = run_batches(e, streams, count, &image, labels);
+    if (r == ERR_OK && engine_takes_nv12(e) && pixels_nv12_size(width, height))
+        r = run_batches(e, streams, count, &smaller, labels); /* its kernel is another */
     for (int i = 0; streams && i < count; i++)
         stream_close(streams[i]);
     free(streams);

@@ -14,6 +14,7 @@
 
 #include "base/dtype.h"
 #include "base/err.h"
+#include "base/pixels.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -159,12 +160,14 @@ struct backend_ops {
     enum err (*window_attention)(struct backend *be, const struct window_attention *a,
                                  const void *qkv, void *out, int images);
 
-    /* RGB24 (host, read on the spot) to network input, fp32 [rows->dst, cols->dst, 3]: resize, then
-     * normalise. The axes are tables here and below. fp32 in either dtype: rounding what everything
-     * else is computed from to bf16 costs more than all other roundings together. */
-    enum err (*preprocess)(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
-                           const struct resize_axis *rows, const struct resize_axis *cols,
-                           float *out);
+    /* Pixels (host, read on the spot; rows of all planes `stride` bytes apart) to network input,
+     * fp32 [rows->dst, cols->dst, 3]: resize, then normalise. NV12 only where the backend takes it:
+     * its RGB is what is resized, bit for bit as swscale makes it (kernels/cuda/yuv.h). The axes
+     * are tables here and below. fp32 in either dtype: rounding what everything else is computed
+     * from to bf16 costs more than all other roundings together. */
+    enum err (*preprocess)(struct backend *be, const uint8_t *pixels, ptrdiff_t stride,
+                           struct pixel_format format, const struct resize_axis *rows,
+                           const struct resize_axis *cols, float *out);
     /* Patches of maps [images][h, w, c] as rows of a matrix [images * oh * ow][ld]; columns
      * (ky, kx, ch), zero outside the map and from column k * k * c on. `elem` bytes a channel. */
     void (*im2col)(struct backend *be, const void *in, int images, int h, int w, int c, int k,
@@ -215,7 +218,8 @@ struct backend {
     /* How much work at a time suits the device: stride-4 tokens encoded together, grid tokens of a
      * pass through the head, tokens of a scan. One frame, or band of windows, may be more. */
     size_t encoder_rows, pass_rows, scan_rows;
-    int depth; /* batches that may be under way at once */
+    int depth;       /* batches that may be under way at once */
+    bool takes_nv12; /* preprocess does */
 };
 
 static inline size_t backend_elem(const struct backend *be)

@@ -179,7 +179,7 @@ static struct engine_run engine_run_of(struct step_args *j, const struct batch *
     int first = b->run[run].first;
     for (int i = first; i < first + b->run[run].count; i++) {
         const struct item *item = b->item[i];
-        j->image[i] = (struct image){item->rgb, item->width, item->height, 3 * item->width};
+        j->image[i] = image_of_rgb24(item->rgb, item->width, item->height);
         j->labels[i] = item->labels;
     }
     j->frames_before[run] = stream_frames(b->run[run].session->stream);
@@ -404,7 +404,7 @@ static enum err probe_engine(struct engine *e)
     uint8_t rgb[PROBE_SIDE * PROBE_SIDE * 3], labels[PROBE_SIDE * PROBE_SIDE], *out = labels;
     const struct stream_config c = {
         .mode = MODE_FRAME, .resize_override = true, .resize = {.kind = RESIZE_NATIVE}};
-    const struct image image = {rgb, PROBE_SIDE, PROBE_SIDE, 3 * PROBE_SIDE};
+    const struct image image = image_of_rgb24(rgb, PROBE_SIDE, PROBE_SIDE);
     struct engine_run run = {.count = 1, .frames = &image, .labels = &out};
     memset(rgb, 128, sizeof rgb);
     TRY(stream_open(e, &c, &run.stream));

@@ -72,7 +72,7 @@ static enum err run_steps(struct engine *e, const struct bench *b, struct stream
     if (!runs || !images || !labels || !rgb || !out)
         r = err_set(ERR_NOMEM, "out of memory");
     for (size_t i = 0; r == ERR_OK && i < n; i++) {
-        images[i] = (struct image){rgb, b->width, b->height, 3 * (ptrdiff_t)b->width};
+        images[i] = image_of_rgb24(rgb, b->width, b->height);
         labels[i] = out + i * pixels;
         runs[i] = (struct engine_run){streams[i], 1, &images[i], &labels[i], NULL};
     }

@@ -145,7 +145,7 @@ static enum err label_run(struct job *j, uint64_t first, int count)
     for (int i = 0; i < count; i++) {
         bool output = has_output(j, first + (uint64_t)i);
         size_t at = (size_t)i;
-        frames[i] = (struct image){j->pixels + 3 * at * pixels, j->width, j->height, 3 * j->width};
+        frames[i] = image_of_rgb24(j->pixels + 3 * at * pixels, j->width, j->height);
         labels[i] = output && j->masks_file ? j->masks + at * pixels : NULL;
         logits[i] = output && j->logits_file ? j->logits + at * grid_floats(j) : NULL;
     }

@@ -134,7 +134,7 @@ static enum err label_batch(struct pipeline *p, struct slot **batch, int n)
         enum err e = reserve_labels(batch[i]);
         if (e)
             return e;
-        images[i] = (struct image){f->rgb, f->width, f->height, (ptrdiff_t)f->width * 3};
+        images[i] = image_of_rgb24(f->rgb, f->width, f->height);
         labels[i] = batch[i]->labels;
     }
     struct engine_run run = {.stream = p->stream, .count = n, .frames = images, .labels = labels};

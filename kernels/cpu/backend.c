@@ -29,9 +29,10 @@ enum err cpu_scratch(struct cpu_backend *c, size_t bytes, void **out)
 }
 
 static enum err cpu_preprocess(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
-                               const struct resize_axis *rows, const struct resize_axis *cols,
-                               float *out)
+                               struct pixel_format format, const struct resize_axis *rows,
+                               const struct resize_axis *cols, float *out)
 {
+    (void)format; /* RGB24: there is no other */
     cpu_of(be)->ops->preprocess(rgb, stride, rows, cols, out);
     return ERR_OK;
 }

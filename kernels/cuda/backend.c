@@ -371,7 +371,8 @@ enum err cuda_backend_open(int device, enum dtype dtype, bool tf32, struct backe
                                .encoder_rows = ENCODER_ROWS,
                                .pass_rows = PASS_ROWS,
                                .scan_rows = PASS_ROWS,
-                               .depth = CUDA_DEPTH};
+                               .depth = CUDA_DEPTH,
+                               .takes_nv12 = true};
     cuda_pools_open(c);
     c->device = device;
     c->tf32 = tf32;

@@ -168,9 +168,9 @@ enum err cuda_stage_settle(struct cuda_backend *c, struct cuda_stage *s);
 void cuda_stage_close(struct cuda_stage *s);
 enum err cuda_stage_op(struct backend *be, size_t bytes, void **host);
 enum err cuda_staged_op(struct backend *be, const void *host, size_t bytes, const void **out);
-enum err cuda_preprocess_op(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
-                            const struct resize_axis *rows, const struct resize_axis *cols,
-                            float *out);
+enum err cuda_preprocess_op(struct backend *be, const uint8_t *pixels, ptrdiff_t stride,
+                            struct pixel_format format, const struct resize_axis *rows,
+                            const struct resize_axis *cols, float *out);
 enum err cuda_labels_op(struct backend *be, const float *logits, int classes,
                         const struct resize_axis *rows, const struct resize_axis *cols,
                         uint8_t *out);

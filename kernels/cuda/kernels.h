@@ -42,10 +42,11 @@ typedef struct resize_axis cuda_axis;
 /* A struct scan_window array in device memory, its state and tail in device memory too. */
 typedef const struct scan_window *cuda_windows;
 
-/* rgb: packed RGB24, rows `stride` bytes apart, [rows.src][cols.src]; out: fp32 [rows.dst]
- * [cols.dst][3] = (resize(rgb) - mean) / std, rows before columns (MODEL.md section 1). */
-cudaError_t cuda_preprocess(const uint8_t *rgb, size_t stride, cuda_axis rows, cuda_axis cols,
-                            float *out, cudaStream_t stream);
+/* pixels: packed, [rows.src][cols.src], of a pixels_nv12_size where they are NV12; out: fp32
+ * [rows.dst][cols.dst][3] = (resize(rgb) - mean) / std, rows before columns (MODEL.md section 1).
+ */
+cudaError_t cuda_preprocess(const uint8_t *pixels, struct pixel_format format, cuda_axis rows,
+                            cuda_axis cols, float *out, cudaStream_t stream);
 
 /* in: [images][h][w][c], `elem` bytes (2 or 4) an element; out: [images * oh * ow][ld], columns
  * (ky, kx, ch): in[oy * stride - pad + ky][ox * stride - pad + kx][ch], zero outside the map and in

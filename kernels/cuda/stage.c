@@ -94,23 +94,25 @@ enum err cuda_staged_op(struct backend *be, const void *host, size_t bytes, cons
     return ERR_OK;
 }
 
-enum err cuda_preprocess_op(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
-                            const struct resize_axis *rows, const struct resize_axis *cols,
-                            float *out)
+enum err cuda_preprocess_op(struct backend *be, const uint8_t *pixels, ptrdiff_t stride,
+                            struct pixel_format format, const struct resize_axis *rows,
+                            const struct resize_axis *cols, float *out)
 {
     struct cuda_backend *c = cuda_of(be);
-    size_t line = 3 * (size_t)cols->src, height = (size_t)rows->src;
+    size_t line = pixels_row(format.layout, cols->src);
+    size_t lines = pixels_rows(format.layout, rows->src);
     void *host, *device;
     if (!c->current)
         return not_in_a_batch();
-    enum err e = cuda_stage_get(c, &c->current->in, line * height, &host, &device);
+    enum err e = cuda_stage_get(c, &c->current->in, line * lines, &host, &device);
     if (e != ERR_OK)
         return e;
-    for (size_t y = 0; c->walk == CUDA_DRY && y < height; y++)
-        memcpy((char *)host + y * line, rgb + (ptrdiff_t)y * stride, line);
+    for (size_t y = 0; c->walk == CUDA_DRY && y < lines; y++)
+        memcpy((char *)host + y * line, pixels + (ptrdiff_t)y * stride, line);
     cuda_axis r = cuda_axis_of(c, rows), x = cuda_axis_of(c, cols);
-    if (OP(c, "preprocess", AT(device), line, AXIS(r), AXIS(x), AT(out)))
-        cuda_check(c, cuda_preprocess(device, line, r, x, out, c->stream), "preprocess");
+    if (OP(c, "preprocess", AT(device), format.layout, format.matrix, format.full, AXIS(r), AXIS(x),
+           AT(out)))
+        cuda_check(c, cuda_preprocess(device, format, r, x, out, c->stream), "preprocess");
     return cuda_result(c);
 }
 

@@ -127,7 +127,7 @@ static enum err run(struct profile *p)
     size_t pixels = (size_t)p->width * (size_t)p->height, n = (size_t)p->streams;
     uint8_t *rgb = malloc(pixels * 3), *labels = malloc(pixels * n), **out = calloc(n, sizeof *out);
     struct engine_run *runs = calloc(n, sizeof *runs);
-    struct image image = {rgb, p->width, p->height, 3 * (ptrdiff_t)p->width};
+    struct image image = image_of_rgb24(rgb, p->width, p->height);
     enum err e =
         rgb && labels && out && runs ? ERR_OK : err_set(ERR_NOMEM, "no memory for the frames");
     for (size_t i = 0; e == ERR_OK && i < pixels * 3; i++)

@@ -30,7 +30,8 @@ $(BUILD)/tests/test_cuda_%: $(BUILD)/obj/tests/unit/test_cuda_%.o $(LIB_CUDA_HOS
 	@mkdir -p $(@D)
 	@echo '  LD $@'
 	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
-	    -Wl,-u,cuda_backend_open $(filter %.a,$^) -lcmocka $(PROTO_LIBS) $(ENGINE_LIBS)
+	    -Wl,-u,cuda_backend_open $(filter %.a,$^) -lcmocka $(ORACLE) $(PROTO_LIBS) $(ENGINE_LIBS)
+$(BUILD)/tests/test_cuda_nv12: ORACLE = -lswscale
 $(BUILD)/obj/tests/unit/test_cuda_%.o: CPPFLAGS += -Itests/cuda_host
 
 # Whether every operation does at a real model's shapes what the CPU's does: op_profile --check.

@@ -21,7 +21,7 @@ static void start(void)
     const struct engine_config engine_config = {.dtype = DT_F32, .threads = 1};
     const struct stream_config config = {.resize_override = true,
                                          .resize = {.kind = RESIZE_NATIVE}};
-    const struct image image = {rgb, SIDE, SIDE, 3 * SIDE};
+    const struct image image = image_of_rgb24(rgb, SIDE, SIDE);
     struct model *model;
     struct engine *engine;
     if (model_open("models/street.safetensors", &model) ||

@@ -32,7 +32,7 @@ static void label_plainly(const struct fixture *f, uint8_t *const *out, int widt
         for (int t = 0; t < FRAMES; t++) {
             uint8_t *rgb = malloc((size_t)width * (size_t)height * 3);
             uint8_t *labels = out[i] + (size_t)t * (size_t)width * (size_t)height;
-            const struct image image = {rgb, width, height, 3 * width};
+            const struct image image = image_of_rgb24(rgb, width, height);
             tiny_frame(rgb, width, height, i, t);
             if (engine_step(e, &(struct engine_run){s, 1, &image, &labels, NULL}, 1))
                 fail_msg("%s", err_text());
@@ -84,7 +84,7 @@ static enum err submit(struct engine *e, struct clips *c, int first, int count, 
     for (int i = 0; i < count; i++) {
         uint8_t *p = rgb + (size_t)i * c->pixels * 3;
         tiny_frame(p, c->width, c->height, first + i, t);
-        image[i] = (struct image){p, c->width, c->height, 3 * c->width};
+        image[i] = image_of_rgb24(p, c->width, c->height);
         labels[i] = c->got[first + i] + (size_t)t * c->pixels;
         runs[i] = (struct engine_run){c->stream[first + i], 1, &image[i], &labels[i], NULL};
     }

@@ -142,7 +142,7 @@ static void label_step(struct engine *e, struct stream **streams, int count, int
     for (int i = 0; i < count; i++) {
         uint8_t *p = rgb + (size_t)i * out->pixels * 3;
         tiny_frame(p, out->width, out->height, i, frame);
-        image[i] = (struct image){p, out->width, out->height, 3 * out->width};
+        image[i] = image_of_rgb24(p, out->width, out->height);
         labels[i] = out->labels + (size_t)i * out->pixels;
         runs[i] = (struct engine_run){streams[i], 1, &image[i], &labels[i], NULL};
     }

@@ -131,7 +131,7 @@ static void rows_of_an_image_may_be_padded(void **state)
     tiny_frame(tight, WIDTH, HEIGHT, 5, 0);
     for (int y = 0; y < HEIGHT; y++)
         memcpy(wide + y * STRIDE, tight + y * 3 * WIDTH, 3 * WIDTH);
-    const struct image image = {wide, WIDTH, HEIGHT, STRIDE};
+    const struct image image = {.pixels = wide, .width = WIDTH, .height = HEIGHT, .stride = STRIDE};
     assert_int_equal(
         engine_step(f->engine, &(struct engine_run){s, 1, &image, &padded->labels, &padded->logits},
                     1),

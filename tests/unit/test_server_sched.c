@@ -33,7 +33,7 @@ static void expect(struct rig *r, const char *model, enum stream_mode mode, int 
     assert_int_equal(stream_open(e, &sc, &s), ERR_OK);
     for (int t = 0; t < count; t++) {
         uint8_t *out = labels + (size_t)t * pixels;
-        const struct image image = {rgb, width, height, 3 * width};
+        const struct image image = image_of_rgb24(rgb, width, height);
         const struct engine_run run = {s, 1, &image, &out, NULL};
         tiny_frame(rgb, width, height, seed, first + t);
         assert_int_equal(engine_step(e, &run, 1), ERR_OK);

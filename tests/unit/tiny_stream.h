@@ -150,7 +150,7 @@ static inline struct engine_run feed_run(const struct feed *f, struct image *fra
         bool wanted = !f->quiet || i == f->count - 1;
         assert_true(f->first + i < t->frames);
         tiny_frame(rgb, t->width, t->height, f->seed, f->first + i);
-        frames[i] = (struct image){rgb, t->width, t->height, 3 * t->width};
+        frames[i] = image_of_rgb24(rgb, t->width, t->height);
         labels[i] = wanted ? t->labels + at * t->pixels : NULL;
         logits[i] = wanted ? t->logits + at * t->floats : NULL;
     }
