@@ -8,9 +8,9 @@ import pytest
 
 import masks
 from daemon import Daemon
-from test_clients import SIZE, C, proxy  # noqa: F401
+from test_clients import C, proxy  # noqa: F401
 
-COUNT, SEED = 6, 11  # of the frames: how many, which
+SIZE, COUNT, SEED = (64, 96), 6, 11  # of the frames: height and width, how many, which
 
 
 @pytest.fixture(scope="module")

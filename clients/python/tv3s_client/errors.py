@@ -37,7 +37,7 @@ class FrameFailed(Tv3sError):
 class JobFailed(Tv3sError):
     """An uploaded video ended without masks."""
 
-    def __init__(self, job: "Job"):
+    def __init__(self, job: Job):
         super().__init__(job.error or {"title": f"the job was {job.state}"})
         self.job = job
 
