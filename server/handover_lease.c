@@ -31,6 +31,20 @@ void lease_hold(struct handover *h, struct session *s, bool leased)
     metric_add(h->metrics, METRIC_HANDOVER_STREAMS, 1);
 }
 
+void lease_broken(struct handover *h, struct session *s, bool broken)
+{
+    if (s->lease.broken == broken)
+        return;
+    s->lease.broken = broken;
+    metric_add(h->metrics, METRIC_HANDOVER_BROKEN, broken ? 1 : -1);
+    if (broken)
+        log_event(LOG_WARNING, "store_broken", "stream=%s key=%s error=%s", s->id,
+                  owner_label(s->params.owner), log_text(err_text()));
+    else
+        log_event(LOG_INFO, "store_mended", "stream=%s key=%s", s->id,
+                  owner_label(s->params.owner));
+}
+
 void lease_drop(struct handover *h, struct session *s)
 {
     struct session_lease *l = &s->lease;
@@ -42,6 +56,8 @@ void lease_drop(struct handover *h, struct session *s)
     if (l->next)
         l->next->lease.link = l->link;
     metric_add(h->metrics, METRIC_HANDOVER_STREAMS, -1);
+    metric_add(h->metrics, METRIC_HANDOVER_BROKEN, l->broken ? -1 : 0);
+    l->broken = false;
     session_unref(s);
 }
 
@@ -67,6 +83,14 @@ static void lose(struct handover *h, struct session *s)
     if (h->server->ws)
         ws_stream_moved(h->server->ws, s, true);
     lease_drop(h, s);
+}
+
+/* There is an error where its lease and record should be: it goes on without, until there is none.
+ */
+static void lose_keys(struct handover *h, struct session *s)
+{
+    lease_broken(h, s, true);
+    atomic_store(&s->lease.ours, false);
 }
 
 /* ---- leaving ------------------------------------------------------------------------------------
@@ -181,6 +205,9 @@ static enum err write_record(struct handover *h, struct operation *o)
     case LEASE_AWAY:
         handover_tell(h);
         return err_set(ERR_BUSY, "redis is away: %s", h->redis.why);
+    case LEASE_BROKEN:
+        lose_keys(h, s);
+        return err_set(ERR_BUSY, "redis has other things at the keys of stream '%s'", s->id);
     default:
         lose(h, s);
         return err_set(ERR_ELSEWHERE, "another replica has stream '%s'", s->id);
@@ -258,6 +285,11 @@ static void on_renewed(struct handover *h, struct session *s, enum lease lease)
         lose(h, s);
         return;
     }
+    if (lease == LEASE_BROKEN) {
+        lose_keys(h, s);
+        return;
+    }
+    lease_broken(h, s, false);
     l->had = true;
     atomic_store(&l->ours, true);
     if (lease == LEASE_WANTED || lease == LEASE_WANTED_NOW) {

@@ -47,6 +47,7 @@ enum lease {
     LEASE_BARE,       /* ours, and the record holds nothing */
     LEASE_WANTED,     /* ours; another wants it if nobody is connected */
     LEASE_WANTED_NOW, /* ... in any case */
+    LEASE_BROKEN,     /* an error of this stream's keys alone, with err_text() */
 };
 
 /* What a record holds; the bytes are the reply's. */
@@ -68,7 +69,8 @@ bool redis_ping(struct redis *r);
 
 void place_of(const struct config *c, const char *owner, const char *id, struct place *out);
 
-/* LEASE_OURS or LEASE_BARE with the record, which the caller gives back; LEASE_LOST, LEASE_NONE. */
+/* LEASE_OURS or LEASE_BARE with the record, which the caller gives back; LEASE_LOST, LEASE_NONE,
+ * LEASE_BROKEN, LEASE_AWAY. */
 enum lease redis_take(struct redis *r, const struct place *p, const char *token, bool takeover,
                       bool stored, struct stored *out);
 void stored_free(struct stored *s);
@@ -78,8 +80,8 @@ void stored_free(struct stored *s);
 void redis_ask_renewal(struct redis *r, const struct place *p, const char *token, bool force);
 enum lease redis_read_renewal(struct redis *r);
 
-/* Of a KEEP. LEASE_OURS, LEASE_LOST, LEASE_AWAY. `leave`: the lease ends with it. ERR_IO in
- * *refused, with err_text(): Redis says no, and the lease is as it was. */
+/* Of a KEEP. LEASE_OURS, LEASE_LOST, LEASE_BROKEN, LEASE_AWAY. `leave`: the lease ends with it.
+ * ERR_IO in *refused, with err_text(): Redis says no, and the lease is as it was. */
 enum lease redis_write(struct redis *r, const struct place *p, const struct operation *o,
                        bool leave, enum err *refused);
 void redis_give_back(struct redis *r, const struct place *p, const char *token);
@@ -222,6 +224,9 @@ void lease_ask_to_leave(struct handover *h, struct session *s);
 void lease_begin_leaves(struct handover *h);
 /* Takes the operation. */
 void lease_keep(struct handover *h, struct operation *o);
+/* Redis answers with an error of the session's keys, with err_text(), or does so no more: the log
+ * and the metric say so. */
+void lease_broken(struct handover *h, struct session *s, bool broken);
 /* The session is off the list, with its lease given up; `forget`: with its record gone. */
 void lease_give_back(struct handover *h, struct session *s);
 void lease_forget(struct handover *h, struct session *s);

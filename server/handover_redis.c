@@ -2,8 +2,10 @@
  * record written in one step that no other replica can come between.
  *
  * KEYS are the lease, the record and the want of a stream; the want is there for a short time while
- * a replica waits for the lease: "1" if it wants it also from a connection. Every answer that is
- * not of the expected form ends the connection: Redis is away until it answers as it should.
+ * a replica waits for the lease: "1" if it wants it also from a connection. An error of one
+ * stream's keys (somebody wrote a value of another type there) is that stream's. Every other answer
+ * that is not of the expected form ends the connection: Redis is away until it answers as it
+ * should.
  *
  * A Redis that is full (maxmemory) refuses a script's first write if that may take memory, and none
  * after a first that does not. So all but `keep`, whose state is what fills it, begin with a DEL or
@@ -115,6 +117,31 @@ static bool good(struct redis *r, redisReply *reply)
         away(r, reply->str);
     freeReplyObject(reply);
     return r->context != NULL;
+}
+
+/* Whether an error is no matter of the keys. Before Redis 7 a script's errors have it inside. */
+static bool is_general(const char *error)
+{
+    static const char *const code[] = {
+        "NOAUTH", "NOPERM",     "LOADING", "BUSY",        "UNKILLABLE", "READONLY",
+        "OOM",    "MASTERDOWN", "MISCONF", "CLUSTERDOWN", "NOREPLICAS", "unknown command"};
+    for (size_t i = 0; i < sizeof code / sizeof code[0]; i++)
+        if (strstr(error, code[i]))
+            return true;
+    return false;
+}
+
+/* Takes a reply that is none of a script's answers: LEASE_BROKEN, or Redis is away. */
+static enum lease no_answer(struct redis *r, redisReply *reply)
+{
+    if (reply && reply->type == REDIS_REPLY_ERROR && !is_general(reply->str)) {
+        err_set(ERR_IO, "%s", reply->str);
+        freeReplyObject(reply);
+        return LEASE_BROKEN;
+    }
+    if (good(r, reply))
+        away(r, "an answer that is none of the script's");
+    return LEASE_AWAY;
 }
 
 static redisContext *open_context(const char *address, const struct timeval *patience)
@@ -301,9 +328,7 @@ enum lease redis_take(struct redis *r, const struct place *p, const char *token,
     whole = whole && reply->element[1]->type == REDIS_REPLY_STRING;
     if (!whole) {
         out->reply = NULL;
-        if (good(r, reply))
-            away(r, "an answer that is none of the script's");
-        return LEASE_AWAY;
+        return no_answer(r, reply);
     }
     out->meta = reply->element[1]->str;
     out->meta_len = reply->element[1]->len;
@@ -338,9 +363,7 @@ enum lease redis_read_renewal(struct redis *r)
         freeReplyObject(reply);
         return lease;
     }
-    if (good(r, reply))
-        away(r, "an answer that is none of the script's");
-    return LEASE_AWAY;
+    return no_answer(r, reply);
 }
 
 enum lease redis_write(struct redis *r, const struct place *p, const struct operation *o,
@@ -353,15 +376,14 @@ enum lease redis_write(struct redis *r, const struct place *p, const struct oper
     add(&c, o->state ? o->state : "", o->len);
     add_text(&c, leave ? "1" : "0");
     redisReply *reply = call(r, &c);
-    enum lease lease = LEASE_AWAY;
-    if (!reply) {
-        away_by_itself(r);
-    } else if (reply->type == REDIS_REPLY_INTEGER) {
+    enum lease lease = LEASE_OURS;
+    bool error = reply && reply->type == REDIS_REPLY_ERROR;
+    if (reply && reply->type == REDIS_REPLY_INTEGER)
         lease = reply->integer ? LEASE_OURS : LEASE_LOST;
-    } else { /* it is full, most likely: what is there stays */
-        lease = LEASE_OURS;
-        *refused = err_set(ERR_IO, "%s", reply->str ? reply->str : "an answer of no known form");
-    }
+    else if (error && is_general(reply->str)) /* it is full, most likely: what is there stays */
+        *refused = err_set(ERR_IO, "%s", reply->str);
+    else
+        return no_answer(r, reply);
     freeReplyObject(reply);
     return lease;
 }
@@ -370,7 +392,8 @@ void redis_give_back(struct redis *r, const struct place *p, const char *token)
 {
     struct call c;
     begin(&c, r, give_back, p, token);
-    good(r, call(r, &c));
+    append(r, &c);
+    redis_read_done(r);
 }
 
 void redis_ask_forget(struct redis *r, const struct place *p, const char *token, bool force)
@@ -383,5 +406,9 @@ void redis_ask_forget(struct redis *r, const struct place *p, const char *token,
 
 bool redis_read_done(struct redis *r)
 {
-    return good(r, read_reply(r));
+    redisReply *reply = read_reply(r);
+    if (!reply || reply->type != REDIS_REPLY_INTEGER)
+        return no_answer(r, reply) == LEASE_BROKEN;
+    freeReplyObject(reply);
+    return true;
 }

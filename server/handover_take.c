@@ -205,7 +205,7 @@ static void wait_for_lease(struct operation *o)
     handover_wait(h, o);
 }
 
-/* Redis is away: the stream begins, and gets a lease when it is back. */
+/* The stream begins, and gets a lease when Redis is back. */
 static void go_without(struct operation *o)
 {
     handover_tell(o->handover);
@@ -213,6 +213,14 @@ static void go_without(struct operation *o)
         take_refuse(o, err_set(ERR_NOT_FOUND, "there is no stream '%.128s'", o->session->id));
     else
         be_ready(o, false);
+}
+
+/* The same for this stream alone. */
+static void go_with_broken_keys(struct operation *o)
+{
+    if (!o->want.stored)
+        lease_broken(o->handover, o->session, true);
+    go_without(o);
 }
 
 static enum lease ask(const struct operation *o, const struct place *p, struct stored *out)
@@ -243,6 +251,9 @@ static void take(struct operation *o)
         break;
     case LEASE_LOST:
         wait_for_lease(o);
+        break;
+    case LEASE_BROKEN:
+        go_with_broken_keys(o);
         break;
     case LEASE_NONE:
         take_refuse(o, err_set(ERR_NOT_FOUND, "there is no stream '%.128s'", s->id));

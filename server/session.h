@@ -47,8 +47,9 @@ struct sessions; /* the table */
 struct session_lease {
     /* its thread */
     char token[48];
-    bool held; /* on its list; a reference */
-    bool had;  /* the lease was ours at some time */
+    bool held;   /* on its list; a reference */
+    bool had;    /* the lease was ours at some time */
+    bool broken; /* Redis answers with an error of its keys */
     struct session *next, **link;
     uint64_t written; /* frames, as the record has them */
 

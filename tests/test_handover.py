@@ -385,11 +385,33 @@ def test_a_record_that_is_no_record_is_not_used(pair, redis, frames, meta):
         assert t.last_seq == -1
 
 
-def test_a_key_of_another_type_is_an_error_of_redis(pair, redis, frames):
-    _, b = pair
-    redis.cli("SET", redis.record("cam"), "a string")
+@pytest.mark.parametrize("key", ["record", "lease", "want"])
+def test_a_foreign_value_at_a_key_is_an_error_of_that_stream_alone(pair, redis, frames, expected, key):
+    """It goes on, without a lease; all is well again when the value is gone. The others do not notice."""
+    a, b = pair
+    place = redis.record("cam").removesuffix("record") + key
+    with client(a).stream("cam", format="raw") as s, client(a).stream("dog", format="raw") as other:
+        applied(s, frames, 0, 12)
+        stored(a, redis, "cam", 11)
+        redis.cli("EVAL", "redis.call('DEL', KEYS[1]) redis.call('RPUSH', KEYS[1], 'foreign')", "1", place)
+        a.wait_log(r"event=store_broken stream=cam .*WRONGTYPE")
+        assert a.metric("tv3sd_store_streams_broken") == 1
+        if key != "want":   # of which who opens a stream makes one of its own
+            with client(b).stream("cam", format="raw") as t:
+                assert t.last_seq == -1 and len(applied(t, frames, 0, 3)) == 3
+            assert b.request("DELETE", "/v1/streams/cam").status == 204
+            assert redis.cli("LRANGE", place, "0", "-1") == b"foreign"
+        assert_masks(applied(s, frames, 12, 24), expected, 12, 24)
+        applied(other, frames, 0, 12)
+        stored(a, redis, "dog", 11)
+        redis.cli("DEL", place)
+        a.wait_log("event=store_mended stream=cam")
+        stored(a, redis, "cam", 23)
+    assert a.metric("tv3sd_store_streams_broken") == b.metric("tv3sd_store_streams_broken") == 0
+    assert "store_away" not in a.log() + b.log() and a.stop() == 0
     with client(b).stream("cam", format="raw") as t:
-        assert t.last_seq == -1 and len(applied(t, frames, 0, 3)) == 3
+        assert t.last_seq == 23
+        assert_masks(applied(t, frames, 24, 30), expected, 24, 30)
 
 
 def test_a_stream_goes_on_with_the_parameters_that_it_has(pair, redis, frames):
