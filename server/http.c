@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 enum { BODY_LEAST = 16 << 10 }; /* bytes in each http_timeout */
@@ -87,6 +86,13 @@ void request_resume(struct request *r)
     atomic_fetch_sub(&h->waiting, 1); /* last: http_close waits for it */
 }
 
+/* Not one after the other: that would tell everybody how many requests others make. */
+static void make_id(struct request *r)
+{
+    char id[SESSION_ID];
+    snprintf(r->id, sizeof r->id, "%.40s", session_id_random(id) ? "none" : id);
+}
+
 static void *on_target(void *http, const char *target, struct MHD_Connection *connection)
 {
     struct http *h = http;
@@ -99,8 +105,7 @@ static void *on_target(void *http, const char *target, struct MHD_Connection *co
     r->started = clock_ns();
     snprintf(r->target, sizeof r->target, "%s", target);
     r->bad_target = target_fault(target);
-    snprintf(r->id, sizeof r->id, "%s-%llx", h->tag,
-             (unsigned long long)atomic_fetch_add(&h->serial, 1));
+    make_id(r);
     atomic_fetch_add(&h->requests, 1);
     loop_asked(h, connection);
     metric_add(h->server->metrics, METRIC_HTTP_REQUESTS, 1);
@@ -398,15 +403,11 @@ static enum err start_daemon(struct http *h)
 
 enum err http_open(struct server *s, struct http **out)
 {
-    unsigned tag = 0;
     *out = NULL;
     struct http *h = calloc(1, sizeof *h);
     if (!h)
         return err_set(ERR_NOMEM, "no memory for the HTTP server");
     h->server = s;
-    if (getrandom(&tag, sizeof tag, 0) != sizeof tag)
-        tag = (unsigned)clock_ns();
-    snprintf(h->tag, sizeof h->tag, "%08x", tag);
     enum err e = addresses_open(s->config, &h->addresses);
     if (!e)
         e = loop_open(h);

@@ -95,8 +95,6 @@ struct http {
     struct server *server;
     struct MHD_Daemon *daemon;
     int port;
-    char tag[9]; /* of our request IDs: other in every process */
-    atomic_ullong serial;
     atomic_int requests, waiting;      /* alive; suspended by request_wait */
     struct MHD_Response *no_memory[2]; /* http_reply.c */
     struct addresses *addresses;

@@ -261,7 +261,7 @@ static enum err admit(struct job *job)
     if (find_key(j, job->params.owner, job->key))
         e = err_set(ERR_EXISTS, "an upload with this Idempotency-Key is here");
     else if (atomic_load(&j->stopping) || j->count >= j->server->config->jobs_max)
-        e = err_set(ERR_BUSY, "%d videos are here already", j->count);
+        e = err_set(ERR_BUSY, "as many videos are here as there may be");
     if (!e)
         e = owner_take_job(job->params.owner);
     if (!e) {

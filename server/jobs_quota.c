@@ -17,6 +17,7 @@
 #include "server/job.h"
 
 #include "server/config.h"
+#include "server/log.h"
 #include "server/metrics.h"
 
 void job_set_bytes(struct job *job, uint64_t bytes)
@@ -106,6 +107,13 @@ static uint64_t bytes_of_uploads(const struct jobs *j)
     return sum;
 }
 
+/* Why is the operator's to know: it may be for the files of others. */
+static enum err no_room(const struct job *job, const char *why)
+{
+    log_event(LOG_INFO, "no_room", "job=%s reason=%s", job->id, why);
+    return err_set(ERR_FULL, "the spool has no room now");
+}
+
 enum err jobs_room_for_upload(struct job *job, uint64_t more)
 {
     struct jobs *j = job->jobs;
@@ -120,11 +128,8 @@ enum err jobs_room_for_upload(struct job *job, uint64_t more)
     bool needy = j->needy && job->arrived == 0;
     pthread_mutex_unlock(&j->lock);
     if (needy)
-        return err_set(ERR_FULL, "a video that came before waits for room for its masks");
-    if (!fits)
-        return err_set(ERR_FULL, "the uploads that are not done fill half of the spool, %llu bytes",
-                       (unsigned long long)most);
-    return jobs_room(job, more);
+        return no_room(job, "another_waits_for_room");
+    return fits ? jobs_room(job, more) : no_room(job, "uploads_fill_half_of_it");
 }
 
 enum err jobs_room(struct job *job, uint64_t more)
@@ -150,7 +155,7 @@ enum err jobs_room(struct job *job, uint64_t more)
                            "the masks and the uploads that wait take more than the spool's %llu "
                            "bytes",
                            (unsigned long long)most);
-        return err_set(ERR_FULL, "the spool's %llu bytes are full", (unsigned long long)most);
+        return no_room(job, "it_is_full");
     }
 }
 

@@ -115,8 +115,7 @@ enum err sched_room(struct lane *l, struct session *session, uint64_t bytes)
         return err_set(ERR_LIMIT, "a hidden state of %llu bytes; the limit is %llu",
                        (unsigned long long)bytes, (unsigned long long)most);
     if (more > 0 && !make_room(l, session, more))
-        return err_set(ERR_BUSY, "the hidden states of other streams take all %llu bytes",
-                       (unsigned long long)most);
+        return err_set(ERR_BUSY, "there is no room for a hidden state");
     l->reserved_bytes += more;
     return ERR_OK;
 }

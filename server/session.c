@@ -216,7 +216,7 @@ static enum err make(struct sessions *t, const char *id, const struct session_pa
                      struct session **out)
 {
     if (t->count >= (size_t)t->config->max_streams)
-        return err_set(ERR_BUSY, "%zu streams are open, which is the limit", t->count);
+        return err_set(ERR_BUSY, "as many streams are open as there may be");
     TRY(owner_take_stream(p->owner));
     enum err e = session_new(t, SESSION_LIVE, id, p, out);
     if (e) {

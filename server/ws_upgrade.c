@@ -406,7 +406,7 @@ int upgrade_confirm(struct ws *w, struct lws *wsi, const char *to)
     if (!e)
         e = server_takes_work(w->server);
     if (!e && w->count >= config->ws_connections)
-        e = err_set(ERR_BUSY, "%d WebSocket connections are open", w->count);
+        e = err_set(ERR_BUSY, "as many WebSockets are open as there may be");
     if (!e)
         e = query_read(wsi, &q);
     if (!e)

@@ -20,6 +20,7 @@ from conftest import BUILD, HERE, TV3S
 from daemon import PATIENCE, TV3SD, Daemon
 from keys import ALL, bearer, new_key
 from test_http import image
+from test_ws_wire import upgrade as ws_upgrade
 
 ROOT = os.path.join(HERE, "..")
 sys.path.append(os.path.join(ROOT, "clients/python"))
@@ -359,6 +360,45 @@ def test_a_new_key_of_a_name_keeps_its_roles_and_limits_unless_others_are_given(
     done, [a] = run("--roles", "read", "--jobs", "3")
     assert (a["roles"], a["jobs"], len(a["hashes"])) == (["read"], 3, 4)
     assert 'they were ["read","stream"]' in done.stderr and done.stdout.startswith("tv3s_")
+
+
+def test_what_is_full_does_not_tell_of_whom(tiny_model, tmp_path, job_video):
+    """Where there is no room Bob is told the same, whether it is Ann or himself who has it."""
+    file = tmp_path / "keys.json"
+    keys = {name: new_key(file, name) for name in ("ann", "bob")}
+    with Daemon(tiny_model, tmp_path / "spool", "--keys-file", file, "--max-streams", "2", "--jobs-max", "1",
+                "--ws-connections", "1", key=keys["bob"]) as d:
+        def http(method: str, path: str, body=None) -> tuple[int, str]:
+            r = d.request(method, path, body)
+            return r.status, r.json()["detail"]
+
+        def websocket() -> tuple[int, str]:
+            status, _, body = ws_upgrade(d, "/v1/streams/more/ws", **bearer(keys["bob"]))
+            return status, json.loads(body)["detail"]
+
+        async def beside_a_websocket(path: str, key: dict) -> tuple[int, str]:
+            async with websockets.connect(f"ws://127.0.0.1:{d.ws_port}{path}/ws", extra_headers=key) as ws:
+                await ws.recv()
+                return await asyncio.to_thread(websocket)
+
+        def told_while_it_is_had_by(name: str) -> list[tuple[int, str]]:
+            key = bearer(keys[name])
+            first, second = (d.request("POST", "/v1/streams", **key).headers["Location"] for _ in range(2))
+            told = [http("POST", "/v1/streams"), http("PUT", "/v1/streams/more"), websocket()]
+            d.request("DELETE", first, **key)
+            told.append(asyncio.run(beside_a_websocket(second, key)))
+            d.request("DELETE", second, **key)
+            job = d.request("POST", "/v1/videos", job_video, **key).headers["Location"]
+            told.append(http("POST", "/v1/videos", job_video))
+            d.request("DELETE", job, **key)
+            d.wait_for(lambda: d.metric('tv3sd_connections{protocol="ws"}') == 0)
+            return told
+
+        told = told_while_it_is_had_by("ann")
+        assert told == told_while_it_is_had_by("bob")
+        assert [status for status, _ in told] == [503] * 5 and not any(re.search(r"\d", text) for _, text in told)
+        ids = [d.get("/livez").headers["X-Request-Id"] for _ in range(2)]
+        assert [len(i) for i in ids] == [22, 22] and len(os.path.commonprefix(ids)) < 9  # no counter that all share
 
 
 # ------------------------------------------------------------------------------------------------------- no keys
