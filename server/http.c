@@ -112,6 +112,16 @@ static void *on_target(void *http, const char *target, struct MHD_Connection *co
     return r;
 }
 
+/* Probes and scrapes that are well come by the second: they would bury the rest. */
+static enum log_level log_level_of(const struct request *r)
+{
+    static const char *const probes[] = {"/livez", "/readyz", "/metrics"};
+    for (size_t i = 0; i < sizeof probes / sizeof *probes; i++)
+        if (r->status == 200 && strcmp(r->target, probes[i]) == 0)
+            return LOG_DEBUG;
+    return r->status >= 500 ? LOG_WARNING : LOG_INFO;
+}
+
 static void log_request(const struct request *r, bool whole)
 {
     double ms = (double)(clock_ns() - r->started) * 1e-6;
@@ -119,7 +129,7 @@ static void log_request(const struct request *r, bool whole)
     char client[ADDRESS_TEXT];
     address_print(&r->client, client);
     const char *key = stream ? " stream=" : r->job ? " job=" : "";
-    log_event(r->status >= 500 ? LOG_WARNING : LOG_INFO, "http",
+    log_event(log_level_of(r), "http",
               "request=%s%s%s key=%s client=%s method=%s target=%s status=%d ms=%.1f%s", r->id, key,
               stream   ? r->session->id
               : r->job ? job_id(r->job)

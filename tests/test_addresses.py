@@ -27,7 +27,7 @@ def connect(d: Daemon, source: str) -> http.client.HTTPConnection:
     return c
 
 
-def status(c: http.client.HTTPConnection, path="/livez", **headers) -> int:
+def status(c: http.client.HTTPConnection, path="/v1/models", **headers) -> int:
     c.request("GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()})
     r = c.getresponse()
     r.read()

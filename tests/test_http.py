@@ -375,10 +375,20 @@ def test_unknown_paths_and_methods(daemon):
 
 
 def test_request_ids(daemon):
-    assert daemon.get("/livez", X_Request_Id="abc.1-_Z").headers["X-Request-Id"] == "abc.1-_Z"
+    assert daemon.get("/v1/models", X_Request_Id="abc.1-_Z").headers["X-Request-Id"] == "abc.1-_Z"
     for bad in ("a b", "x" * 65, "a\"b"):
         assert daemon.get("/livez", X_Request_Id=bad).headers["X-Request-Id"] not in (bad, "")
     daemon.wait_log("event=http request=abc.1-_Z")
+
+
+def test_probes_that_are_well_are_in_the_log_at_debug_alone(tmp_path, tiny_model):
+    for level, shown in (("info", 0), ("debug", 3)):
+        with Daemon(tiny_model, tmp_path / level, "--log-level", level) as d:
+            for path in ("/livez", "/readyz", "/metrics", "/metrics?a=b", "/v1/models"):
+                assert d.get(path).status == (400 if "?" in path else 200)
+        log = d.log()  # it has ended: all is there
+        assert len(re.findall(r'target="/(livez|readyz|metrics)" status=200', log)) == shown
+        assert 'target="/metrics?a=b" status=400' in log
 
 
 def test_connections_are_kept(daemon, pngs):

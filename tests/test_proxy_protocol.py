@@ -21,7 +21,7 @@ from balancers import Balancer, Haproxy, free_port
 from daemon import PATIENCE, Daemon
 
 PROXY, STRANGER = "127.0.9.1", "127.0.1.1"
-GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: %s\r\nConnection: close\r\n\r\n"
+GET = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: %s\r\nConnection: close\r\n\r\n"
 numbers = itertools.count(1)
 
 
@@ -224,7 +224,7 @@ def test_the_header_comes_before_tls(tiny_model, tmp_path):
 
 def test_curl_sends_one(tiny_model, tmp_path):
     with Daemon(tiny_model, tmp_path / "s", "--proxy-protocol", "--trusted-proxies", PROXY) as d:
-        url = f"http://127.0.0.1:{d.http_port}/livez"
+        url = f"http://127.0.0.1:{d.http_port}/v1/models"
         r = subprocess.run(["curl", "-sSf", "--interface", PROXY, "--haproxy-protocol", "-H", "X-Request-Id: curl", url],
                            capture_output=True, text=True, timeout=PATIENCE)
         assert r.returncode == 0, r.stderr
@@ -309,12 +309,13 @@ class Variant(Haproxy):
 
 def test_the_variant_of_deploy(tiny_model, tmp_path):
     """Its health checks are LOCAL; connections that it keeps are one client's."""
-    with Daemon(tiny_model, tmp_path / "s", "--proxy-protocol", "--trusted-proxies", "127.0.0.1") as d, \
+    with Daemon(tiny_model, tmp_path / "s", "--proxy-protocol", "--trusted-proxies", "127.0.0.1",
+                "--log-level", "debug") as d, \
             Variant(tmp_path / "h", [d]) as h:
         def asked(source: str) -> str:
             name = f"variant-{next(numbers)}"
             with connect(h.port, source) as s:
-                s.sendall((GET % name.encode()).replace(b"/livez", b"/v1/streams"))
+                s.sendall((GET % name.encode()).replace(b"/v1/models", b"/v1/streams"))
                 assert everything(s).startswith(b"HTTP/1.1 200 ")
             return client_of(d, name)
         with connect(h.port, "127.0.4.9") as s:
