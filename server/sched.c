@@ -212,6 +212,10 @@ static enum err check(struct sched *s, struct item *item)
     TRY(engine_geometry(&p->model->model->arch, item->width, item->height,
                         p->stream.resize_override ? &p->stream.resize : NULL, &g));
     item->gflop = g.gflop;
+    if (g.gflop > (double)s->config->max_gflop)
+        return err_set(ERR_LIMIT,
+                       "a frame of %dx%d is %.0f GFLOP of work; max_gflop allows %lld: resize it",
+                       item->width, item->height, g.gflop, (long long)s->config->max_gflop);
     if (session->kind == SESSION_UPLOAD || atomic_load(&s->waiting) < s->config->queue_max)
         return ERR_OK;
     return err_set(ERR_BUSY, "%d frames wait for the engine", (int)s->config->queue_max);

@@ -170,6 +170,13 @@ static void rank(struct ranking *r, struct session *session, int most)
     r->session[i] = session;
 }
 
+/* Whether the batch, if it has any, has room for this frame's work too. */
+static bool has_room(const struct lane *l, const struct item *item)
+{
+    const struct batch *b = &l->batch;
+    return b->frames == 0 || b->gflop + item->gflop <= (double)l->config->max_gflop;
+}
+
 /* A run of at most `most` of the session's next frames, all of one size. */
 static void add_run(struct lane *l, struct session *session, int most)
 {
@@ -179,10 +186,13 @@ static void add_run(struct lane *l, struct session *session, int most)
         const struct item *next = session->pending_head;
         const struct item *head = b->frames > first ? b->item[first] : next;
         if (!next || next->kind == ITEM_COMMAND || next->width != head->width ||
-            next->height != head->height)
+            next->height != head->height || !has_room(l, next))
             break;
+        b->gflop += next->gflop;
         b->item[b->frames++] = sched_take(l, session);
     }
+    if (b->frames == first)
+        return;
     session->served = l->clock * BATCH_MAX + (unsigned)b->runs;
     b->run[b->runs].session = session;
     b->run[b->runs].first = first;

@@ -28,6 +28,7 @@ struct session_list {
 struct batch {
     struct served_model *model;
     int runs, frames;
+    double gflop; /* of the frames */
     struct {
         struct session *session;
         int first, count; /* in item */

@@ -229,22 +229,21 @@ static bool start(struct lane *l, struct batch *b)
 
 static void measure(struct lane *l, const struct batch *b, uint64_t began, uint64_t ended)
 {
-    double seconds = (double)(ended - began) * 1e-9, gflop = 0;
+    double seconds = (double)(ended - began) * 1e-9;
     for (int i = 0; i < b->frames; i++) {
-        gflop += b->item[i]->gflop;
         metric_observe(l->metrics, METRIC_SECONDS_QUEUE,
                        (double)(began - b->item[i]->decoded) * 1e-9);
         metric_observe(l->metrics, METRIC_SECONDS_ENGINE, seconds);
     }
     for (int i = 0; i < b->frames; i++)
-        sched_charge(l, b->item[i]->session, seconds * b->item[i]->gflop / gflop, ended);
+        sched_charge(l, b->item[i]->session, seconds * b->item[i]->gflop / b->gflop, ended);
     metric_engine_add(l->metrics, l->device, METRIC_ENGINE_BATCHES, 1);
     metric_engine_add(l->metrics, l->device, METRIC_ENGINE_FRAMES, b->frames);
     metric_add(l->metrics, METRIC_BATCHES, 1);
     metric_add(l->metrics, METRIC_BATCH_FRAMES, b->frames);
     metric_set(l->metrics, METRIC_BATCH_OCCUPANCY,
                (double)b->frames / (double)l->config->batch_max);
-    metric_set(l->metrics, METRIC_ENGINE_GFLOPS, seconds > 0 ? gflop / seconds : 0);
+    metric_set(l->metrics, METRIC_ENGINE_GFLOPS, seconds > 0 ? b->gflop / seconds : 0);
 }
 
 static void send_on(struct lane *l, struct batch *b)

@@ -188,6 +188,52 @@ static void sizes_that_no_engine_takes_never_reach_it(void **state)
     session_unref(s);
 }
 
+static void frames_of_too_much_work_are_refused(void **state)
+{
+    struct rig *r = *state;
+    r->config.max_gflop = 0; /* less than any */
+    rig_start(r);
+    struct session *s = rig_live(r, "a");
+    rig_submit(r, s, 1, 0, W, H);
+    rig_wait(r, 1);
+    assert_int_equal(r->delivered[0]->error, ERR_LIMIT);
+    assert_true(metric_get(r->metrics, METRIC_BATCHES) == 0);
+    session_unref(s);
+}
+
+/* Each frame is more than half of what a batch may be. */
+static void a_batch_has_no_more_work_than_is_allowed(void **state)
+{
+    struct rig *r = *state;
+    enum { STREAMS = 3 };
+    struct session *s[STREAMS];
+    struct geometry g = {.gflop = 0};
+    int side = 32;
+    r->config.max_gflop = 1;
+    rig_start(r);
+    struct session *one = rig_live(r, "one");
+    const struct arch *a = &one->params.model->model->arch;
+    while (g.gflop <= 0.5) {
+        side += 32;
+        assert_int_equal(engine_geometry(a, side, side, NULL, &g), ERR_OK);
+    }
+    assert_true(g.gflop <= 1);
+    session_unref(one);
+    rig_hold(r);
+    for (int i = 0; i < STREAMS; i++) {
+        char id[2] = {(char)('a' + i), 0};
+        s[i] = rig_live(r, id);
+        rig_submit(r, s[i], i, 0, side, side);
+    }
+    rig_let_go(r);
+    rig_wait(r, STREAMS);
+    for (int i = 0; i < STREAMS; i++) {
+        assert_int_equal(rig_find(r, s[i], 0, NULL)->error, ERR_OK);
+        session_unref(s[i]);
+    }
+    assert_true(metric_get(r->metrics, METRIC_BATCHES) == STREAMS);
+}
+
 /* ---- commands -----------------------------------------------------------------------------------
  */
 
@@ -464,6 +510,8 @@ int main(void)
         TEST(another_size_starts_anew_and_says_so),
         TEST(a_failing_frame_fails_alone),
         TEST(sizes_that_no_engine_takes_never_reach_it),
+        TEST(frames_of_too_much_work_are_refused),
+        TEST(a_batch_has_no_more_work_than_is_allowed),
         TEST(commands_keep_their_place_among_the_frames),
         TEST(an_exported_state_goes_on_elsewhere),
         TEST(commands_that_cannot_be_say_why),
