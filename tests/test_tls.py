@@ -81,6 +81,24 @@ def test_the_python_client_speaks_tls(authority, daemon):
     assert [client.frame("b", png).data for png in pngs] == got and len(got[0]) == 64 * 96
 
 
+def test_the_python_client_says_with_what_it_failed(authority, daemon, tmp_path):
+    from tv3s_client import Client
+    https, http = f"https://localhost:{daemon.http_port}", f"http://localhost:{daemon.http_port}"
+    for call in (Client(https).models, Client(https).ready):
+        with pytest.raises(ssl.SSLCertVerificationError, match=https):
+            call()
+    with pytest.raises(ConnectionError, match=http):
+        Client(http).models()
+    assert not Client(http).ready()
+    with pytest.raises(OSError, match="nobody.invalid"):
+        Client("http://nobody.invalid").models()
+    with pytest.raises(FileNotFoundError, match="none.pem"):
+        Client(https, ca=tmp_path / "none.pem")
+    (tmp_path / "empty.pem").write_text("")
+    with pytest.raises(ssl.SSLError, match="empty.pem"):
+        Client(https, ca=tmp_path / "empty.pem")
+
+
 def test_neither_plain_text_nor_old_versions_nor_strangers(authority, daemon):
     for port in (daemon.http_port, daemon.ws_port):
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as s:

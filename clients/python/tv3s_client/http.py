@@ -98,6 +98,17 @@ def connection_to(tls: bool, host: str, port: Optional[int], timeout: float,
     return http.client.HTTPConnection(host, port, timeout=timeout)
 
 
+@contextlib.contextmanager
+def naming(what: Any) -> Iterator[None]:
+    """The system's errors say why, and not with what."""
+    try:
+        yield
+    except OSError as e:
+        if e.strerror:
+            e.strerror = f"{e.strerror}: {what}"
+        raise
+
+
 class Cutter:
     """Lets another thread end a call whose answer it waits for."""
 
@@ -131,7 +142,8 @@ class Client:
             raise ValueError(f"{url!r} is no URL: it begins with http:// or https://")
         tls = parts.scheme == "https"
         self.url = url
-        self._trusted = ssl.create_default_context(cafile=ca) if ca else None
+        with naming(ca):
+            self._trusted = ssl.create_default_context(cafile=ca) if ca else None
         self._scheme = "wss" if tls else "ws"
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or (443 if tls else 80)
         self._base = parts.path.rstrip("/")
@@ -152,12 +164,12 @@ class Client:
         target = self._base + path + ("?" + urlencode(given) if given else "")
         connection = connection_to(self._scheme == "wss", self._host, self._port, self.timeout, self._trusted)
         try:
+            with naming(self.url):
+                connection.connect()
             try:
                 connection.request(method, target, body, {**self._headers, **(headers or {})})
             except (BrokenPipeError, ConnectionResetError):
                 pass  # refused before the body was whole: the answer says why
-            except ConnectionRefusedError as e:
-                raise ConnectionRefusedError(e.errno, f"{e.strerror}: {self.url}") from None
             if cutter:
                 cutter.connected(connection.sock)
             answer = connection.getresponse()
@@ -206,10 +218,13 @@ class Client:
         return self._json("GET", f"/v1/models/{quote(name, safe='')}")
 
     def ready(self) -> bool:
-        """Whether the server is there and its engines label frames."""
+        """Whether the server is there and its engines label frames. A certificate that is not trusted is an error: no
+        waiting mends it."""
         try:
             with self._request("GET", "/readyz"):
                 return True
+        except ssl.SSLCertVerificationError:
+            raise
         except (Tv3sError, OSError):
             return False
 
