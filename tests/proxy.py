@@ -1,8 +1,9 @@
-"""A TCP forwarder whose connections can be cut."""
+"""A TCP forwarder whose connections can be cut, or held, at a byte."""
 from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 
 
 class Proxy:
@@ -13,6 +14,7 @@ class Proxy:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port, self.target, self.pairs, self.lock = self.listener.getsockname()[1], None, [], threading.Lock()
         self.requests_alone = 0
+        self.planned: list[tuple[int, Callable[[], object]]] = []
 
     def __enter__(self) -> "Proxy":
         threading.Thread(target=self._accept, daemon=True).start()
@@ -33,6 +35,11 @@ class Proxy:
                     pass  # it is broken already
             self.pairs.clear()
 
+    def after(self, count: int, do: Callable[[], object]) -> None:
+        """Of the next connection that has no such plan: when so many bytes of its client's were forwarded, and before
+        the next one is."""
+        self.planned.append((count, do))
+
     def _accept(self) -> None:
         while True:
             try:
@@ -43,8 +50,9 @@ class Proxy:
             with self.lock:
                 self.pairs += [near, far]
             alone, self.requests_alone = self.requests_alone > 0, max(0, self.requests_alone - 1)
-            for a, b, up in ((near, far, self._request if alone else self._pump), (far, near, self._pump)):
-                threading.Thread(target=up, args=(a, b), daemon=True).start()
+            plan = self.planned.pop(0) if self.planned and not alone else ()
+            for up, *args in ((self._request if alone else self._pump, near, far, *plan), (self._pump, far, near)):
+                threading.Thread(target=up, args=args, daemon=True).start()
 
     def _request(self, near: socket.socket, far: socket.socket) -> None:
         try:
@@ -58,10 +66,14 @@ class Proxy:
         self.cut()
 
     @staticmethod
-    def _pump(a: socket.socket, b: socket.socket) -> None:
+    def _pump(a: socket.socket, b: socket.socket, count=0, do=None) -> None:
         try:
-            while data := a.recv(65536):
+            while data := a.recv(min(65536, count or 65536)):
                 b.sendall(data)
+                count -= len(data) if count else 0
+                if do and not count:
+                    do()
+                    do = None
             b.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # cut

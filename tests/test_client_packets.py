@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import masks
 from conftest import TV3S
 from daemon import Daemon
-from test_clients import COUNT, PACE, SIZE, C, assert_masks, cut_twice, proxy  # noqa: F401
+from test_clients import COUNT, PICTURE, SIZE, C, assert_masks, cut_twice, proxy  # noqa: F401
 
 SEED = 11
 X264 = ("-c:v", "libx264", "-pix_fmt", "yuv420p", "-x264-params", "log-level=none:keyint=20")
@@ -70,27 +71,36 @@ def test_packets_of_a_file_give_what_the_tool_gives(daemon, packet_files, tmp_pa
     assert_masks(C(daemon, tmp_path).stream_file(which, path, "packets"), want)
 
 
+def sent(path: str, count: int) -> int:
+    """Bytes that so many of its packets are on the wire, about."""
+    sizes = masks.probe(path, "-show_entries", "packet=size").split()
+    return sum(int(s.strip(",")) + 46 for s in sizes[:count]) + 300
+
+
 @pytest.mark.parametrize("which", ["h264-reordered.ts", "vp8-hidden.webm", "vp9.webm", "jpeg.avi"])
 def test_packets_go_on_after_a_connection_that_breaks(daemon, proxy, packet_files, tmp_path, which):
     """What a new decoder cannot begin with is sent as pictures."""
     path, want = packet_files(which)
-    with cut_twice(daemon, proxy, "cut-" + which):
-        got = C(daemon, tmp_path).stream_file("cut-" + which, path, "packets", PACE)
+    second = sent(path, 12) if which == "jpeg.avi" else 6 * PICTURE   # before the second key frame
+    with cut_twice(daemon, proxy, "cut-" + which, sent(path, 8), second):
+        got = C(daemon, tmp_path).stream_file("cut-" + which, path, "packets")
     assert len(got) >= COUNT - 2 * 8 and COUNT - 1 in got
     assert [seq for seq in got if (got[seq] != want[seq]).any()] == []
 
 
 @pytest.mark.parametrize("which", ["h264-reordered.mp4", "av1.mkv", "jpeg.avi"])
-def test_packets_go_on_in_another_process(daemon, packet_files, tmp_path, which):
+def test_packets_go_on_in_another_process(daemon, proxy, packet_files, tmp_path, which):
     """Which is killed, and begun again with --resume. All masks that were written are the tool's."""
     path, want = packet_files(which)
-    id, one = "killed-" + which, C(daemon, tmp_path)
-    begun = one.start(*one.stream_words(id, path, PACE))
+    id, one, killed = "killed-" + which, C(daemon, tmp_path), threading.Event()
+    proxy.after(sent(path, 45), killed.wait)
+    begun = one.start(*one.stream_words(id, path))
     daemon.wait_for(lambda: daemon.get(f"/v1/streams/{id}").status == 200 and
                     daemon.json(f"/v1/streams/{id}")["frames"] >= 27)
     begun.kill()
     begun.wait()
-    last = one.stream_file(id, path, "packets", 0, "--takeover")
+    killed.set()
+    last = one.stream_file(id, path, "packets", "--takeover")
     first = daemon.json(f"/v1/streams/{id}")
     assert (first["frames"], first["last_seq"]) == (COUNT, COUNT - 1)
     assert min(last) >= 27

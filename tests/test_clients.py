@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import subprocess
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -23,7 +21,7 @@ from test_webhooks import flags as webhook_flags
 from tv3s_client import JobFailed, Tv3sError
 
 SIZE, COUNT, SEED = (64, 96), 60, 11  # of the frames: height and width, how many, which
-PACE = 0.02                           # seconds between them where a test wants time
+PICTURE = 64 * 96 * 3 + 46            # bytes that one of them is on the wire
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +72,9 @@ class Python:
     def send(self, video: str, webhook: str) -> None:
         self.client.upload(video, webhook=webhook)
 
-    def stream(self, id: str, frames: np.ndarray, pace=0.0) -> dict[int, np.ndarray]:
-        def from_number(n):
-            for frame in frames[n:]:
-                time.sleep(pace)
-                yield rgb(frame)
-
-        return {a.seq: labels(a) for a in self.client.resuming(id, from_number, format="raw", pause=0.01)}
+    def stream(self, id: str, frames: np.ndarray) -> dict[int, np.ndarray]:
+        return {a.seq: labels(a) for a in self.client.resuming(id, lambda n: map(rgb, frames[n:]), format="raw",
+                                                               attempts=200, pause=0.01)}
 
     def save(self, id: str) -> bytes:
         return self.client.save_state(id)
@@ -130,16 +124,15 @@ class C:
         job, = self.run("upload", video, "--webhook", webhook).stdout.splitlines()
         assert self.daemon.json(job)["webhook"] == webhook
 
-    def stream(self, id: str, frames: np.ndarray, pace=0.0) -> dict[int, np.ndarray]:
+    def stream(self, id: str, frames: np.ndarray) -> dict[int, np.ndarray]:
         nut = masks.video(self.folder / "frames.nut", frames, "-c:v", "rawvideo", "-pix_fmt", "rgb24")
-        return self.stream_file(id, nut, "pictures", pace)
+        return self.stream_file(id, nut, "pictures")
 
-    def stream_words(self, id: str, path: str, pace=0.0) -> list:
-        return ["stream", path, "--id", id, "--format", "raw", "--resume", "--json", "-o", self.folder / id,
-                *(["--rate", 1 / pace] if pace else [])]
+    def stream_words(self, id: str, path: str) -> list:
+        return ["stream", path, "--id", id, "--format", "raw", "--resume", "--json", "-o", self.folder / id]
 
-    def stream_file(self, id: str, path: str, kind: str, pace=0.0, *more) -> dict[int, np.ndarray]:
-        said = self.run(*self.stream_words(id, path, pace), *more).stdout
+    def stream_file(self, id: str, path: str, kind: str, *more) -> dict[int, np.ndarray]:
+        said = self.run(*self.stream_words(id, path), *more).stdout
         events = [json.loads(line) for line in said.splitlines()]
         assert events[-1]["as"] == kind
         answered = [e["seq"] for e in events if e["event"] == "answer"]
@@ -172,8 +165,7 @@ class C:
 
 class Js:
     STREAM = """
-    const [id, frames, width, height, pace] = arguments;
-    const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+    const [id, frames, width, height] = arguments;
     window.run = {masks: {}, ended: false};
     const stream = document.tv3s.client.openStream(id, {format: "raw", resend: true});
     const next = (name) => new Promise((resolve) => stream.addEventListener(name, resolve, {once: true}));
@@ -183,7 +175,6 @@ class Js:
     next("open").then(async ({detail}) => {
         const {KIND} = await import("/tv3s.js");
         for (const frame of frames.slice(detail.last_seq + 1)) {
-            await pause(pace);
             while (stream.free <= 0)
                 await settled();
             const bytes = Uint8Array.from(atob(frame), (c) => c.charCodeAt(0));
@@ -235,9 +226,9 @@ class Js:
                            base64.b64encode(f.read()).decode(), webhook)
         assert "message" not in out, out
 
-    def stream(self, id: str, frames: np.ndarray, pace=0.0) -> dict[int, np.ndarray]:
+    def stream(self, id: str, frames: np.ndarray) -> dict[int, np.ndarray]:
         texts = [base64.b64encode(f.tobytes()).decode() for f in frames]
-        self.page.js(self.STREAM, id, texts, SIZE[1], SIZE[0], 1000 * pace)
+        self.page.js(self.STREAM, id, texts, SIZE[1], SIZE[0])
         assert self.page.wait("run.ended") == "end"
         return {int(seq): np.frombuffer(base64.b64decode(text), np.uint8).reshape(SIZE)
                 for seq, text in self.page.get("run.masks").items()}
@@ -280,21 +271,12 @@ def name(one, what: str) -> str:
 
 
 @contextlib.contextmanager
-def cut_twice(daemon, proxy, id: str):
-    """The stream's connection breaks after about 8 and 20 frames of those that are sent meanwhile."""
-    cuts = []
-
-    def cut():
-        for after in (8, 20):
-            daemon.wait_for(lambda: daemon.get(f"/v1/streams/{id}").status == 200 and
-                            daemon.json(f"/v1/streams/{id}")["frames"] >= after)
-            cuts.append(daemon.json(f"/v1/streams/{id}")["frames"])
-            proxy.cut()
-    cutter = threading.Thread(target=cut)
-    cutter.start()
+def cut_twice(daemon, proxy, id: str, first: int, second: int):
+    """The next connection breaks after so many bytes that its client sent, and the one after it."""
+    for count in (first, second):
+        proxy.after(count, proxy.cut)
     yield
-    cutter.join()
-    assert cuts[-1] < COUNT
+    assert proxy.planned == []
     assert daemon.json(f"/v1/streams/{id}")["frames"] == COUNT
 
 
@@ -331,8 +313,8 @@ def test_a_connection_that_breaks_is_made_again(one, daemon, proxy, frames, expe
     """No frame is applied twice and none is passed over: all masks are those of a stream that was never cut. Those of
     frames that were applied when it broke may be missing."""
     id = name(one, "broken")
-    with cut_twice(daemon, proxy, id):
-        got = one.stream(id, frames, PACE)
+    with cut_twice(daemon, proxy, id, 8 * PICTURE, 12 * PICTURE):
+        got = one.stream(id, frames)
     assert COUNT - 2 * 4 <= len(got) and COUNT - 1 in got
     assert [seq for seq in got if (got[seq] != expected[seq]).any()] == []
 
