@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import yaml
@@ -41,6 +42,17 @@ def test_the_alerts_fire_where_they_should():
         assert {case["alertname"] for case in asked if bool(case.get("exp_alerts")) == fires} == {a["alert"] for a in alerts()}
     assert "SUCCESS" in run("promtool", "check", "config", "prometheus.yml", cwd=os.path.join(DEPLOY, "prometheus"))
     assert "SUCCESS" in run("promtool", "test", "rules", "alerts_test.yml", cwd=os.path.join(DEPLOY, "prometheus"))
+
+
+def test_prometheus_has_a_key_where_its_comments_are_taken(tmp_path):
+    with open(os.path.join(DEPLOY, "prometheus/prometheus.yml")) as f:
+        text = re.sub(r"^    # (authorization|scheme):", r"    \1:", f.read(), flags=re.M)
+    (tmp_path / "key").write_text("tv3s_x")
+    shutil.copy(os.path.join(DEPLOY, "prometheus/alerts.yml"), tmp_path)
+    (tmp_path / "prometheus.yml").write_text(text.replace("/etc/prometheus/tv3sd.key", str(tmp_path / "key")))
+    [job] = yaml.safe_load((tmp_path / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["scheme"] == "https" and job["authorization"] == {"credentials_file": str(tmp_path / "key")}
+    assert "SUCCESS" in run("promtool", "check", "config", "prometheus.yml", cwd=tmp_path)
 
 
 def test_alerts_and_dashboard_ask_for_metrics_that_are_there(daemon, tmp_path):
