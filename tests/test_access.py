@@ -19,6 +19,7 @@ import cases
 from conftest import BUILD, HERE, TV3S
 from daemon import PATIENCE, TV3SD, Daemon
 from keys import ALL, bearer, new_key
+from replicas import Redis, replica
 from test_http import image
 from test_ws_wire import upgrade as ws_upgrade
 
@@ -167,6 +168,38 @@ def test_what_another_key_has_is_as_if_it_were_not_there(daemon, keys, job, png,
     assert answers[0] == answers[1]
     assert answers[0][0] in ({"putStream": (201,), "connectStream": (101,)}.get(op.id, (404,)))
     assert state_of(daemon, job, keys["ann"]) == before
+
+
+@pytest.fixture(scope="module")
+def replicas(keys, tiny_model, tmp_path_factory):
+    """(Redis, two daemons that hand streams over through it); ann's are at the first."""
+    folder = tmp_path_factory.mktemp("replicas")
+    with Redis() as redis, replica(tiny_model, folder / "a", redis, "--keys-file", keys[""], key=keys["ann"]) as a, \
+            replica(tiny_model, folder / "b", redis, "--keys-file", keys[""], key=keys["ann"]) as b:
+        yield redis, a, b
+
+
+@pytest.mark.parametrize("op", [op for op in NAMED if "/streams/" in op.path], ids=repr)
+def test_nor_is_it_for_another_key_at_another_replica(replicas, keys, png, op):
+    """Which could take it up from the store, or ask for it: neither happens, and the answer is nobody's."""
+    redis, a, b = replicas
+    a.request("PUT", "/v1/streams/cam-7?format=rle")
+    a.request("POST", "/v1/streams/cam-7/frames", png)
+    a.wait_for(lambda: redis.meta("cam-7", "ann").get("seq") == a.json("/v1/streams/cam-7")["last_seq"])
+
+    def ann_has():
+        stream = a.json("/v1/streams/cam-7")
+        del stream["idle"]
+        return stream, a.get("/v1/streams/cam-7/state").body, redis.meta("cam-7", "ann")
+    before, answers = ann_has(), []
+    for name in ("cam-7", "nobody"):
+        status, headers, said = call(b, op, keys["bob"], name, png)
+        text = json.dumps(said).replace(name, "NAME")
+        answers.append((status, sorted(headers), re.sub(r'"(created|idle)": [0-9.]+', "", text)))
+        b.request("DELETE", f"/v1/streams/{name}", **bearer(keys["bob"]))
+    assert answers[0] == answers[1]
+    assert answers[0][0] in ({"putStream": (201,), "connectStream": (101,)}.get(op.id, (404,)))
+    assert ann_has() == before and b.json("/v1/streams") == {"streams": []}
 
 
 def test_lists_hold_what_is_ones_own(daemon, keys, job, png):
