@@ -22,6 +22,7 @@
  */
 
 enum { QUERY_VALUE = 256, QUERY_MAX = 4096, HEADER_MAX = 256, FORWARDED_MAX = 1024 };
+enum { BODY_SECONDS = 5 };
 
 static const char *const names[] = {"model", "mode",   "format",  "resize",
                                     "drop",  "credit", "takeover"};
@@ -368,10 +369,15 @@ static int answer_upgrade(struct lws *wsi, const char *more)
     return answer(wsi, 426, more, problem);
 }
 
+/* A socket that is closed with bytes unread takes back what the client has not read: a body is
+ * thrown away first. */
 int upgrade_refuse_http(struct lws *wsi)
 {
-    answer_upgrade(wsi, "Upgrade: websocket\r\n");
-    return -1;
+    int sent = answer_upgrade(wsi, "Upgrade: websocket\r\n");
+    if (sent < 0 || lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_CONTENT_LENGTH) <= 0)
+        return -1;
+    lws_set_timeout(wsi, PENDING_TIMEOUT_USER_REASON_BASE, BODY_SECONDS);
+    return 0;
 }
 
 /* RFC 6455's; libwebsockets takes drafts of it too. */

@@ -116,15 +116,30 @@ def test_what_is_no_upgrade_is_told_so(daemon):
     assert r.status == 426 and r.headers["Upgrade"] == "websocket" and json.loads(r.read())["status"] == 426
 
 
-def test_what_is_no_upgrade_is_the_last_of_its_connection(daemon):
+UPGRADE = (b"GET /v1/streams/smuggled/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+           b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+
+
+@pytest.mark.parametrize("head, more", [("GET / HTTP/1.1", b""), (f"POST / HTTP/1.1\r\nContent-Length: {len(UPGRADE)}", b""),
+                                        (f"POST / HTTP/1.1\r\nContent-Length: {len(UPGRADE)}", UPGRADE)], ids=range(3))
+def test_what_is_no_upgrade_is_the_last_of_its_connection(daemon, head, more):
     """What follows would be another client's, behind a proxy that takes it for the body."""
     with socket.create_connection(("127.0.0.1", daemon.ws_port), timeout=60) as s:
-        s.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300\r\n\r\n"
-                  b"GET /v1/streams/smuggled/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                  b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
-        answer = s.makefile("rb").read()
+        s.sendall(f"{head}\r\nHost: localhost\r\n\r\n".encode() + UPGRADE + more)
+        answer = s.recv(65536)
+        with contextlib.suppress(ConnectionResetError):
+            while piece := s.recv(65536):
+                answer += piece
     assert answer.startswith(b"HTTP/1.1 426 ") and answer.count(b"HTTP/1.1 ") == 1
     assert daemon.get("/v1/streams/smuggled").status == 404
+
+
+def test_who_sends_an_upload_to_this_port_reads_why_not(daemon):
+    with socket.create_connection(("127.0.0.1", daemon.ws_port), timeout=60) as s:
+        s.sendall(b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n")
+        for _ in range(128):  # long after the answer
+            s.sendall(bytes(1 << 16))
+        assert s.recv(65536).startswith(b"HTTP/1.1 426 ")
 
 
 def test_a_draft_of_the_protocol_is_told_the_version(daemon):
