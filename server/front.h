@@ -22,8 +22,6 @@ void ws_drain(struct ws *w, double seconds);
 void ws_close(struct ws *w);
 /* The keys changed: who may stream no more gets `bye`, reason "revoked". Any thread. */
 void ws_check_keys(struct ws *w);
-/* The certificate changed: for the handshakes to come. Any thread. */
-void ws_load_certificate(struct ws *w);
 /* The stream was deleted or expired: its connection gets `bye`. Any thread. */
 void ws_stream_gone(struct ws *w, struct session *s, const char *reason);
 /* Another replica has the stream, or wants it: its connection gets `bye`, reason "takeover", and in

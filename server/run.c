@@ -168,12 +168,12 @@ void server_block_signals(void)
 }
 
 /* For connections to come. */
-static void reload_certificate(struct server *s, const struct config *c)
+static void reload_certificate(const struct config *c)
 {
     if (tls_load(c))
         log_event(LOG_ERROR, "certificate_failed", "error=%s", log_text(err_text()));
     else if (tls_wanted(c))
-        ws_load_certificate(s->ws);
+        log_event(LOG_INFO, "certificate_loaded", "file=%s", log_text(c->tls_certificate));
 }
 
 /* Connections whose key is gone are closed by the front ends. */
@@ -201,7 +201,7 @@ static void reload(struct server *s, struct config *c)
     }
     free(ignored);
     reload_keys(s);
-    reload_certificate(s, c);
+    reload_certificate(c);
 }
 
 /* The watchdog is fed while the engine thread shows signs of life. */

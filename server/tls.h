@@ -1,5 +1,6 @@
 /* TLS of both ports, where the settings name a certificate: GnuTLS inside libmicrohttpd, OpenSSL
- * inside libwebsockets, from the same two PEM files. */
+ * inside libwebsockets, from the same two PEM files. Both ask at every handshake, so both have
+ * another certificate at one moment. */
 #ifndef TV3S_SERVER_TLS_H
 #define TV3S_SERVER_TLS_H
 
@@ -11,8 +12,10 @@
 
 struct config;
 
-/* TLS 1.2 and 1.3, in GnuTLS' words. */
-#define TLS_PRIORITIES "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
+/* TLS 1.2 and 1.3, and no key is sent encrypted by the certificate's: who gets hold of that later
+ * reads nothing of before. In GnuTLS' words, and the ciphers in OpenSSL's. */
+#define TLS_PRIORITIES "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-RSA"
+#define TLS_CIPHERS    "DEFAULT:!kRSA"
 
 bool tls_wanted(const struct config *c);
 
@@ -28,7 +31,7 @@ int tls_choose(gnutls_session_t session, const gnutls_datum_t *authorities, int 
                const gnutls_pk_algorithm_t *algorithms, int algorithms_count,
                gnutls_pcert_st **chain, unsigned *length, gnutls_privkey_t *key);
 
-/* The files into libwebsockets' context; its service thread. ERR_FORMAT. */
-enum err tls_load_openssl(const struct config *c, SSL_CTX *context);
+/* Makes libwebsockets' context ask, by the rules above. False: it cannot. */
+bool tls_prepare(SSL_CTX *context);
 
 #endif

@@ -98,14 +98,6 @@ void ws_check_keys(struct ws *w)
     lws_cancel_service(w->context);
 }
 
-void ws_load_certificate(struct ws *w)
-{
-    pthread_mutex_lock(&w->lock);
-    w->load_certificate = true;
-    pthread_mutex_unlock(&w->lock);
-    lws_cancel_service(w->context);
-}
-
 /* ---- the wake-up --------------------------------------------------------------------------------
  */
 
@@ -168,15 +160,6 @@ static void close_revoked(struct ws *w)
     }
 }
 
-static void load_certificate(struct ws *w)
-{
-    if (tls_load_openssl(w->server->config, w->tls))
-        log_event(LOG_ERROR, "certificate_failed", "error=%s", log_text(err_text()));
-    else
-        log_event(LOG_INFO, "certificate_loaded", "file=%s",
-                  log_text(w->server->config->tls_certificate));
-}
-
 /* Who takes a byte now and then. Those who take nothing miss their pings. */
 static void look_at_paces(lws_sorted_usec_list_t *timer)
 {
@@ -209,14 +192,11 @@ static void on_wake(struct ws *w)
     w->resets_head = w->resets_tail = NULL;
     w->gone = NULL;
     bool check_keys = w->check_keys;
-    bool certificate = w->load_certificate;
-    w->kill = w->check_keys = w->load_certificate = false;
+    w->kill = w->check_keys = false;
     pthread_mutex_unlock(&w->lock);
     take_items(items);
     take_resets(resets);
     take_gone(w, gone);
-    if (certificate)
-        load_certificate(w);
     if (check_keys)
         close_revoked(w);
     if (drain)
@@ -359,8 +339,7 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
     struct connection *c;
     switch (reason) {
     case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS: /* the vhost is being made */
-        w->tls = user;
-        return tls_load_openssl(w->server->config, w->tls) ? 1 : 0;
+        return tls_prepare(user) ? 0 : 1;
     case LWS_CALLBACK_EVENT_WAIT_CANCELLED:
         on_wake(w);
         return 0;
@@ -452,6 +431,7 @@ static enum err create_context(struct ws *w)
         info.options |= LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT;
         info.ssl_cert_filepath = config->tls_certificate;
         info.ssl_private_key_filepath = config->tls_key;
+        info.ssl_cipher_list = TLS_CIPHERS;
         info.alpn = "http/1.1"; /* no HTTP/2: see upgrade_confirm */
     }
     lws_set_log_level(LLL_ERR | LLL_WARN, on_log);

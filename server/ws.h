@@ -127,7 +127,6 @@ struct ws {
     struct lws_context *context;
     struct lws_vhost *vhost;
     struct lws_protocols protocols[2];
-    SSL_CTX *tls; /* the vhost's, or NULL */
     lws_retry_bo_t liveness;
     int port;
     bool kept; /* systemd keeps the listening socket */
@@ -149,7 +148,7 @@ struct ws {
     struct item *items_head, *items_tail;
     struct ws_reset *resets_head, *resets_tail;
     struct ws_gone *gone;
-    bool stop, drain, kill, check_keys, load_certificate; /* asked by the main thread */
+    bool stop, drain, kill, check_keys; /* asked by the main thread */
     bool is_empty;
 };
 

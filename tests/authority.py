@@ -15,15 +15,14 @@ class Authority:
         openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", folder / "ca.key", "-out", self.file,
                 "-subj", "/CN=test authority", "-days", 2)
 
-    def certify(self, certificate, key, serial: int) -> None:
+    def certify(self, certificate, key, serial: int, kind=("ec", "-pkeyopt", "ec_paramgen_curve:P-256")) -> None:
         """A certificate for this machine, behind it that of an authority in between, and its key."""
         f = self.folder
         for name, subject, extension, ca, n in (
                 ("middle", "/CN=middle", "basicConstraints=critical,CA:TRUE", f / "ca", 1),
                 ("leaf", "/CN=localhost", "subjectAltName=DNS:localhost,IP:127.0.0.1", f / "middle", serial)):
             (f / "ext").write_text(extension)
-            openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout",
-                    f / f"{name}.key", "-out", f / f"{name}.csr", "-subj", subject)
+            openssl("req", "-newkey", *kind, "-nodes", "-keyout", f / f"{name}.key", "-out", f / f"{name}.csr", "-subj", subject)
             openssl("x509", "-req", "-in", f / f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-set_serial", n,
                     "-days", 1, "-extfile", f / "ext", "-out", f / f"{name}.pem")
         certificate.write_bytes((f / "leaf.pem").read_bytes() + (f / "middle.pem").read_bytes())

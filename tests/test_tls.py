@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import ssl
@@ -147,6 +148,26 @@ def test_a_new_certificate_is_taken_at_sighup(authority, daemon, files, tmp_path
     daemon.wait_log(r"event=certificate_failed")
     for port in (daemon.http_port, daemon.ws_port):
         assert serial(authority, port) == 200
+
+
+def test_a_new_certificate_of_another_kind_takes_the_place_of_the_old(authority, tiny_model, tmp_path):
+    """Who wants the old kind gets none. With a key of RSA no secret is sent by it, so TLS 1.2 looks forward too."""
+    def cipher(port: int, *flags: str) -> str:
+        done = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_2", *flags], input=b"",
+                              capture_output=True, timeout=PATIENCE)
+        return re.search(r"Cipher is (\S+)", done.stdout.decode())[1]
+
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    authority.certify(*files, 100, ["rsa:2048"])
+    with Daemon(tiny_model, tmp_path / "spool", "--tls-certificate", files[0], "--tls-key", files[1]) as d:
+        for port in (d.http_port, d.ws_port):
+            assert serial(authority, port) == 100 and cipher(port, "-cipher", "kRSA") == "(NONE)"
+            assert cipher(port, "-cipher", "ECDHE+aRSA") != "(NONE)"
+        authority.certify(*files, 200)
+        d.process.send_signal(signal.SIGHUP)
+        d.wait_log(r"event=certificate_loaded")
+        for port in (d.http_port, d.ws_port):
+            assert cipher(port, "-cipher", "ECDHE+aRSA") == "(NONE)" and serial(authority, port) == 200
 
 
 def test_files_that_are_no_certificate_are_an_error(authority, files, tiny_model, tmp_path):
