@@ -137,6 +137,72 @@ static long set_action(void)
     return signal(SIGXCPU, SIG_IGN) == SIG_ERR ? -1 : 0;
 }
 
+/* The channel carries replies, and no descriptors. */
+static long pass_descriptor(void)
+{
+    struct msghdr m = {0};
+    return sendmsg(0, &m, 0);
+}
+
+static long take_descriptor(void)
+{
+    struct msghdr m = {0};
+    return recvmsg(0, &m, 0);
+}
+
+static long shrink_shared_memory(void)
+{
+    return ftruncate(0, 0);
+}
+
+static long make_memory_file(void)
+{
+    return memfd_create("x", 0);
+}
+
+static long steal_descriptor(void)
+{
+    return syscall(SYS_pidfd_getfd, 0, 0, 0);
+}
+
+static long make_ring(void)
+{
+    return syscall(SYS_io_uring_setup, 1, NULL);
+}
+
+static long handle_faults(void)
+{
+    return syscall(SYS_userfaultfd, 0);
+}
+
+static long load_program(void)
+{
+    return syscall(SYS_bpf, 0, NULL, 0);
+}
+
+static long read_keyring(void)
+{
+    return syscall(SYS_keyctl, 0, 0);
+}
+
+static long protect_by_key(void)
+{
+    return syscall(SYS_pkey_mprotect, NULL, 0, PROT_EXEC, -1);
+}
+
+static long imply_code(void)
+{
+    return syscall(SYS_personality, 0x0400000); /* READ_IMPLIES_EXEC */
+}
+
+#ifdef __x86_64__
+/* A call that is allowed, by another table's number. */
+static long call_by_x32(void)
+{
+    return syscall(0x40000000 | SYS_getpid);
+}
+#endif
+
 /* Runs it in a process that is confined. Its status; what it returned is its exit status. */
 static int confined(long (*try)(void))
 {
@@ -164,24 +230,40 @@ static void what_is_not_decoding_ends_the_process(void **state)
     static const struct {
         const char *name;
         long (*try)(void);
-    } tries[] = {{"open to write", open_to_write},
-                 {"open", open_old},
-                 {"socket", make_socket},
-                 {"UNIX socket", make_unix_socket},
-                 {"exec", run_program},
-                 {"fork", make_process},
-                 {"thread", make_thread},
-                 {"signal", send_signal},
-                 {"ptrace", trace_parent},
-                 {"process_vm_readv", read_others_memory},
-                 {"code by mmap", map_code},
-                 {"code by mprotect", make_memory_code},
-                 {"setrlimit", raise_limit},
-                 {"unlink", remove_file},
-                 {"mkdir", make_folder},
-                 {"unshare", leave_namespace},
-                 {"prctl", set_process},
-                 {"sigaction", set_action}};
+    } tries[] = {
+        {"open to write", open_to_write},
+        {"open", open_old},
+        {"socket", make_socket},
+        {"UNIX socket", make_unix_socket},
+        {"exec", run_program},
+        {"fork", make_process},
+        {"thread", make_thread},
+        {"signal", send_signal},
+        {"ptrace", trace_parent},
+        {"process_vm_readv", read_others_memory},
+        {"code by mmap", map_code},
+        {"code by mprotect", make_memory_code},
+        {"setrlimit", raise_limit},
+        {"unlink", remove_file},
+        {"mkdir", make_folder},
+        {"unshare", leave_namespace},
+        {"prctl", set_process},
+        {"sigaction", set_action},
+        {"sendmsg", pass_descriptor},
+        {"recvmsg", take_descriptor},
+        {"ftruncate", shrink_shared_memory},
+        {"memfd_create", make_memory_file},
+        {"pidfd_getfd", steal_descriptor},
+        {"io_uring_setup", make_ring},
+        {"userfaultfd", handle_faults},
+        {"bpf", load_program},
+        {"keyctl", read_keyring},
+        {"pkey_mprotect", protect_by_key},
+        {"personality", imply_code},
+#ifdef __x86_64__
+        {"x32", call_by_x32},
+#endif
+    };
     for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
         int status = confined(tries[i].try);
         if (!KILLED_BY(status, SIGSYS))
