@@ -1,5 +1,5 @@
-/* The first bytes of a Matroska or AVI file: read within bounds, and a length holds what came before it.
- */
+/* The first bytes of a Matroska or AVI file: read within bounds, and a length holds what came
+ * before it. */
 #include "media/cut.h"
 
 #include <stdlib.h>
