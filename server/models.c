@@ -26,6 +26,9 @@ static enum err add_device(struct models *m, enum device_kind kind, int index)
 {
     if (m->devices == DEVICES_MAX)
         return err_set(ERR_ARG, "more than %d devices", (int)DEVICES_MAX);
+    for (int i = 0; kind == DEVICE_CUDA && i < m->devices; i++)
+        if (m->device[i].device == kind && m->device[i].device_index == index)
+            return err_set(ERR_ARG, "device cuda:%d is named twice", index);
     struct engine_config *c = &m->device[m->devices];
     c->device = kind;
     c->device_index = index;

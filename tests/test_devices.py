@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -188,6 +189,21 @@ def test_idle_streams_leave_and_new_ones_come_back(drainable, clips):
     assert d.request("DELETE", "/v1/streams/x").status == 204
 
 
+def test_an_upload_ends_where_it_began_and_new_ones_go_elsewhere(tmp_path, drainable, clips):
+    d, config = drainable
+    clip = masks.video(tmp_path / "clip.mp4", np.concatenate(clips[:2]), *X264)
+    begun = [d.upload(clip, "?format=raw", wait=False)["id"] for _ in range(2)]
+    d.wait_for(lambda: all(n > 0 for n in of_each(d, "frames_total")))
+    drain(d, config, "cuda:1")
+    d.wait_log("event=device_drained device=cuda:1")
+    later = [d.upload(clip, "?format=raw", wait=False)["id"] for _ in range(2)]
+    ended = [d.finish(id) for id in begun + later]
+    assert [j["state"] for j in ended] == ["succeeded"] * 4 and len({d.get(j["masks"]).body for j in ended}) == 1
+    each = 2 * FRAMES
+    assert of_each(d, "frames_total") == [3 * each, each]
+    d.wait_for(lambda: of_each(d, "sessions")[1] == 0)
+
+
 def test_a_clip_stream_stays_where_its_features_are(drainable, clips):
     d, config = drainable
     for name in "ab":
@@ -237,8 +253,13 @@ def test_every_engine_must_be_ready(tmp_path, tiny_model):
     ("cuda:0,cuda:2", "there is no device cuda:2"),
     ("cuda:0,,cuda:1", "device ''"),
     ("cuda:0,cuda:1x", "device 'cuda:1x'"),
+    ("cuda:0,cuda", "device cuda:0 is named twice"),
+    ("cuda:all,cuda:1", "device cuda:1 is named twice"),
 ])
 def test_devices_that_do_not_go_together_are_refused(tmp_path, tiny_model, devices, says):
     with pytest.raises(AssertionError):
         on_gpus(tiny_model, tmp_path / "spool", devices)
     assert says in (tmp_path / "spool.log").read_text()
+    checked = subprocess.run([CUDA_HOST_TV3SD, "--check", "--room-size", "", "--model", tiny_model, "--spool", tmp_path / "spool",
+                              "--device", devices], env=dict(os.environ, CUDA_HOST_DEVICES="2"), capture_output=True, text=True)
+    assert checked.returncode != 0 and says in checked.stderr
