@@ -18,6 +18,7 @@ import cases
 import masks
 from daemon import CUDA_HOST_TV3SD, PATIENCE, Daemon
 from live import client, rgb
+from replicas import Redis, replica
 from test_device import REASON, post
 from test_videos import X264
 from test_ws import png
@@ -237,6 +238,39 @@ def test_one_device_that_fails_ends_the_daemon(tmp_path, tiny_model, clips):
             assert lost.value.bye == "drain"
         assert d.process.wait(PATIENCE) == 1, d.log()
         assert "event=device_failed device=cuda:1" in d.log()
+
+
+def test_of_one_that_fails_the_streams_of_both_go_on_at_another_replica(tmp_path, tiny_model, clips):
+    """Those of the failed one from the last state stored, the others from their last frame; no lease has to run out."""
+    with Redis() as redis:
+        def on(name, count):
+            return replica(tiny_model, tmp_path / name, redis, "--device", "cuda:all", "--room-size", "", "--stream-lease", 600,
+                           "--snapshot-frames", 1, program=CUDA_HOST_TV3SD, env=dict(os.environ, CUDA_HOST_DEVICES=str(count)))
+
+        with on("a", 2) as a, on("b", 1) as b:
+            wanted = {}
+            for i, name in enumerate(("well", "ill", "well2", "ill2")):   # in turn on the first device and the last
+                assert a.request("PUT", f"/v1/streams/{name}?format=raw").status == 201
+                assert b.request("PUT", f"/v1/streams/wanted-{name}?format=raw").status == 201
+                wanted[name] = [post(b, f"wanted-{name}", frame).body for frame in clips[i]]
+                assert [post(a, name, frame).body for frame in clips[i][:2]] == wanted[name][:2]
+                a.wait_for(lambda: redis.meta(name).get("seq") == 1)
+            assert of_each(a, "sessions") == [2, 2] and of_each(a, "frames_total") == [4, 4]
+            a.process.send_signal(signal.SIGUSR1)
+            a.wait_log("the stand-in fails")
+            for i, name in ((0, "well"), (2, "well2")):
+                assert post(a, name, clips[i][2]).body == wanted[name][2]
+            assert post(a, "ill", clips[1][2]).status in (500, 503)
+            assert a.process.wait(PATIENCE) == 1, a.log()
+            assert "event=device_failed device=cuda:1" in a.log()
+            assert [id for id in wanted if redis.cli("EXISTS", redis.record(id).replace(":record", ":lease")) != b"0"] == []
+            for i, name in enumerate(wanted):
+                last = 2 if name.startswith("well") else 1
+                there = b.request("PUT", f"/v1/streams/{name}?format=raw")
+                assert there.status == 200 and there.json()["last_seq"] == last, (name, there.body)
+                if last == 1:   # the frame that was not answered had no effect
+                    assert post(b, name, clips[i][2]).body == wanted[name][2]
+                assert post(b, name, clips[i][0]).body == post(b, f"wanted-{name}", clips[i][0]).body
 
 
 def test_every_engine_must_be_ready(tmp_path, tiny_model):
