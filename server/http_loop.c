@@ -9,8 +9,9 @@
  * alone gets its answer all the same.
  *
  * libmicrohttpd's timeout begins anew with every byte, so a client that trickles would never meet
- * it. Every peer has a deadline besides: loop_expect says until when it must have brought
- * something. Who takes an answer so is found by its pace.
+ * it. It also ends without a reset: the kernel would go on with what its buffer holds, at the
+ * client's pace. So every peer has a deadline instead: loop_expect says until when it must have
+ * brought something. Who takes an answer too slowly is found by its pace.
  *
  * Who was answered before all of the body was read is not reset at once (linger.h).
  *
@@ -223,6 +224,8 @@ static void watch(struct loop *l, struct MHD_Connection *connection, void **cont
     p->connection = connection;
     p->fd = info->connect_fd;
     count_peer(l->http, connection, p);
+    if (pace_known(p->fd))
+        MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
     atomic_fetch_add(&l->fresh, 1);
     struct epoll_event e = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.ptr = p};
     epoll_ctl(l->epoll, EPOLL_CTL_ADD, p->fd, &e); /* or http_timeout will do */

@@ -24,6 +24,12 @@ static bool acknowledged(int fd, uint64_t *out)
     return known;
 }
 
+bool pace_known(int fd)
+{
+    uint64_t taken;
+    return acknowledged(fd, &taken);
+}
+
 bool pace_kept(struct pace *p, int fd, uint64_t now, double seconds)
 {
     uint64_t taken;

@@ -19,6 +19,9 @@ struct pace {
     uint64_t taken; /* bytes, until then */
 };
 
+/* Whether the socket tells what its other side has taken. */
+bool pace_known(int fd);
+
 /* Called about once a second: false when the client has been too slow for `seconds`. */
 bool pace_kept(struct pace *p, int fd, uint64_t now, double seconds);
 

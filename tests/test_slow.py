@@ -103,13 +103,18 @@ def test_who_sends_slowly_but_surely_is_served(d):
         assert s.recv(12) == b"HTTP/1.1 415"
 
 
+def reader(port: int) -> socket.socket:
+    """Takes segments so small that the daemon sees some taken all the time."""
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)
+    s.settimeout(PATIENCE)
+    s.connect(("127.0.0.1", port))
+    return s
+
+
 def test_who_reads_a_trickle_is_hung_up_on(d):
-    """Of segments so small that the daemon sees some taken all the time."""
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)
-        s.settimeout(PATIENCE)
-        s.connect(("127.0.0.1", d.http_port))
+    with reader(d.http_port) as s:
         s.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 60)
         end = time.monotonic() + PATIENCE
         with pytest.raises(ConnectionResetError):
@@ -121,11 +126,7 @@ def test_who_reads_a_trickle_is_hung_up_on(d):
 def test_who_reads_a_trickle_of_masks_is_hung_up_on(d):
     """Though it goes on sending, which shows that it lives."""
     stats = b'{"type":"stats"}'
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)
-        s.settimeout(PATIENCE)
-        s.connect(("127.0.0.1", d.ws_port))
+    with reader(d.ws_port) as s:
         s.sendall(UPGRADE.replace(b"slow/ws", b"slow/ws?format=raw&credit=8&resize=64x64")[:-3] + b"Sec-WebSocket-Version: 13\r\n"
                   b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
         frame = bytes(1000 * 1000 * 3)
