@@ -1,13 +1,15 @@
 """What tv3s-client says, and what it leaves behind."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 
 import pytest
 
 import masks
-from daemon import Daemon
+from daemon import PATIENCE, Daemon
 from test_clients import C, proxy  # noqa: F401
 
 SIZE, COUNT, SEED = (64, 96), 6, 11  # of the frames: height and width, how many, which
@@ -38,6 +40,23 @@ def test_a_stream_that_does_not_begin_leaves_no_folder(command, daemon, clip, tm
     assert daemon.get("/v1/streams/none").status == 404
     command.run("stream", clip, "-o", out)
     assert sorted(os.listdir(out)) == [f"{n:06d}.png" for n in range(COUNT)]
+
+
+def test_at_a_terminal_what_went_wrong_has_a_line_of_its_own(command, tmp_path):
+    """Behind the progress, which stands at its line's end."""
+    (tmp_path / "letter").write_text("Dear daemon,\n" * 100)
+    ours, theirs = pty.openpty()
+    done = command.start("upload", tmp_path / "letter", "-o", tmp_path / "none", stderr=theirs)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # the terminal's end
+        while part := os.read(ours, 4096):
+            said += part
+    os.close(ours)
+    assert done.wait(PATIENCE) == 1
+    *progress, error, rest = said.decode().split("\r\n")
+    assert "frames labelled: 0" in progress[-1], said
+    assert error.startswith("tv3s-client upload: ") and "neither a video nor an image" in error and rest == ""
 
 
 @pytest.mark.parametrize("packets", ["on", "off"])

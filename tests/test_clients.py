@@ -104,9 +104,9 @@ class C:
         assert done.returncode == status, (done.stdout[-1000:], done.stderr)
         return done
 
-    def start(self, *words) -> subprocess.Popen:
+    def start(self, *words, stderr=subprocess.DEVNULL) -> subprocess.Popen:
         return subprocess.Popen([os.path.join(BUILD, "tv3s-client"), *map(str, words)], env=self.env,
-                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                                stdout=subprocess.DEVNULL, stderr=stderr)
 
     def upload(self, video: str, format: str) -> bytes:
         said = self.run("upload", video, "--format", format, "-o", self.folder / "result", "--json").stdout

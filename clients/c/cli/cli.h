@@ -21,7 +21,8 @@ struct cli {
     bool json, quiet, keep, resume;
     char **args; /* what is no option */
     int count;
-    int64_t drawn; /* when the progress was, milliseconds */
+    const char *progress; /* of what the last was drawn, and when, in milliseconds */
+    int64_t drawn;
 };
 
 int cmd_upload(struct cli *c);
@@ -37,6 +38,9 @@ int cli_error(const struct cli *c, const char *fmt, ...) __attribute__((format(p
 /* "name 12 of 34", on one line of a terminal, ten times a second at most; `last`: in any case, and
  * the line ends. Nothing with --quiet, or where standard error is no terminal. */
 void cli_progress(struct cli *c, const char *name, int64_t done, int64_t total, bool last);
+
+/* Before any other word on standard error: ends the line of progress, if one stands there. */
+void cli_end_line(void);
 
 /* One line of standard output, flushed; takes `o`. */
 int cli_json(const struct cli *c, json_t *o);

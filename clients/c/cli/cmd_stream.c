@@ -85,6 +85,7 @@ static int64_t follow(struct job *j, const struct tv3s_event *e)
 /* In words, but for answers and the end. */
 static void say(const struct tv3s_event *e)
 {
+    cli_end_line();
     if (e->kind == TV3S_RECONNECTED && e->seq < 0)
         fputs("the connection is back; no frame had been labelled\n", stderr);
     else if (e->kind == TV3S_RECONNECTED)
@@ -109,8 +110,10 @@ static int take(struct job *j, const struct tv3s_event *e)
     j->failed += e->kind == TV3S_FAILED_FRAME;
     if (!j->c->json && !j->c->quiet && e->kind != TV3S_ANSWER && e->kind != TV3S_ENDED)
         say(e);
-    if (lost && !j->c->quiet)
+    if (lost && !j->c->quiet) {
+        cli_end_line();
         fprintf(stderr, "%" PRId64 " frames after that cannot be sent again\n", lost);
+    }
     cli_progress(j->c, "masks:", j->answered, -1, e->kind == TV3S_ENDED);
     return status ? status : cli_json(j->c, describe(e));
 }
@@ -187,8 +190,10 @@ static int send_all(struct job *j)
 static void warn(void *job, const char *text)
 {
     const struct job *j = job;
-    if (!j->c->quiet)
-        fprintf(stderr, "tv3s-client stream: %s\n", text);
+    if (j->c->quiet)
+        return;
+    cli_end_line();
+    fprintf(stderr, "tv3s-client stream: %s\n", text);
 }
 
 static int run(struct job *j)

@@ -109,6 +109,15 @@ static const struct option options[] = {
 /* ---- words --------------------------------------------------------------------------------------
  */
 
+static bool drawing; /* a line of progress stands there, without its end */
+
+void cli_end_line(void)
+{
+    if (drawing)
+        fputc('\n', stderr);
+    drawing = false;
+}
+
 int cli_error(const struct cli *c, const char *fmt, ...)
 {
     char text[1024];
@@ -119,6 +128,7 @@ int cli_error(const struct cli *c, const char *fmt, ...)
     for (char *p = text; *p; p++)
         if ((unsigned char)*p < ' ') /* one line, whatever the server says */
             *p = ' ';
+    cli_end_line();
     fprintf(stderr, "tv3s-client %s: %s\n", c->command, text);
     return CLI_FAILED;
 }
@@ -128,14 +138,17 @@ void cli_progress(struct cli *c, const char *name, int64_t done, int64_t total, 
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     int64_t now = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-    if (c->quiet || !isatty(STDERR_FILENO) || (!last && now - c->drawn < 100))
+    bool early = name == c->progress && now - c->drawn < 100;
+    if (c->quiet || !isatty(STDERR_FILENO) || (!last && early))
         return;
+    c->progress = name;
     c->drawn = now;
     fprintf(stderr, "\r\033[K%s %lld", name, (long long)done);
     if (total > 0)
         fprintf(stderr, " of %lld", (long long)total);
+    drawing = true;
     if (last)
-        fputc('\n', stderr);
+        cli_end_line();
 }
 
 int cli_json(const struct cli *c, json_t *o)
