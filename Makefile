@@ -34,7 +34,7 @@ DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-de
 DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest python3-pytest-timeout \
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
 	python3-prometheus-client python3-jsonschema chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
-	prometheus docker-compose python3-yaml lua5.1 iproute2 redis-server \
+	prometheus docker-compose python3-yaml lua5.1 iproute2 redis-server stunnel4 \
 	python3-kubernetes golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev jq
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
