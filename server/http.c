@@ -107,7 +107,7 @@ static void *on_target(void *http, const char *target, struct MHD_Connection *co
     r->bad_target = target_fault(target);
     make_id(r);
     atomic_fetch_add(&h->requests, 1);
-    loop_asked(h, connection);
+    loop_asked(h, connection, r);
     metric_add(h->server->metrics, METRIC_HTTP_REQUESTS, 1);
     return r;
 }
@@ -138,15 +138,9 @@ static void log_request(const struct request *r, bool whole)
               log_text(r->target), r->status, ms, whole ? "" : " broken=1");
 }
 
-static void on_completed(void *http, struct MHD_Connection *connection, void **context,
-                         enum MHD_RequestTerminationCode end)
+void request_end(struct request *r, enum MHD_RequestTerminationCode end)
 {
-    struct http *h = http;
-    struct request *r = *context;
-    loop_expect(connection, 2 * h->server->config->http_timeout); /* the next request */
-    if (!r)
-        return;
-    *context = NULL;
+    struct http *h = r->http;
     if (r->status >= 400)
         metric_add(h->server->metrics, METRIC_HTTP_ERRORS, 1);
     if (r->item && r->item->encoded)
@@ -167,6 +161,16 @@ static void on_completed(void *http, struct MHD_Connection *connection, void **c
     free(r->data);
     free(r);
     atomic_fetch_sub(&h->requests, 1);
+}
+
+static void on_completed(void *http, struct MHD_Connection *connection, void **context,
+                         enum MHD_RequestTerminationCode end)
+{
+    struct request *r = *context;
+    loop_answered(http, connection);
+    *context = NULL;
+    if (r)
+        request_end(r, end);
 }
 
 /* ---- its way ------------------------------------------------------------------------------------

@@ -107,6 +107,8 @@ struct http {
  * request is given to another thread. */
 void request_wait(struct request *r, handler resumed);
 void request_resume(struct request *r); /* any thread; the request is not the caller's after */
+/* Everything that it holds goes. */
+void request_end(struct request *r, enum MHD_RequestTerminationCode end);
 /* Keeps the first error, with the calling thread's err_text(). Returns e. */
 enum err request_fail(struct request *r, enum err e);
 const char *request_header(struct request *r, const char *name);
@@ -134,7 +136,9 @@ void loop_expect(struct MHD_Connection *connection, double seconds);
 void loop_unread(struct MHD_Connection *connection);
 void loop_stop_listening(struct http *h); /* soon */
 /* The connection has sent a request. The network thread. */
-void loop_asked(struct http *h, struct MHD_Connection *connection);
+void loop_asked(struct http *h, struct MHD_Connection *connection, struct request *r);
+/* It has ended: the connection may send the next. The network thread. */
+void loop_answered(struct http *h, struct MHD_Connection *connection);
 /* Nothing listens, and, but in a hurry, nobody who connected is still to ask. Any thread. */
 bool loop_idle(const struct http *h, bool hurry);
 void loop_stop(struct http *h);  /* the daemon runs no more, and nothing listens */

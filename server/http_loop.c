@@ -52,6 +52,7 @@ struct peer {
     bool counted;
     bool unread;               /* answered before all of the body was read */
     bool asked;                /* it has sent a request, or the begin of one */
+    struct request *request;   /* whose end was not told yet; or NULL */
     struct peer *next, **link; /* of those that hung up; link NULL: it did not */
     struct peer *newer, *older;
     uint64_t deadline; /* clock_ns; 0: none */
@@ -241,6 +242,8 @@ static void unwatch(struct loop *l, void **context)
         return;
     epoll_ctl(l->epoll, EPOLL_CTL_DEL, p->fd, NULL);
     forget(p);
+    if (p->request) /* libmicrohttpd tells nothing of one whose query has no room in its memory */
+        request_end(p->request, MHD_REQUEST_TERMINATED_WITH_ERROR);
     if (!p->asked)
         atomic_fetch_sub(&l->fresh, 1);
     leave(l, p);
@@ -252,13 +255,23 @@ static void unwatch(struct loop *l, void **context)
     *context = NULL;
 }
 
-void loop_asked(struct http *h, struct MHD_Connection *connection)
+void loop_asked(struct http *h, struct MHD_Connection *connection, struct request *r)
 {
     struct peer *p = peer_of(connection);
-    if (!p || p->asked)
+    if (!p)
         return;
+    p->request = r;
+    if (!p->asked)
+        atomic_fetch_sub(&h->loop->fresh, 1);
     p->asked = true;
-    atomic_fetch_sub(&h->loop->fresh, 1);
+}
+
+void loop_answered(struct http *h, struct MHD_Connection *connection)
+{
+    struct peer *p = peer_of(connection);
+    if (p)
+        p->request = NULL;
+    loop_expect(connection, 2 * h->server->config->http_timeout); /* the next request */
 }
 
 void loop_connection(void *http, struct MHD_Connection *connection, void **context,
