@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
@@ -114,7 +115,8 @@ def main() -> None:
                 write_tree(os.path.join(root, row), str(seed), masks)
 
         with ThreadPoolExecutor(args.jobs) as pool:
-            list(pool.map(label, range(args.seed, args.seed + args.clips)))
+            for done, _ in enumerate(pool.map(label, range(args.seed, args.seed + args.clips)), 1):
+                print(f"clip {done} of {args.clips}", file=sys.stderr, flush=True)
         rows = {row: score(args.tool, os.path.join(root, row), os.path.join(root, "truth"))
                 for row in ("frame", *map(str, CONTEXTS), "stream")}
     print("| Frames of context | mIoU | mVC8 | mVC16 |\n|---|---|---|---|")

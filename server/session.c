@@ -341,7 +341,8 @@ enum err session_attach(struct session *s, void *connection, bool takeover, void
     } else if (atomic_load(&s->phase) == SESSION_LEAVING) {
         e = usable(s);
     } else if (s->attached && s->attached != connection && !takeover) {
-        e = err_set(ERR_EXISTS, "stream '%s' has a connection already", s->id);
+        e = err_set(ERR_EXISTS, "stream '%s' has a connection already; takeover=1 ends that one",
+                    s->id);
     } else {
         *previous = s->attached == connection ? NULL : s->attached;
         s->attached = connection;

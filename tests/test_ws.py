@@ -254,7 +254,7 @@ def test_a_second_connection_is_refused_or_takes_over(daemon, frames, expected):
         assert_masks(list(first.masks(map(rgb, frames[:4]), end=False)), expected[:4])
         with pytest.raises(Tv3sError) as e:
             c.stream("taken").open()
-        assert e.value.status == 409 and e.value.type == "conflict"
+        assert e.value.status == 409 and e.value.type == "conflict" and "takeover=1" in str(e.value)
         with c.stream("taken", format="raw", takeover=True) as second:
             assert second.resumed and second.last_seq == 3
             with pytest.raises(ConnectionLost) as lost:
