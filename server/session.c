@@ -11,6 +11,7 @@
 #include "server/log.h"
 #include "server/metrics.h"
 #include "server/sched.h"
+#include "server/shed.h"
 
 #include "base/try.h"
 #include "sandbox/packets.h"
@@ -398,7 +399,7 @@ struct census {
     uint64_t bytes;          /* of listed streams that stay */
     struct session *expired; /* unlisted, linked by hash_next */
     size_t expired_count;
-    struct session **idle_one; /* [idle], room for all */
+    struct held *held; /* [active + idle], room for all */
 };
 
 /* With the lock held. */
@@ -428,56 +429,47 @@ static void census_session(struct sessions *t, struct census *c, struct session 
     }
     if (t->sched)
         sched_drain_session(t->sched, s);
-    c->bytes += held_bytes(s);
+    uint64_t bytes = held_bytes(s);
+    c->bytes += bytes;
     c->spilled += atomic_load(&s->spilled_bytes) > 0;
-    if (idle)
-        c->idle_one[c->idle++] = s;
-    else
-        c->active++;
+    c->held[c->active + c->idle] = (struct held){
+        .session = s, .owner = s->params.owner, .bytes = bytes, .touched = touched, .idle = idle};
+    *(idle ? &c->idle : &c->active) += 1;
 }
 
-static int by_touched(const void *a, const void *b)
-{
-    uint64_t x = atomic_load(&(*(struct session *const *)a)->touched);
-    uint64_t y = atomic_load(&(*(struct session *const *)b)->touched);
-    return x < y ? -1 : x > y;
-}
-
-/* With the lock held. When the device's share and that of spilled states are nearly full, the
- * oldest of the streams that no connection holds go. */
+/* With the lock held. When the device's share and that of spilled states are nearly full, streams
+ * that no connection holds go. */
 static void expire_bytes(struct sessions *t, struct census *c)
 {
     uint64_t devices = t->sched ? (uint64_t)sched_devices(t->sched) : 1;
     uint64_t most = (devices * config_state_bytes(t->config) + t->config->max_spill_bytes) / 10 * 9;
-    size_t idle = c->idle;
+    size_t count = c->active + c->idle;
+    struct held *next;
     if (c->bytes <= most)
         return;
-    qsort(c->idle_one, idle, sizeof *c->idle_one, by_touched);
-    for (size_t i = 0; i < idle && c->bytes > most; i++) {
-        uint64_t bytes = held_bytes(c->idle_one[i]);
-        if (bytes == 0)
-            continue;
-        c->bytes -= bytes;
+    shed_sort(c->held, count);
+    while (c->bytes > most && (next = shed_next(c->held, count))) {
+        c->bytes -= next->bytes;
         c->idle--;
-        expire(t, c, c->idle_one[i]);
+        expire(t, c, next->session);
     }
 }
 
 static void take_census(struct sessions *t, struct census *c)
 {
     pthread_mutex_lock(&t->lock);
-    c->idle_one = malloc((t->count + 1) * sizeof *c->idle_one);
-    for (int i = 0; c->idle_one && i < BUCKETS; i++) {
+    c->held = malloc((t->count + 1) * sizeof *c->held);
+    for (int i = 0; c->held && i < BUCKETS; i++) {
         struct session *next;
         for (struct session *s = t->bucket[i]; s; s = next) {
             next = s->hash_next;
             census_session(t, c, s);
         }
     }
-    if (c->idle_one)
+    if (c->held)
         expire_bytes(t, c);
     pthread_mutex_unlock(&t->lock);
-    free(c->idle_one);
+    free(c->held);
 }
 
 void sessions_expire(struct sessions *t)

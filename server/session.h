@@ -190,10 +190,9 @@ void session_renumber(struct session *s);
 void sessions_each(struct sessions *t, const struct owner *owner,
                    void (*visit)(void *ctx, struct session *s), void *ctx);
 
-/* Deletes live streams that were idle (nobody attached, no frame in flight) too long, and, oldest
- * first, idle ones while hidden states, spilled ones included, take more than nine tenths of both
- * limits. Sets the gauges
- * of streams. Called once a second by the housekeeping thread. */
+/* Deletes live streams that were idle (nobody attached, no frame in flight) too long, and idle ones
+ * (shed.h) while hidden states, spilled ones included, take more than nine tenths of both limits.
+ * Sets the gauges of streams. Called once a second by the housekeeping thread. */
 void sessions_expire(struct sessions *t);
 
 size_t sessions_count(struct sessions *t);

@@ -1,3 +1,4 @@
+#include "server/access.h"
 #include "server/config.h"
 #include "server/metrics.h"
 #include "server/session.h"
@@ -40,14 +41,19 @@ static int fixture_close(void **state)
     return 0;
 }
 
-static struct session *make(struct fixture *f, const char *id)
+static struct session *make_of(struct fixture *f, struct owner *owner, const char *id)
 {
-    const struct session_params p = {.model = &f->model};
+    const struct session_params p = {.owner = owner, .model = &f->model};
     struct session *s;
     bool created;
     if (session_make(f->table, id, &p, &created, &s))
         fail_msg("%s", err_text());
     return s;
+}
+
+static struct session *make(struct fixture *f, const char *id)
+{
+    return make_of(f, NULL, id);
 }
 
 static void ids_are_checked(void **state)
@@ -247,6 +253,36 @@ static void states_expire_oldest_first_when_they_are_too_large(void **state)
         session_unref(s[i]);
 }
 
+static void states_expire_of_the_owner_that_holds_most(void **state)
+{
+    struct fixture *f = *state;
+    struct access *access;
+    f->config.max_state_bytes = 100;
+    f->config.max_spill_bytes = 0;
+    f->config.stream_linger = 1e9;
+    assert_int_equal(access_open(&f->config, &access), ERR_OK);
+    struct owner *ann = access_owner(access, "ann"), *bob = access_owner(access, "bob");
+    struct session *hers = make_of(f, ann, "a"), *his[3];
+    hers->state_bytes = 30;
+    hers->touched = 1000; /* the oldest of all */
+    for (int i = 0; i < 3; i++) {
+        char id[2] = {(char)('a' + i), 0};
+        his[i] = make_of(f, bob, id);
+        his[i]->state_bytes = 30;
+        his[i]->touched = 2000 + (unsigned long long)i;
+    }
+    sessions_expire(f->table); /* 120 of 90 */
+    assert_false(hers->dead);
+    assert_true(his[0]->dead && !his[1]->dead && !his[2]->dead);
+    session_delete(f->table, hers);
+    session_unref(hers);
+    for (int i = 0; i < 3; i++) {
+        session_delete(f->table, his[i]);
+        session_unref(his[i]);
+    }
+    access_close(access);
+}
+
 static void *churn(void *fixture)
 {
     struct fixture *f = fixture;
@@ -290,6 +326,7 @@ int main(void)
         TEST(numbers_ascend),
         TEST(idle_streams_expire),
         TEST(states_expire_oldest_first_when_they_are_too_large),
+        TEST(states_expire_of_the_owner_that_holds_most),
         TEST(threads_share_the_table),
     };
     return cmocka_run_group_tests_name("server session", tests, NULL, NULL);
