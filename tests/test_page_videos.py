@@ -181,6 +181,21 @@ def test_the_client_reads_every_format_of_labels(page, daemon, tiny_model, clip,
     assert page.get("got.time") == pytest.approx(11 / 25, abs=1e-6)
 
 
+def test_who_watches_what_is_not_there_is_told(page):
+    page.allowed = " 404 "
+    page.js("""document.tv3s.client.watch("nobodys-job", () => {}, () => {}, ({status, type}) => { window.refused = [status, type]; });""")
+    assert page.wait("window.refused") == [404, "/problems/not-found"]
+
+
+def test_an_error_of_who_watches_is_his_own(page, clip):
+    """It is not taken for a lost connection, and told again and again."""
+    upload(page, clip)
+    succeeded(page)
+    page.js("""window.addEventListener("unhandledrejection", (event) => { window.thrown = event.reason.message; event.preventDefault(); });
+        document.tv3s.client.videos().then(([{id}]) => document.tv3s.client.watch(id, () => {}, () => { throw new Error("mine"); }));""")
+    assert page.wait("window.thrown") == "mine"
+
+
 def test_every_filter_of_png_is_read(page):
     labels = np.random.default_rng(3).integers(0, 256, (23, 17), np.uint8)
     png = masks.filtered_png(labels)

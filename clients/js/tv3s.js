@@ -104,31 +104,35 @@ export class Client {
     }
 
     // Calls progress(job) as the job goes on and ended(job) once; job.error says why it failed, job.warning what of
-    // the video is damaged or missing, null where nothing is. Gives back how to stop watching.
+    // the video is damaged or missing, null where nothing is. failed(problem): the server refuses, since the job was
+    // deleted or is another's. Gives back how to stop watching.
     // (An EventSource could not send the key.) A connection that is lost is made again.
-    watch(id, progress, ended) {
+    watch(id, progress, ended, failed = () => {}) {
         const stop = new AbortController();
-        this.#follow(id, stop.signal, progress, ended);
+        this.#follow(id, stop.signal, progress, ended, failed);
         return () => stop.abort();
     }
 
-    async #follow(id, signal, progress, ended) {
+    async #follow(id, signal, progress, ended, failed) {
         while (!signal.aborted) {
+            const events = this.#events(id, signal);
             try {
-                const {body} = await this.request("GET", `/v1/videos/${id}/events`, {signal});
-                for await (const {name, data} of eventsOf(body)) {
-                    if (signal.aborted)
-                        return;
-                    if (name === "end")
-                        return ended(data);
-                    progress(data);
+                for (let event; (event = await nextOf(events)) && !signal.aborted;) {
+                    if (event instanceof Problem)
+                        return failed(event);
+                    if (event.name === "end")
+                        return ended(event.data);
+                    progress(event.data);
                 }
-            } catch (error) {
-                if (error instanceof Problem && error.status >= 400 && error.status < 500)
-                    return; // it is not there, or not ours
+            } finally {
+                events.return();
             }
             await new Promise((resolve) => setTimeout(resolve, WATCH_AGAIN));
         }
+    }
+
+    async *#events(id, signal) {
+        yield* eventsOf((await this.request("GET", `/v1/videos/${id}/events`, {signal})).body);
     }
 
     // One frame's mask: {width, height, labels, time}, time in seconds.
@@ -190,6 +194,15 @@ async function* eventsOf(body) {
         }
     } finally {
         reader.cancel().catch(() => {});
+    }
+}
+
+// The next; the Problem where the server refuses; undefined where the connection has ended.
+async function nextOf(events) {
+    try {
+        return (await events.next()).value;
+    } catch (error) {
+        return error instanceof Problem && error.status >= 400 && error.status < 500 ? error : undefined;
     }
 }
 
