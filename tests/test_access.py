@@ -502,6 +502,31 @@ def test_a_key_may_have_so_many_jobs_that_are_not_done(tiny_model, tmp_path, job
         assert d.request("POST", "/v1/videos", job_video).status == 202
 
 
+def test_an_idempotency_key_is_of_its_api_key(daemon, keys, job_video):
+    """What Ann named so is neither Bob's job nor in his way, done or arriving."""
+    def post(body: bytes) -> int:
+        r = daemon.request("POST", "/v1/videos", body, Idempotency_Key="k", **bearer(keys["bob"]))
+        if r.status == 202:
+            assert r.json()["id"] != hers
+            assert daemon.request("DELETE", r.headers["Location"], **bearer(keys["bob"])).status == 204
+        return r.status
+
+    hers = daemon.request("POST", "/v1/videos", job_video, Idempotency_Key="k").json()["id"]
+    assert [post(job_video), post(b"another")] == [202, 202]
+    assert daemon.request("DELETE", f"/v1/videos/{hers}").status == 204
+    c = daemon.connect()
+    c.putrequest("POST", "/v1/videos")
+    for name, value in {**bearer(keys["ann"]), "Idempotency-Key": "k", "Content-Length": str(len(job_video))}.items():
+        c.putheader(name, value)
+    before = len(daemon.json("/v1/videos")["videos"])
+    c.endheaders(job_video[:-1])  # one byte is missing
+    daemon.wait_for(lambda: len(daemon.json("/v1/videos")["videos"]) > before)
+    assert daemon.request("POST", "/v1/videos", job_video, Idempotency_Key="k").status == 409
+    assert post(job_video) == 202
+    c.close()
+    daemon.wait_for(lambda: len(daemon.json("/v1/videos")["videos"]) == before)
+
+
 def test_an_upload_keeps_its_owner_when_the_daemon_starts_again(tiny_model, tmp_path, job_video):
     file = tmp_path / "keys.json"
     ann, bob = new_key(file, "ann", ALL, "--upload-bytes", len(job_video) + 10), new_key(file, "bob")
