@@ -12,6 +12,7 @@ from conftest import HERE
 from live import client
 from replicas import Redis, replica
 from test_handover import COUNT, SEED, SIZE, applied, assert_masks, stored  # noqa: F401
+from tv3s_client import ConnectionLost
 
 CONFIG = os.path.join(HERE, "../deploy/stunnel-redis.conf")
 
@@ -79,6 +80,34 @@ def test_streams_move_by_tls_and_go_on_while_stunnel_is_gone(tiny_model, tmp_pat
                     assert t.last_seq == 23
                     assert_masks(applied(t, frames, 24, COUNT), expected, 24, COUNT)
                 assert b.stop() == 0
+
+
+def test_a_replica_that_is_cut_off_from_redis_goes_on_and_ends_the_stream_when_it_is_back(
+        tiny_model, tmp_path, redis, authority, frames, expected):
+    """Meanwhile another has the stream, from the state stored: either answers its own client, one alone writes."""
+    tunnel = Stunnel(tmp_path, redis.port, redis.tls_port, authority)
+    with replica(tiny_model, tmp_path / "a", redis, "--snapshot-frames", 10) as a:
+        redis.address = "unix:" + redis.path
+        with replica(tiny_model, tmp_path / "b", redis, "--snapshot-frames", 10) as b:
+            with tunnel:
+                a.wait_for(lambda: a.metric("tv3sd_store_away") == 0)
+                s = client(a).stream("cam", format="raw").open()
+                applied(s, frames, 0, 12)
+                stored(a, redis, "cam", 11)
+            with client(b).stream("cam", format="raw") as t:   # when the lease has run out
+                assert t.last_seq == 11
+                assert_masks(applied(t, frames, 12, 24), expected, 12, 24)
+                assert_masks(applied(s, frames, 12, 36), expected, 12, 36)
+                stored(b, redis, "cam", 23)
+                with tunnel:
+                    with pytest.raises(ConnectionLost) as e:
+                        for _ in s.events():
+                            pass
+                    s.close()
+                    assert e.value.bye == "takeover" and a.metric("tv3sd_streams_lost_total") == 1
+                    assert redis.meta("cam")["seq"] == 23
+                assert_masks(applied(t, frames, 24, COUNT), expected, 24, COUNT)
+                assert b.metric("tv3sd_streams_lost_total") == 0
 
 
 def test_a_redis_with_a_certificate_of_nobody_s_is_away(tiny_model, tmp_path, redis, frames):
