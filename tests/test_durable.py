@@ -17,7 +17,7 @@ import cases
 import masks
 import power
 from arithmetic import has_bf16
-from daemon import Daemon
+from daemon import PATIENCE, Daemon
 from test_convert import convert, save, segformer
 from test_http import multipart
 from test_videos import ENDING, X264, tool
@@ -65,6 +65,17 @@ def wait_done(d: Daemon, job: str, frames: int) -> None:
     d.wait_for(lambda: d.json("/v1/videos/" + job)["frames"]["done"] >= frames)
 
 
+def cut_short(model: str, spool, clip: str, query: str, *flags, after=15, frames=FRAMES) -> str:
+    """A job in the middle of which the daemon is killed: by the fsync of that number that follows the answer. Some make a
+    checkpoint, and between two of these come eight frames at most."""
+    env = power.preload("power", spool.parent, POWER_AFTER=str(after))
+    with Daemon(model, spool, *OFTEN, *flags, env=env) as d:
+        job = d.upload(clip, query, wait=False)["id"]
+        assert d.process.wait(PATIENCE) == -signal.SIGKILL
+    assert 0 < kept(spool)[job] < frames
+    return job
+
+
 def masks_so_far(d: Daemon, job: str, frames: int) -> list[bytes]:
     return [d.get(f"/v1/videos/{job}/masks/{i}").body for i in range(frames)]
 
@@ -104,9 +115,7 @@ def test_ended_jobs_are_there_without_their_model(tmp_path, tiny_model, clip):
 
 
 def test_jobs_wait_for_their_model(tmp_path, tiny_model, clip, wanted):
-    with Daemon("first=" + tiny_model, tmp_path / "spool", *OFTEN) as d:
-        job = d.upload(clip, "?format=raw", wait=False)["id"]
-        kill(d)
+    job = cut_short("first=" + tiny_model, tmp_path / "spool", clip, "?format=raw")
     with Daemon("second=" + tiny_model, tmp_path / "spool") as d:
         waiting = d.json("/v1/videos/" + job)
         assert waiting["state"] == "queued" and "'first'" in waiting["error"]["detail"]
@@ -120,12 +129,8 @@ def test_jobs_wait_for_their_model(tmp_path, tiny_model, clip, wanted):
 # -------------------------------------------------------------------------------------------------- running jobs go on
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_killed_daemon_goes_on_from_its_checkpoint(tmp_path, tiny_model, clip, wanted, name):
-    with Daemon(tiny_model, tmp_path / "spool", *OFTEN) as d:
-        job = d.upload(clip, f"?format={name}", wait=False)["id"]
-        wait_done(d, job, 12)
-        kill(d)
+    job = cut_short(tiny_model, tmp_path / "spool", clip, f"?format={name}")
     frames = kept(tmp_path / "spool")[job]
-    assert 0 < frames < FRAMES
     with Daemon(tiny_model, tmp_path / "spool", *OFTEN) as d:
         d.wait_log(f"event=job_resumed job={job} frames={frames}\n")
         ended = d.finish(job)
@@ -138,11 +143,8 @@ def test_a_killed_daemon_goes_on_from_its_checkpoint(tmp_path, tiny_model, clip,
 
 @pytest.mark.parametrize("mode", ["clip", "frame"])
 def test_modes_without_a_state_go_on_too(tmp_path, tiny_model, clip, wanted, mode):
-    for at in (3, 20):
-        with Daemon(tiny_model, tmp_path / f"spool{at}", *OFTEN) as d:
-            job = d.upload(clip, f"?format=rle&mode={mode}", wait=False)["id"]
-            wait_done(d, job, at)
-            kill(d)
+    for at in (8, 15):
+        job = cut_short(tiny_model, tmp_path / f"spool{at}", clip, f"?format=rle&mode={mode}", after=at)
         with Daemon(tiny_model, tmp_path / f"spool{at}", *OFTEN) as d:
             d.wait_log("event=job_resumed")
             assert d.get(d.finish(job)["masks"]).body == wanted("rle", mode)
@@ -150,11 +152,7 @@ def test_modes_without_a_state_go_on_too(tmp_path, tiny_model, clip, wanted, mod
 
 def goes_on(model: str, folder, clip: str, *flags) -> None:
     """A job of the model in the middle of which the daemon is killed, against the tool."""
-    with Daemon(model, folder / "spool", *OFTEN, *flags) as d:
-        job = d.upload(clip, "?format=rle", wait=False)["id"]
-        wait_done(d, job, 12)
-        kill(d)
-    assert 0 < kept(folder / "spool")[job] < FRAMES
+    job = cut_short(model, folder / "spool", clip, "?format=rle", *flags)
     with Daemon(model, folder / "spool", *flags) as d:
         d.wait_log("event=job_resumed")
         assert d.get(d.finish(job)["masks"]).body == tool(model, clip, folder / "o.jsonl", *flags)
@@ -210,11 +208,8 @@ def test_sizes_that_change_in_the_middle(tmp_path, tiny_model):
     whole = tmp_path / "whole.ts"
     whole.write_bytes(b"".join(open(p, "rb").read() for p in parts))
     want = tool(tiny_model, whole, tmp_path / "o.jsonl")
-    for at in (6, 14):
-        with Daemon(tiny_model, tmp_path / f"spool{at}", *OFTEN) as d:
-            job = d.upload(str(whole), "?format=rle", wait=False)["id"]
-            wait_done(d, job, at)
-            kill(d)
+    for at in (8, 15):
+        job = cut_short(tiny_model, tmp_path / f"spool{at}", str(whole), "?format=rle", after=at, frames=24)
         with Daemon(tiny_model, tmp_path / f"spool{at}") as d:
             assert d.get(d.finish(job)["masks"]).body == want
 
@@ -238,12 +233,11 @@ def test_what_was_accepted_outlives_a_power_cut(tmp_path, tiny_model, clip, want
 # ------------------------------------------------------------------------------------------------------- a full disk
 def test_a_full_disk_delays_jobs_and_loses_none(tmp_path, tiny_model, clip, wanted):
     full = tmp_path / "full"
-    env = power.environment(tmp_path, POWER_FULL=str(full))
-    with Daemon(tiny_model, tmp_path / "spool", *OFTEN, env=env) as d:
+    env = power.environment(tmp_path, POWER_FULL=str(full), POWER_AFTER="15")
+    with Daemon(tiny_model, tmp_path / "spool") as d:
         done = d.upload(clip, "?format=png")
+    with Daemon(tiny_model, tmp_path / "spool", *OFTEN, env=env) as d:
         job = d.upload(clip, "?format=overlay", wait=False)["id"]
-        wait_done(d, job, 10)
-        full.touch()
         d.wait_for(lambda: d.json("/v1/videos/" + job)["state"] == "queued")
         assert d.json("/v1/videos/" + job)["error"]["type"] == "/problems/no-space"
         r = d.request("POST", "/v1/videos", open(clip, "rb").read())
@@ -294,14 +288,6 @@ def test_nothing_is_given_up_for_a_disk_that_somebody_else_fills(tmp_path, tiny_
 
 
 # ------------------------------------------------------------------------------------- checkpoints that are no good
-def half_done(model: str, spool, clip: str, name: str) -> str:
-    with Daemon(model, spool, *OFTEN) as d:
-        job = d.upload(clip, f"?format={name}", wait=False)["id"]
-        wait_done(d, job, 12)
-        kill(d)
-    return job
-
-
 def spoil_state(folder) -> None:
     state, = [f for f in folder.iterdir() if f.name == "state-" + str(kept(folder.parent)[folder.name])]
     state.write_bytes(state.read_bytes()[:-100])
@@ -318,7 +304,7 @@ def spoil_index(folder) -> None:
 
 @pytest.mark.parametrize("spoil", [spoil_state, spoil_frames, spoil_index])
 def test_a_damaged_checkpoint_costs_time_alone(tmp_path, tiny_model, clip, wanted, spoil):
-    job = half_done(tiny_model, tmp_path / "spool", clip, "labels")
+    job = cut_short(tiny_model, tmp_path / "spool", clip, "?format=labels")
     spoil(tmp_path / "spool" / job)
     with Daemon(tiny_model, tmp_path / "spool") as d:
         ended = d.finish(job)
@@ -326,7 +312,7 @@ def test_a_damaged_checkpoint_costs_time_alone(tmp_path, tiny_model, clip, wante
 
 
 def test_another_model_of_the_same_name_begins_anew(tmp_path, tiny_model, clip):
-    job = half_done("m=" + tiny_model, tmp_path / "spool", clip, "raw")
+    job = cut_short("m=" + tiny_model, tmp_path / "spool", clip, "?format=raw")
     other = "m=models/street.safetensors"
     with Daemon(other, tmp_path / "spool") as d:
         ended = d.finish(job)

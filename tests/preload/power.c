@@ -4,7 +4,8 @@
  * a folder its names, as "folder-INODE". tests/power.py builds from that the folder as the next
  * start would find it: nothing that was only written, no name whose folder was not fsynced. The
  * process kills itself right after it has sent an answer "202", or after the POWER_AFTER-th fsync
- * that follows it. POWER_FULL names a file: while it is there, the disk is full. */
+ * that follows it. POWER_FULL names a file: while it is there, the disk is full; then no power cut
+ * comes, but that file. */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -30,6 +31,10 @@ static void *real(const char *name)
 
 static void cut(void)
 {
+    if (getenv("POWER_FULL")) {
+        close(creat(getenv("POWER_FULL"), 0600));
+        return;
+    }
     kill(getpid(), SIGKILL);
     for (;;)
         pause();
