@@ -11,9 +11,10 @@ from balancers import free_port
 from conftest import HERE
 from live import client
 from replicas import Redis, replica
-from test_handover import COUNT, SEED, SIZE, applied, assert_masks, stored  # noqa: F401
+from test_handover import applied, assert_masks, stored
 from tv3s_client import ConnectionLost
 
+SIZE, COUNT, SEED = (64, 96), 60, 23
 CONFIG = os.path.join(HERE, "../deploy/stunnel-redis.conf")
 
 
