@@ -93,6 +93,9 @@ def test_the_python_client_says_with_what_it_failed(authority, daemon, tmp_path)
     assert not Client(http).ready()
     with pytest.raises(OSError, match="nobody.invalid"):
         Client("http://nobody.invalid").models()
+    for ws in ("ws://127.0.0.1:1", "ws://localhost:1"):  # of one address, of several
+        with pytest.raises(OSError, match=ws):
+            Client(https, ws).stream("x").open()
     with pytest.raises(FileNotFoundError, match="none.pem"):
         Client(https, ca=tmp_path / "none.pem")
     (tmp_path / "empty.pem").write_text("")

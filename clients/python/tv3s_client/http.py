@@ -106,6 +106,8 @@ def naming(what: Any) -> Iterator[None]:
     except OSError as e:
         if e.strerror:
             e.strerror = f"{e.strerror}: {what}"
+        else:  # not the system's: too late, or several in one
+            e.args = (f"{str(e) or 'too late'}: {what}",)
         raise
 
 

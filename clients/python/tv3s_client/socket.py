@@ -16,7 +16,7 @@ except ImportError as e:
                       "uploads do without") from e
 
 from .errors import ConnectionLost, ProtocolError, Tv3sError
-from .http import connection_to
+from .http import connection_to, naming
 from .message import authorization
 
 
@@ -48,9 +48,10 @@ async def connect(url: str, deflate: bool, timeout: float, key: Optional[str] = 
     """Tv3sError when the server refuses."""
     tls = {"ssl": trusted} if trusted and url.startswith("wss:") else {}
     try:
-        return Socket(await websockets.connect(  # type: ignore[attr-defined]
-            url, subprotocols=["tv3s.v1"], compression="deflate" if deflate else None, max_size=None,
-            open_timeout=timeout, extra_headers=authorization(key), **tls))
+        with naming(url):
+            return Socket(await websockets.connect(  # type: ignore[attr-defined]
+                url, subprotocols=["tv3s.v1"], compression="deflate" if deflate else None, max_size=None,
+                open_timeout=timeout, extra_headers=authorization(key), **tls))
     except InvalidStatusCode as e:
         raise Tv3sError(await asyncio.to_thread(_problem, url, e.status_code, timeout, key, trusted)) from None
     except InvalidHandshake as e:
