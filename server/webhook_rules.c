@@ -94,7 +94,8 @@ static enum err check_parts(const struct webhook_rules *w, CURLU *u, char host[W
     if (!http && !https)
         return err_set(ERR_ARG, "a webhook's URL begins with https:// or http://");
     if (!name[0] || !port[0] || !listed(w, name, port, strcmp(port, http ? "80" : "443") == 0))
-        return err_set(ERR_ARG, "no webhooks go to %.100s:%s", name, port);
+        return err_set(ERR_ARG, "no webhooks go to %.100s:%s, which is not in webhook_hosts", name,
+                       port);
     snprintf(host, WEBHOOK_HOST, "%s:%s", name, port);
     for (char *p = host; *p; p++)
         *p = (char)tolower((unsigned char)*p);

@@ -190,7 +190,7 @@ def test_who_is_not_listed_is_not_called(tmp_path, tiny_model, clip, secret):
         r.next()
     with Daemon(tiny_model, tmp_path / "three") as d:
         got = d.request("POST", "/v1/videos?webhook=http://localhost/", open(clip, "rb").read())
-        assert (got.status, got.problem()) == (400, "bad-argument")
+        assert (got.status, got.problem()) == (400, "bad-argument") and "webhook_hosts" in got.json()["detail"]
 
 
 def test_a_kill_between_the_end_and_the_delivery_loses_none(tmp_path, tiny_model, clip, secret):
