@@ -18,7 +18,7 @@ import websockets
 from PIL import Image
 
 import cases
-from daemon import Daemon
+from daemon import PATIENCE, Daemon
 from live import Raw, header
 
 FRAME = cases.frames((32, 48), 1, 4)[0]
@@ -28,7 +28,7 @@ LIMIT = 1 << 20
 
 @pytest.fixture(scope="module")
 def daemon(tiny_model, tmp_path_factory):
-    with Daemon(tiny_model, tmp_path_factory.mktemp("spool") / "s", "--max-image", LIMIT, "--ws-timeout", "6",
+    with Daemon(tiny_model, tmp_path_factory.mktemp("spool") / "s", "--max-image", LIMIT, "--ws-timeout", "600",
                 "--cors-origins", "https://allowed.example") as d:
         yield d
 
@@ -98,7 +98,6 @@ def test_a_zero_byte_in_the_path_is_the_end(daemon):
 
 def test_a_stream_keeps_its_model_and_mode(daemon):
     assert upgrade(daemon, "/v1/streams/kept/ws?mode=clip")[0] == 101
-    time.sleep(0.2)
     assert upgrade(daemon, "/v1/streams/kept/ws?mode=stream&takeover=1")[0] == 409
     assert upgrade(daemon, "/v1/streams/kept/ws?takeover=1")[0] == 101
 
@@ -263,7 +262,7 @@ class Wire:
     """A socket after its upgrade; frames by hand."""
 
     def __init__(self, daemon, name, query=""):
-        self.s = socket.create_connection(("127.0.0.1", daemon.ws_port), timeout=60)
+        self.s = socket.create_connection(("127.0.0.1", daemon.ws_port), timeout=PATIENCE)
         self.s.sendall(f"GET /v1/streams/{name}/ws?takeover=1{query} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: "
                        "websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
                        .encode())
@@ -437,24 +436,17 @@ def test_a_disconnect_at_each_step_leaves_nothing(daemon):
         if cut % 2:  # a reset instead of an end
             s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         s.close()
-    end = time.monotonic() + 60
-    while daemon.metric('tv3sd_connections{protocol="ws"}') and time.monotonic() < end:
-        time.sleep(0.05)
-    assert daemon.metric('tv3sd_connections{protocol="ws"}') == 0
+    daemon.wait_for(lambda: daemon.metric('tv3sd_connections{protocol="ws"}') == 0)
     assert close_code(daemon, b"junk") == 1002  # it still serves
 
 
-def test_a_client_that_answers_no_ping_is_closed(daemon):
-    w = Wire(daemon, "silent")
-    w.s.settimeout(60)
-    began = time.monotonic()
-    opcodes = []
-    try:
-        while True:
-            opcodes.append(w.frame()[0])
-    except (EOFError, OSError):
-        pass
-    assert 9 in opcodes and 4 < time.monotonic() - began < 40
+def test_a_client_that_answers_no_ping_is_closed(tiny_model, tmp_path):
+    with Daemon(tiny_model, tmp_path / "s", "--ws-timeout", "6") as d:
+        w, opcodes = Wire(d, "silent"), []
+        with pytest.raises((EOFError, ConnectionError)):
+            while True:
+                opcodes.append(w.frame()[0])
+        assert 9 in opcodes
 
 
 async def flood(daemon, target: str, payload: bytes, count: int, **head) -> tuple[list[int], list[int]]:
