@@ -274,7 +274,7 @@ faults: deps all ## FAULTS random faults over a loaded pair of daemons; prints f
 # gigabytes here, and a comparison over what memory held. The rest, and more, took 92 minutes on two
 # cores with some twenty other processes on them.
 TSAN_UNIT := $(filter-out tests/unit/test_cuda_%,$(TEST_SRCS))
-TSAN_PYTEST := tests $(patsubst %,--ignore=tests/test_%.py,architectures convert device devices docs eval \
+TSAN_PYTEST := tests $(patsubst %,--ignore=tests/test_%.py,architectures convert device device_pixels devices docs eval \
 	gpu_run logits parity streams) \
 	--deselect=tests/test_sandbox.py::test_decoders_hold_nothing_of_the_daemons \
 	--deselect=tests/test_segment.py::test_the_same_video_gives_the_same_bytes_whatever_memory_held

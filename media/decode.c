@@ -33,7 +33,7 @@ struct decoder {
 void frame_free(struct frame *f)
 {
     if (!f->lent)
-        free(f->rgb);
+        free(f->pixels);
     *f = (struct frame){0};
 }
 
@@ -355,7 +355,7 @@ enum err decoder_next(struct decoder *d, struct frame *f, bool *end)
     }
     if (d->o.max_frames && d->delivered == d->o.max_frames)
         return err_set(ERR_LIMIT, "more than %lld frames", (long long)d->o.max_frames);
-    e = picture_to_rgb(&d->picture, in, d->has_matrix ? d->matrix : NULL, f);
+    e = picture_take(&d->picture, in, d->has_matrix ? d->matrix : NULL, f);
     if (e)
         return e;
     set_name(d, f);

@@ -1,4 +1,4 @@
-/* Frames in: any video or image FFmpeg opens, or a folder of images, as packed RGB24.
+/* Frames in: any video or image FFmpeg opens, or a folder of images, as packed RGB24 (or NV12).
  *
  * A frame has the size a player shows: the codec's cropping and the container's rotation (by
  * quarter turns, flips too) are applied; the sample aspect ratio is not, pixels stay pixels.
@@ -11,6 +11,7 @@
 #define TV3S_MEDIA_DECODE_H
 
 #include "base/err.h"
+#include "base/pixels.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -58,9 +59,12 @@ struct decode_info {
 
 /* One frame; zero-initialise, reuse, and end with frame_free. */
 struct frame {
-    uint8_t *rgb; /* width * height * 3 bytes, owned */
+    uint8_t *pixels; /* packed rows of all planes, owned */
     size_t capacity;
-    bool lent; /* rgb is another's memory: neither freed nor replaced, ERR_LIMIT when too small */
+    bool
+        lent; /* pixels is another's memory: neither freed nor replaced, ERR_LIMIT when too small */
+    bool takes_nv12;            /* said by who asks for the frame: see picture.h */
+    struct pixel_format format; /* RGB24 but where NV12 is taken */
     int width, height;
     int64_t number;   /* from 0, counts delivered frames */
     int64_t pts;      /* in the decoder's time base, strictly ascending */

@@ -141,7 +141,7 @@ enum err image_read(struct image_reader *r, const uint8_t *data, size_t len, uin
     if (!e) /* a file may claim one size and have another */
         e = image_check_size((uint64_t)r->frame->width, (uint64_t)r->frame->height, max_pixels);
     if (!e)
-        e = picture_to_rgb(&r->convert, r->frame, NULL, f);
+        e = picture_take(&r->convert, r->frame, NULL, f);
     av_frame_unref(r->frame);
     avcodec_free_context(&c);
     return e;
@@ -160,7 +160,7 @@ enum err image_from_nv12(struct image_reader *r, const uint8_t *data, int width,
     f->linesize[1] = (width + 1) / 2 * 2;
     f->colorspace = AVCOL_SPC_BT709;
     f->color_range = AVCOL_RANGE_MPEG;
-    enum err e = picture_to_rgb(&r->convert, f, NULL, out);
+    enum err e = picture_take(&r->convert, f, NULL, out);
     av_frame_unref(f);
     return e;
 }

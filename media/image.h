@@ -1,4 +1,4 @@
-/* An image file in memory to packed RGB24.
+/* An image file in memory to packed pixels: RGB24, or NV12 where f->takes_nv12 (picture.h).
  *
  * It is told by its first bytes: JPEG, PNG, WebP, GIF (its first picture) or BMP, each by
  * libavcodec's own decoder and nothing else. The size it claims is read and checked before the

@@ -301,7 +301,7 @@ enum packet_result packet_decoder_next(struct packet_decoder *d, struct frame *f
         *error = err_set(ERR_LIMIT, "a picture of %d x %d; %lld pixels are allowed",
                          now.picture->width, now.picture->height, (long long)d->max_pixels);
     else
-        *error = picture_to_rgb(&d->convert, now.picture, NULL, f);
+        *error = picture_take(&d->convert, now.picture, NULL, f);
     av_frame_free(&now.picture);
     if (!*error)
         return PACKET_FRAME;

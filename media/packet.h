@@ -42,14 +42,13 @@ enum err packet_decoder_send(struct packet_decoder *d, const void *data, size_t 
 
 enum packet_result {
     PACKET_MORE,   /* nothing now: send the next packet */
-    PACKET_FRAME,  /* f and *tag: a picture; f->rgb is the caller's, to free() where it is not lent
-                    */
+    PACKET_FRAME,  /* f and *tag: a picture; f->pixels is the caller's, to free() where not lent */
     PACKET_EMPTY,  /* *tag: its packet gives no picture */
     PACKET_FAILED, /* *tag: its picture cannot be converted; *error and err_text() say why */
 };
 
-/* `f` is zeroed, or has lent memory; only rgb, width and height are set. After PACKET_FAILED it is
- * zeroed. */
+/* `f` is zeroed but for lent memory and takes_nv12; only pixels, format, width and height are set.
+ * After PACKET_FAILED it is zeroed. */
 enum packet_result packet_decoder_next(struct packet_decoder *d, struct frame *f, void **tag,
                                        enum err *error);
 

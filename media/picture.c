@@ -1,4 +1,4 @@
-/* From the codec's pixels to packed RGB24.
+/* From the codec's pixels to packed RGB24, or to packed NV12.
  *
  * swscale converts at equal size: chroma is interpolated, rounding is exact, and the matrix and
  * range are the stream's own. A display matrix is one of eight: quarter turns with or without a
@@ -78,6 +78,62 @@ static enum AVPixelFormat plain_format(int format, bool *full)
     }
 }
 
+/* Whether the picture can go as NV12, and of which kind. */
+static bool is_nv12(const AVFrame *in, struct pixel_format *out)
+{
+    bool full = in->color_range == AVCOL_RANGE_JPEG;
+    enum AVPixelFormat format = plain_format(in->format, &full);
+    *out = (struct pixel_format){.layout = PIXELS_NV12, .full = full};
+    switch (matrix_of(in)) {
+    case SWS_CS_ITU601:
+        out->matrix = YUV_BT601;
+        break;
+    case SWS_CS_ITU709:
+        out->matrix = YUV_BT709;
+        break;
+    case SWS_CS_BT2020:
+        out->matrix = YUV_BT2020;
+        break;
+    default:
+        return false;
+    }
+    return (format == AV_PIX_FMT_YUV420P || format == AV_PIX_FMT_NV12) &&
+           pixels_nv12_size(in->width, in->height);
+}
+
+static void copy_nv12(const AVFrame *in, uint8_t *out)
+{
+    int width = in->width, height = in->height;
+    for (int y = 0; y < height; y++, out += width)
+        memcpy(out, in->data[0] + y * (ptrdiff_t)in->linesize[0], (size_t)width);
+    for (int y = 0; y < height / 2; y++, out += width) {
+        const uint8_t *u = in->data[1] + y * (ptrdiff_t)in->linesize[1];
+        if (in->format == AV_PIX_FMT_NV12) {
+            memcpy(out, u, (size_t)width);
+            continue;
+        }
+        const uint8_t *v = in->data[2] + y * (ptrdiff_t)in->linesize[2];
+        for (int x = 0; x < width / 2; x++) {
+            out[2 * x] = u[x];
+            out[2 * x + 1] = v[x];
+        }
+    }
+}
+
+static enum err take_nv12(const AVFrame *in, struct pixel_format format, struct frame *f)
+{
+    size_t need =
+        pixels_row(PIXELS_NV12, in->width) * pixels_rows(PIXELS_NV12, in->height) + ROW_SLACK;
+    enum err e = reserve(&f->pixels, &f->capacity, f->lent, need);
+    if (e)
+        return e;
+    f->format = format;
+    f->width = in->width;
+    f->height = in->height;
+    copy_nv12(in, f->pixels);
+    return ERR_OK;
+}
+
 static enum err convert(struct picture *p, const AVFrame *in, uint8_t *rgb)
 {
     bool full = in->color_range == AVCOL_RANGE_JPEG;
@@ -145,26 +201,30 @@ static void turn_pixels(const uint8_t *in, int w, int h, struct turn t, uint8_t 
     }
 }
 
-enum err picture_to_rgb(struct picture *p, const AVFrame *in, const int32_t *matrix,
-                        struct frame *f)
+enum err picture_take(struct picture *p, const AVFrame *in, const int32_t *matrix, struct frame *f)
 {
+    struct pixel_format nv12;
     const AVFrameSideData *own = av_frame_get_side_data(in, AV_FRAME_DATA_DISPLAYMATRIX);
     if (own && own->size >= 9 * sizeof *matrix)
         matrix = (const int32_t *)(const void *)own->data;
     struct turn t = matrix ? turn_of(matrix) : turn_of_exif(in);
+    bool turned = t.swap || t.flip_x || t.flip_y;
+    if (f->takes_nv12 && !turned && is_nv12(in, &nv12))
+        return take_nv12(in, nv12, f);
     size_t need = (size_t)in->width * (size_t)in->height * 3 + ROW_SLACK;
-    enum err e = reserve(&f->rgb, &f->capacity, f->lent, need);
+    enum err e = reserve(&f->pixels, &f->capacity, f->lent, need);
     if (e)
         return e;
+    f->format = (struct pixel_format){.layout = PIXELS_RGB24};
     f->width = t.swap ? in->height : in->width;
     f->height = t.swap ? in->width : in->height;
-    if (!t.swap && !t.flip_x && !t.flip_y)
-        return convert(p, in, f->rgb);
+    if (!turned)
+        return convert(p, in, f->pixels);
     e = reserve(&p->turned, &p->turned_capacity, false, need);
     if (!e)
         e = convert(p, in, p->turned);
     if (!e)
-        turn_pixels(p->turned, in->width, in->height, t, f->rgb);
+        turn_pixels(p->turned, in->width, in->height, t, f->pixels);
     return e;
 }
 

@@ -222,6 +222,8 @@ static enum err admit(struct sink *s, const struct frame *f)
 
 enum err sink_put(struct sink *s, const struct frame *f, const uint8_t *labels)
 {
+    if (s->o.format == MASK_OVERLAY && f->format.layout != PIXELS_RGB24)
+        return err_set(ERR_INTERNAL, "an overlay of pixels that are not RGB24");
     bool stamped = !s->o.input.still;
     struct mask m = {
         .width = f->width,
@@ -229,7 +231,7 @@ enum err sink_put(struct sink *s, const struct frame *f, const uint8_t *labels)
         .labels = labels,
         .palette = s->o.palette,
         .colours = s->o.colours,
-        .rgb = f->rgb,
+        .rgb = f->pixels,
         .frame = stamped ? f->number : -1,
         .time = stamped && !s->o.input.folder ? f->time : NAN,
     };

@@ -37,7 +37,8 @@ enum err sink_choose(const char *path, const enum mask_format *format, const str
 /* Creates the output. ERR_IO with path and reason. */
 enum err sink_open(const struct sink_options *o, struct sink **out);
 
-/* One frame and its labels. Frames may change size, except in a video (ERR_UNSUPPORTED). */
+/* One frame and its labels; of an overlay RGB24. Frames may change size, except in a video
+ * (ERR_UNSUPPORTED). */
 enum err sink_put(struct sink *s, const struct frame *f, const uint8_t *labels);
 
 /* The same where the mask is encoded already, as mask_encode gives it. Not for videos. */

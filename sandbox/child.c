@@ -53,9 +53,19 @@ void child_tell_error(enum err e)
 
 struct frame child_slot(const struct child *c, int slot)
 {
-    return (struct frame){.rgb = c->memory + wire_slot(c->order, slot),
+    return (struct frame){.pixels = c->memory + wire_slot(c->order, slot),
                           .capacity = c->order->slot_bytes,
-                          .lent = true};
+                          .lent = true,
+                          .takes_nv12 = c->order->nv12};
+}
+
+void child_set_picture(struct wire_reply *reply, const struct frame *f)
+{
+    reply->width = f->width;
+    reply->height = f->height;
+    reply->layout = (int32_t)f->format.layout;
+    reply->matrix = (int32_t)f->format.matrix;
+    reply->full = f->format.full;
 }
 
 /* ---- birth --------------------------------------------------------------------------------------

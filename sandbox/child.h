@@ -38,8 +38,9 @@ void child_hear(struct wire_request *request);
 void child_tell_error(enum err e);
 void child_set_text(struct wire_reply *reply, const char *text);
 
-/* A frame whose pixels are the slot's. */
+/* A frame whose pixels are the slot's; what it became, to be told. */
 struct frame child_slot(const struct child *c, int slot);
+void child_set_picture(struct wire_reply *reply, const struct frame *f);
 
 _Noreturn void child_video(const struct child *c);
 _Noreturn void child_images(const struct child *c);

@@ -24,10 +24,12 @@ _Noreturn void child_images(const struct child *c)
         struct wire_request q;
         struct frame f = child_slot(c, 0);
         child_hear(&q);
+        f.takes_nv12 = q.nv12;
         if (!e)
             e = image_read(reader, input_of(c, &q), (size_t)q.len, (uint64_t)c->order->max_pixels,
                            &f);
-        struct wire_reply image = {.what = TELL_IMAGE, .width = f.width, .height = f.height};
+        struct wire_reply image = {.what = TELL_IMAGE};
+        child_set_picture(&image, &f);
         if (e)
             child_tell_error(e);
         else
@@ -48,8 +50,7 @@ static void take_result(const struct child *c, struct packet_decoder *d, struct 
                                                 [PACKET_FAILED] = OUTCOME_FAILED};
     r->outcome = outcome[packet_decoder_next(d, &f, &tag, &e)];
     r->value = (int64_t)(uintptr_t)tag;
-    r->width = f.width;
-    r->height = f.height;
+    child_set_picture(r, &f);
     r->error = e;
     if (e)
         child_set_text(r, err_text());

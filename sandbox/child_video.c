@@ -100,8 +100,7 @@ static bool next_frame(struct video_child *v, struct decoder *d, int slot)
     }
     struct wire_reply r = {.what = end ? TELL_END : TELL_FRAME, .corrupt = decoder_corrupt(d)};
     if (!end) {
-        r.width = f.width;
-        r.height = f.height;
+        child_set_picture(&r, &f);
         r.pts = f.pts;
         r.duration = f.duration;
         v->free--;

@@ -52,10 +52,10 @@ static enum err decode_here(struct images *m, struct buf *input, uint64_t max_pi
     return image_read(m->here, input->data, input->len, max_pixels, f);
 }
 
-static enum err ask(struct images *m, const struct buf *input)
+static enum err ask(struct images *m, const struct buf *input, bool nv12)
 {
     const struct child_order order = {.kind = CHILD_IMAGES};
-    const struct wire_request q = {.what = ASK_DECODE, .len = input->len};
+    const struct wire_request q = {.what = ASK_DECODE, .len = input->len, .nv12 = nv12};
     if (!m->link)
         TRY(link_open(m->sandbox, &order, -1, m->who, &m->wait, NULL, &m->link));
     if (input->len + IMAGE_PADDING > link_order(m->link)->input_bytes)
@@ -77,10 +77,10 @@ enum err images_decode(struct images *m, struct buf *input, uint64_t max_pixels,
     struct wire_reply r;
     if (!m->sandbox)
         return decode_here(m, input, max_pixels, f);
-    enum err e = ask(m, input);
+    enum err e = ask(m, input, f->takes_nv12);
     if (e == ERR_DECODER) { /* it was dead before it saw the image */
         drop_dead(m);
-        e = ask(m, input);
+        e = ask(m, input, f->takes_nv12);
     }
     if (!e) {
         int64_t left = link_patience(m->link);

@@ -1,4 +1,4 @@
-/* Image files to packed RGB24: media/image.h in a child that is kept from one to the next. Of one
+/* Image files to packed pixels: media/image.h in a child that is kept from one to the next. Of one
  * thread. */
 #ifndef TV3S_SANDBOX_IMAGES_H
 #define TV3S_SANDBOX_IMAGES_H

@@ -348,18 +348,23 @@ uint8_t *link_input(const struct link *l)
     return l->memory;
 }
 
-enum err link_take(const struct link *l, int slot, const struct wire_reply *r, struct frame *f)
+enum err link_take(struct link *l, int slot, const struct wire_reply *r, struct frame *f)
 {
-    size_t need = (size_t)r->width * (size_t)r->height * 3, room = need + WIRE_SLACK;
+    enum pixel_layout layout = (enum pixel_layout)r->layout;
+    size_t need = pixels_row(layout, r->width) * pixels_rows(layout, r->height);
+    size_t room = need + WIRE_SLACK;
+    if (layout == PIXELS_NV12 && !f->takes_nv12)
+        return link_lied(l);
     if (f->capacity < room) {
-        free(f->rgb);
+        free(f->pixels);
         f->capacity = 0;
-        f->rgb = malloc(room);
-        if (!f->rgb)
+        f->pixels = malloc(room);
+        if (!f->pixels)
             return err_set(ERR_NOMEM, "no memory for a picture of %zu bytes", room);
         f->capacity = room;
     }
-    memcpy(f->rgb, l->memory + wire_slot(&l->order, slot), need);
+    memcpy(f->pixels, l->memory + wire_slot(&l->order, slot), need);
+    f->format = (struct pixel_format){layout, (enum yuv_matrix)r->matrix, r->full};
     f->width = r->width;
     f->height = r->height;
     return ERR_OK;

@@ -39,9 +39,10 @@ bool link_dead(const struct link *l);
 enum err link_gone(const struct link *l); /* of a dead one: why */
 const struct child_order *link_order(const struct link *l);
 uint8_t *link_input(const struct link *l);
-/* A copy of a picture that came in `slot`: width * height * 3 bytes at *to, which grows. */
+/* A copy of a picture that came in `slot` at f->pixels, which grows. NV12 that f->takes_nv12 does
+ * not say is a lie. */
 struct frame;
-enum err link_take(const struct link *l, int slot, const struct wire_reply *r, struct frame *f);
+enum err link_take(struct link *l, int slot, const struct wire_reply *r, struct frame *f);
 
 /* For the fuzzer: a link to whoever is at the other end of `fd`, which it takes. */
 enum err link_to(const struct child_order *order, int fd, struct link **out);

@@ -22,6 +22,7 @@ struct packets {
         void *tag;
     } inside[INSIDE_MAX]; /* whose tags have not come back */
     int count, held;
+    bool nv12;
     struct wire_reply next; /* not yet handed out: an outcome, and whether there are more */
     bool fetched;           /* next is valid */
 };
@@ -41,7 +42,7 @@ static enum err open_over(struct packets *p)
 }
 
 /* By the link, which it takes; without one, here. */
-static enum err start(struct link *l, enum packet_codec codec, int64_t max_pixels,
+static enum err start(struct link *l, enum packet_codec codec, int64_t max_pixels, bool nv12,
                       const struct sandbox_wait *wait, struct packets **out)
 {
     struct packets *p = *out = link_holder(l, sizeof *p);
@@ -49,6 +50,7 @@ static enum err start(struct link *l, enum packet_codec codec, int64_t max_pixel
         return ERR_NOMEM;
     p->link = l;
     p->codec = codec;
+    p->nv12 = nv12;
     p->wait = *wait;
     enum err e = l ? open_over(p) : packet_decoder_open(codec, max_pixels, &p->here);
     if (e) {
@@ -61,18 +63,18 @@ static enum err start(struct link *l, enum packet_codec codec, int64_t max_pixel
 enum err packets_over(struct link *l, enum packet_codec codec, const struct sandbox_wait *wait,
                       struct packets **out)
 {
-    return start(l, codec, 0, wait, out);
+    return start(l, codec, 0, link_order(l)->nv12, wait, out);
 }
 
-enum err packets_open(struct sandbox *s, enum packet_codec codec, int64_t max_pixels,
+enum err packets_open(struct sandbox *s, enum packet_codec codec, int64_t max_pixels, bool nv12,
                       const char *who, const struct sandbox_wait *wait, struct packets **out)
 {
-    const struct child_order order = {.kind = CHILD_PACKETS, .codec = (int32_t)codec};
+    const struct child_order order = {.kind = CHILD_PACKETS, .codec = (int32_t)codec, .nv12 = nv12};
     struct link *l = NULL;
     *out = NULL;
     if (s)
         TRY(link_open(s, &order, -1, who, wait, NULL, &l));
-    return start(l, codec, max_pixels, wait, out);
+    return start(l, codec, max_pixels, nv12, wait, out);
 }
 
 void packets_wait(struct packets *p, const struct sandbox_wait *wait)
@@ -202,6 +204,7 @@ static enum packet_result hand_out(struct packets *p, struct frame *f, void **ta
 
 enum packet_result packets_next(struct packets *p, struct frame *f, void **tag, enum err *error)
 {
+    f->takes_nv12 = p->nv12;
     if (p->here)
         return packet_decoder_next(p->here, f, tag, error);
     *error = ERR_OK;

@@ -8,9 +8,9 @@
 
 struct packets;
 
-/* `s` NULL: decodes in this process. `wait` is copied, and may be given anew: a stream's packets
- * come from one thread at a time, not always the same. */
-enum err packets_open(struct sandbox *s, enum packet_codec codec, int64_t max_pixels,
+/* `s` NULL: decodes in this process. nv12: pictures may be NV12 (picture.h). `wait` is copied, and
+ * may be given anew: a stream's packets come from one thread at a time, not always the same. */
+enum err packets_open(struct sandbox *s, enum packet_codec codec, int64_t max_pixels, bool nv12,
                       const char *who, const struct sandbox_wait *wait, struct packets **out);
 void packets_wait(struct packets *p, const struct sandbox_wait *wait);
 void packets_close(struct packets *p, void (*give_back)(void *tag)); /* NULL is allowed */

@@ -23,7 +23,7 @@ struct video {
     int64_t delivered, corrupt, last_pts;
     int64_t known; /* bytes that the file has, as the child was told last */
     int reports;
-    bool ended;
+    bool ended, nv12;
 };
 
 /* ---- what a child says between frames -----------------------------------------------------------
@@ -99,7 +99,7 @@ static enum err get_info(struct video *v)
 }
 
 /* By the link, which it takes; without one, here. */
-static enum err start(struct link *l, const char *path, const struct decode_options *o,
+static enum err start(struct link *l, const char *path, const struct decode_options *o, bool nv12,
                       struct video **out)
 {
     struct video *v = *out = link_holder(l, sizeof *v);
@@ -107,6 +107,7 @@ static enum err start(struct link *l, const char *path, const struct decode_opti
         return ERR_NOMEM;
     v->link = l;
     v->o = *o;
+    v->nv12 = nv12;
     v->wait = wait_of(o);
     enum err e = l ? get_info(v) : decoder_open(path, o, &v->here);
     if (e) {
@@ -118,14 +119,17 @@ static enum err start(struct link *l, const char *path, const struct decode_opti
 
 enum err video_over(struct link *l, const struct decode_options *o, struct video **out)
 {
-    return start(l, NULL, o, out);
+    return start(l, NULL, o, link_order(l)->nv12, out);
 }
 
 static enum err open_link(struct sandbox *s, const char *path, const struct decode_options *o,
-                          const char *who, struct link **out)
+                          bool nv12, const char *who, struct link **out)
 {
-    const struct child_order order = {
-        .kind = CHILD_VIDEO, .slots = SLOTS, .nicer = NICER, .growing = o->growing != NULL};
+    const struct child_order order = {.kind = CHILD_VIDEO,
+                                      .slots = SLOTS,
+                                      .nicer = NICER,
+                                      .growing = o->growing != NULL,
+                                      .nv12 = nv12};
     const struct sandbox_wait wait = wait_of(o);
     int fd;
     enum err e = open_file(path, &fd);
@@ -136,14 +140,14 @@ static enum err open_link(struct sandbox *s, const char *path, const struct deco
     return e;
 }
 
-enum err video_open(struct sandbox *s, const char *path, const struct decode_options *o,
+enum err video_open(struct sandbox *s, const char *path, const struct decode_options *o, bool nv12,
                     const char *who, struct video **out)
 {
     struct link *l = NULL;
     *out = NULL;
     if (s)
-        TRY(open_link(s, path, o, who, &l));
-    return start(l, path, o, out);
+        TRY(open_link(s, path, o, nv12, who, &l));
+    return start(l, path, o, nv12, out);
 }
 
 void video_close(struct video *v)
@@ -188,6 +192,7 @@ static enum err take_frame(struct video *v, const struct wire_reply *r, struct f
 enum err video_next(struct video *v, struct frame *f, bool *end)
 {
     struct wire_reply r;
+    f->takes_nv12 = v->nv12;
     if (v->here)
         return decoder_next(v->here, f, end);
     *end = v->ended;

@@ -11,8 +11,9 @@
 
 struct video;
 
-/* `s` NULL: decodes in this process. `who` names it in the log; `path` is read and not written. */
-enum err video_open(struct sandbox *s, const char *path, const struct decode_options *o,
+/* `s` NULL: decodes in this process. nv12: frames may be NV12 (picture.h). `who` names it in the
+ * log; `path` is read and not written. */
+enum err video_open(struct sandbox *s, const char *path, const struct decode_options *o, bool nv12,
                     const char *who, struct video **out);
 void video_close(struct video *v); /* NULL is allowed */
 

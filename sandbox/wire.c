@@ -29,9 +29,17 @@ static bool said_by(enum child_kind kind, enum wire_what what)
     return what >= TELL_READY && what < TELL_COUNT && mine >> what & 1;
 }
 
-static bool size_fits(const struct child_order *o, const struct wire_reply *r)
+/* Whether it may be NV12 is link_take's to know. */
+static bool format_fits(const struct wire_reply *r)
 {
-    return r->width >= 1 && r->height >= 1 &&
+    return (r->layout == PIXELS_RGB24 ||
+            (r->layout == PIXELS_NV12 && pixels_nv12_size(r->width, r->height))) &&
+           r->matrix >= 0 && r->matrix < YUV_MATRICES && (r->full == 0 || r->full == 1);
+}
+
+static bool picture_fits(const struct child_order *o, const struct wire_reply *r)
+{
+    return format_fits(r) && r->width >= 1 && r->height >= 1 &&
            (uint64_t)r->width * (uint64_t)r->height <= (o->slot_bytes - WIRE_SLACK) / 3;
 }
 
@@ -57,7 +65,7 @@ static bool result_fits(const struct child_order *o, const struct wire_reply *r)
     case OUTCOME_EMPTY:
         return true;
     case OUTCOME_FRAME:
-        return size_fits(o, r);
+        return picture_fits(o, r);
     case OUTCOME_FAILED:
         return error_of_decoder(r->error);
     }
@@ -81,9 +89,9 @@ bool wire_check(const struct child_order *order, const void *bytes, size_t len,
     case TELL_NEED:
         return out->value >= 0;
     case TELL_FRAME:
-        return size_fits(order, out) && time_fits(out);
+        return picture_fits(order, out) && time_fits(out);
     case TELL_IMAGE:
-        return size_fits(order, out);
+        return picture_fits(order, out);
     case TELL_RESULT:
         return result_fits(order, out);
     default:

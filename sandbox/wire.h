@@ -19,6 +19,7 @@
 #define TV3S_SANDBOX_WIRE_H
 
 #include "base/err.h"
+#include "base/pixels.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -40,6 +41,7 @@ struct child_order {
     uint64_t memory;      /* bytes of its own that it may take */
     uint32_t cpu_seconds; /* until it is allowed more */
     bool growing;         /* CHILD_VIDEO */
+    bool nv12;            /* CHILD_VIDEO, CHILD_PACKETS: pictures may be NV12 */
 };
 
 enum zygote_what { ZYGOTE_SPAWN = 1, ZYGOTE_BURY, ZYGOTE_ALLOW };
@@ -66,6 +68,7 @@ struct wire_request {
     enum wire_ask what;
     uint64_t len;  /* DECODE, PACKET: bytes of input */
     int64_t bytes; /* BYTES: how many the file has; below 0: give up */
+    bool nv12;     /* DECODE: the picture may be NV12 */
 };
 
 enum wire_what {
@@ -96,7 +99,8 @@ struct wire_reply {
     int32_t tb_num, tb_den;
     double rate;
     int32_t still;
-    char text[WIRE_TEXT]; /* with every error, and REPORT */
+    int32_t layout, matrix, full; /* with width and height: struct pixel_format */
+    char text[WIRE_TEXT];         /* with every error, and REPORT */
 };
 
 /* Whether `len` bytes that a child of `order` sent are a reply that it may give, and then *out is a

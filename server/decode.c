@@ -3,6 +3,7 @@
 #include "base/try.h"
 #include "media/image.h"
 #include "sandbox/images.h"
+#include "server/session.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -39,14 +40,20 @@ void image_decoder_close(struct image_decoder *d)
 }
 
 /* The bytes are the frame already. */
+static void decode_none(struct item *item, struct pixel_format format, struct frame *out)
+{
+    *out = (struct frame){
+        .pixels = item->input.data, .format = format, .width = item->width, .height = item->height};
+    item->input = (struct buf){0};
+}
+
 static enum err decode_rgb24(struct item *item, struct frame *out)
 {
     size_t need = (size_t)item->width * (size_t)item->height * 3;
     if (item->input.len != need)
         return err_set(ERR_ARG, "RGB24 of %dx%d has %zu bytes, not %zu", item->width, item->height,
                        need, item->input.len);
-    *out = (struct frame){.rgb = item->input.data, .width = item->width, .height = item->height};
-    item->input = (struct buf){0};
+    decode_none(item, (struct pixel_format){.layout = PIXELS_RGB24}, out);
     return ERR_OK;
 }
 
@@ -57,6 +64,10 @@ static enum err decode_nv12(struct image_decoder *d, struct item *item, struct f
     if (item->input.len != need)
         return err_set(ERR_ARG, "NV12 of %zux%zu has %zu bytes, not %zu", w, h, need,
                        item->input.len);
+    if (out->takes_nv12 && pixels_nv12_size(item->width, item->height)) {
+        decode_none(item, (struct pixel_format){PIXELS_NV12, YUV_BT709, false}, out);
+        return ERR_OK;
+    }
     return image_from_nv12(d->raw, item->input.data, item->width, item->height, out);
 }
 
@@ -73,7 +84,7 @@ static enum err decode_raw(struct image_decoder *d, struct item *item, uint64_t 
 
 enum err image_decode(struct image_decoder *d, struct item *item, uint64_t max_pixels)
 {
-    struct frame out = {0};
+    struct frame out = {.takes_nv12 = item->session && session_takes_nv12(item->session)};
     enum err e = item->kind == ITEM_IMAGE ? images_decode(d->files, &item->input, max_pixels, &out)
                                           : decode_raw(d, item, max_pixels, &out);
     if (e) {
@@ -81,7 +92,8 @@ enum err image_decode(struct image_decoder *d, struct item *item, uint64_t max_p
         return e;
     }
     buf_free(&item->input);
-    item->rgb = out.rgb;
+    item->pixels = out.pixels;
+    item->pixel_format = out.format;
     item->width = out.width;
     item->height = out.height;
     return ERR_OK;

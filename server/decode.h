@@ -1,4 +1,4 @@
-/* One picture in memory to packed RGB24: an image file (sandbox/images.h), or raw RGB24 or NV12,
+/* One picture in memory to packed pixels: an image file (sandbox/images.h), or raw RGB24 or NV12,
  * whose bytes need no parser. */
 #ifndef TV3S_SERVER_DECODE_H
 #define TV3S_SERVER_DECODE_H
@@ -16,10 +16,10 @@ enum err image_decoder_open(struct sandbox *s, const struct sandbox_wait *wait,
                             struct image_decoder **out);
 void image_decoder_close(struct image_decoder *d); /* NULL is allowed */
 
-/* Takes item->input of an ITEM_IMAGE, ITEM_RGB24 or ITEM_NV12 to item->rgb, width and height; the
- * input is freed. ERR_FORMAT damaged or no image, ERR_UNSUPPORTED an image of another kind,
- * ERR_LIMIT more than `max_pixels` or 16384 pixels a side, ERR_ARG raw pixels of another size;
- * ERR_DECODER, ERR_CANCELLED. */
+/* Takes item->input of an ITEM_IMAGE, ITEM_RGB24 or ITEM_NV12 to item->pixels, format, width and
+ * height; the input is freed. ERR_FORMAT damaged or no image, ERR_UNSUPPORTED an image of another
+ * kind, ERR_LIMIT more than `max_pixels` or 16384 pixels a side, ERR_ARG raw pixels of another
+ * size; ERR_DECODER, ERR_CANCELLED. */
 enum err image_decode(struct image_decoder *d, struct item *item, uint64_t max_pixels);
 
 #endif

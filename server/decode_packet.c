@@ -23,9 +23,10 @@ static void take_all(struct packets *d, const struct packet_way *way, bool forge
         if (tag == &end_of_codec)
             continue;
         if (r == PACKET_FRAME && forget) {
-            free(f.rgb);
+            free(f.pixels);
         } else if (r == PACKET_FRAME) {
-            item->rgb = f.rgb;
+            item->pixels = f.pixels;
+            item->pixel_format = f.format;
             item->width = f.width;
             item->height = f.height;
         }
@@ -66,7 +67,8 @@ static enum err get_decoder(struct item *item, const struct packet_way *way)
     }
     close_decoder(s, way, false);
     snprintf(who, sizeof who, "stream=%s", s->id);
-    return packets_open(way->sandbox, codec, (int64_t)way->max_pixels, who, way->wait, &s->decoder);
+    return packets_open(way->sandbox, codec, (int64_t)way->max_pixels, session_takes_nv12(s), who,
+                        way->wait, &s->decoder);
 }
 
 static void decode(struct item *item, const struct packet_way *way)

@@ -42,7 +42,7 @@ void item_free(struct item *item)
     }
     buf_free(&item->input);
     buf_free(&item->output);
-    free(item->rgb);
+    free(item->pixels);
     free(item->labels);
     free(item);
 }

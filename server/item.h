@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "base/pixels.h"
 #include "proto/mask.h"
 
 #include <stdbool.h>
@@ -20,7 +21,7 @@ enum item_kind {
     ITEM_RGB24,
     ITEM_NV12,
     ITEM_PACKET,  /* one packet of a video codec; input.len 0 gives up what is in the decoder */
-    ITEM_DECODED, /* rgb is there already: a job's frame */
+    ITEM_DECODED, /* pixels are there already: a job's frame */
     ITEM_COMMAND  /* no frame: a struct command among the frames (sched.c) */
 };
 
@@ -43,7 +44,8 @@ struct item {
     enum mask_format format;
 
     /* decode worker */
-    uint8_t *rgb; /* width * height * 3 */
+    uint8_t *pixels; /* packed rows; RGB24 but where session_takes_nv12 */
+    struct pixel_format pixel_format;
 
     /* sched_submit */
     double gflop; /* of this frame in the engine */

@@ -64,7 +64,8 @@ static enum err open_decoder(struct run *r)
     spool_path(r->job, SPOOL_UPLOAD, path);
     snprintf(who, sizeof who, "job=%s", r->job->id);
     video_close(r->video);
-    return video_open(r->job->jobs->server->sandbox, path, &o, who, &r->video);
+    return video_open(r->job->jobs->server->sandbox, path, &o, session_takes_nv12(r->session), who,
+                      &r->video);
 }
 
 /* What does not work front to back gets a second try with the whole file; not so what kills its

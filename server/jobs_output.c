@@ -86,7 +86,8 @@ enum err run_write_frame(struct run *r, const struct item *item)
     if ((uint64_t)item->seq < r->kept)
         return ERR_OK; /* it was for the frames after it */
     TRY(need_room(r, 2 * item->output.len));
-    f.rgb = item->rgb;
+    f.pixels = item->pixels;
+    f.format = item->pixel_format;
     f.width = item->width;
     f.height = item->height;
     if (job_is_video(job) || video_info(r->video)->still)

@@ -92,11 +92,12 @@ static enum err submit(struct run *r)
     item->pts = llrint(f->time * 1e6);
     item->width = f->width;
     item->height = f->height;
-    item->rgb = f->rgb;
+    item->pixels = f->pixels;
+    item->pixel_format = f->format;
     item->decoded = clock_ns();
     item->deliver = on_delivered;
     item->owner = r->job;
-    r->frame.rgb = NULL; /* the item's now */
+    r->frame.pixels = NULL; /* the item's now */
     r->frame.capacity = 0;
     sched_submit(r->job->jobs->server->sched, item);
     return ERR_OK;

@@ -168,6 +168,7 @@ static enum err open_engines(struct models *m, struct served_model *s)
                            "kind; start a daemon for each",
                            m->device_name[i], kind_of(s->engine[0]));
     }
+    s->takes_nv12 = engine_takes_nv12(s->engine[0]);
     return ERR_OK;
 }
 

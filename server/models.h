@@ -16,6 +16,7 @@ struct served_model {
     char name[64];
     const struct model *model;
     struct engine *engine[DEVICES_MAX]; /* by device: its engine thread only */
+    bool takes_nv12;                    /* they do, engine_takes_nv12: constant */
     char origin[192]; /* the weights' SHA-256 and the engine's description: equal where a hidden
                          state means the same */
 };

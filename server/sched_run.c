@@ -179,7 +179,7 @@ static struct engine_run engine_run_of(struct step_args *j, const struct batch *
     int first = b->run[run].first;
     for (int i = first; i < first + b->run[run].count; i++) {
         const struct item *item = b->item[i];
-        j->image[i] = image_of_rgb24(item->rgb, item->width, item->height);
+        j->image[i] = image_of(item->pixels, item->width, item->height, item->pixel_format);
         j->labels[i] = item->labels;
     }
     j->frames_before[run] = stream_frames(b->run[run].session->stream);

@@ -189,6 +189,11 @@ void session_unref(struct session *s)
         session_free(s);
 }
 
+bool session_takes_nv12(const struct session *s)
+{
+    return s->params.model->takes_nv12 && s->params.format != MASK_OVERLAY;
+}
+
 bool session_same_resize(const struct stream_config *a, const struct stream_config *b)
 {
     if (!a->resize_override || !b->resize_override)

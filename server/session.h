@@ -166,6 +166,8 @@ void session_leave(struct session *s);
 /* What was leaving stays, and is ready again; unless it was deleted meanwhile. */
 void session_stay(struct sessions *t, struct session *s);
 
+/* Whether frames may be NV12 on their way: the engines take it, and nobody draws over them. */
+bool session_takes_nv12(const struct session *s);
 /* Whether both streams' frames are resized alike. */
 bool session_same_resize(const struct stream_config *a, const struct stream_config *b);
 

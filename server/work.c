@@ -67,12 +67,14 @@ static enum err encode_mask(struct item *item)
 {
     const struct arch *a = &item->session->params.model->model->arch;
     bool timed = item->pts != ITEM_NO_PTS;
+    if (item->format == MASK_OVERLAY && item->pixel_format.layout != PIXELS_RGB24)
+        return err_set(ERR_INTERNAL, "an overlay of pixels that are not RGB24");
     const struct mask m = {.width = item->width,
                            .height = item->height,
                            .labels = item->labels,
                            .palette = a->palette,
                            .colours = a->classes,
-                           .rgb = item->rgb,
+                           .rgb = item->pixels,
                            .frame = item->seq,
                            .time = timed ? (double)item->pts * 1e-6 : NAN};
     return mask_encode(item->format, &m, &item->output);
@@ -82,9 +84,9 @@ void work_encode(const struct work *w, struct item *item)
 {
     enum err e = item->silent ? ERR_OK : encode_mask(item);
     if (item->session->kind != SESSION_UPLOAD) { /* which may want them for a video */
-        free(item->rgb);
+        free(item->pixels);
         free(item->labels);
-        item->rgb = item->labels = NULL;
+        item->pixels = item->labels = NULL;
     }
     item->encoded = clock_ns();
     metric_observe(w->metrics, METRIC_SECONDS_ENCODE,

@@ -35,6 +35,7 @@ struct pipeline {
     struct sink *sink; /* the encode thread's; it commits or aborts */
     struct engine *engine;
     struct stream *stream;
+    bool draws; /* over the frames, which are to be RGB24 then */
     struct queue *idle, *decoded, *labelled;
     struct slot *slots;
     size_t slot_count;
@@ -134,7 +135,7 @@ static enum err label_batch(struct pipeline *p, struct slot **batch, int n)
         enum err e = reserve_labels(batch[i]);
         if (e)
             return e;
-        images[i] = image_of_rgb24(f->rgb, f->width, f->height);
+        images[i] = image_of(f->pixels, f->width, f->height, f->format);
         labels[i] = batch[i]->labels;
     }
     struct engine_run run = {.stream = p->stream, .count = n, .frames = images, .labels = labels};
@@ -218,6 +219,7 @@ static enum err open_input_and_output(struct pipeline *p)
     out.palette = arch->palette;
     out.colours = arch->classes;
     out.threads = in.threads;
+    p->draws = out.format == MASK_OVERLAY;
     return sink_open(&out, &p->sink);
 }
 
@@ -248,6 +250,8 @@ static enum err open_pipeline(struct pipeline *p)
         e = engine_open(p->model, &p->job->engine, &p->engine);
     if (!e)
         e = stream_open(p->engine, &p->job->stream, &p->stream);
+    for (size_t i = 0; i < p->slot_count && !e; i++)
+        p->slots[i].frame.takes_nv12 = engine_takes_nv12(p->engine) && !p->draws;
     return e;
 }
 

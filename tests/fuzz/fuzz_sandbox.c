@@ -1,8 +1,9 @@
 /* What a decoding process says, when it belongs to somebody else: the daemon's side of a video and
  * of a stream of packets, by a socket on which the input has been said.
  *
- * A message is a byte n and n bytes of a struct wire_reply, whose rest is zero; above 200 the
- * message has n - 200 bytes and no more. */
+ * The first byte: 1 a stream in place of a video, 2 pictures may be NV12. A message is a byte n and
+ * n bytes of a struct wire_reply, whose rest is zero; above 200 the message has n - 200 bytes and
+ * no more. */
 #include "sandbox/link.h"
 #include "sandbox/packets.h"
 #include "sandbox/video.h"
@@ -37,11 +38,13 @@ static void say(int fd, const uint8_t *data, size_t len)
     shutdown(fd, SHUT_WR);
 }
 
-static unsigned add_up(const struct frame *f)
+static unsigned add_up(const struct frame *f, bool nv12)
 {
     unsigned sum = 0;
-    for (size_t i = 0; i < (size_t)f->width * (size_t)f->height * 3; i++)
-        sum += f->rgb[i];
+    enum pixel_layout layout = f->format.layout;
+    check(layout == PIXELS_RGB24 || (layout == PIXELS_NV12 && nv12));
+    for (size_t i = 0; i < pixels_row(layout, f->width) * pixels_rows(layout, f->height); i++)
+        sum += f->pixels[i];
     return sum;
 }
 
@@ -57,7 +60,7 @@ static void report(void *ctx, const char *text)
     check(memchr(text, 0, WIRE_TEXT) != NULL);
 }
 
-static void watch(struct link *l)
+static void watch(struct link *l, bool nv12)
 {
     const struct decode_options o = {.max_frames = 40, .growing = grow, .report = report};
     struct video *v;
@@ -68,7 +71,7 @@ static void watch(struct link *l)
         return;
     check(video_info(v)->tb_den > 0 && video_info(v)->rate >= 0);
     while (video_next(v, &f, &end) == ERR_OK && !end) {
-        add_up(&f);
+        add_up(&f, nv12);
         check(f.pts > last && f.duration >= 0 && f.time == f.time);
         last = f.pts;
     }
@@ -84,7 +87,7 @@ static void give_back(void *tag)
     (*(int *)tag)++;
 }
 
-static void stream(struct link *l)
+static void stream(struct link *l, bool nv12)
 {
     const struct sandbox_wait wait = {0};
     struct packets *p;
@@ -103,7 +106,7 @@ static void stream(struct link *l)
                 break;
             check((r == PACKET_FAILED) == (e != ERR_OK));
             if (r == PACKET_FRAME)
-                add_up(&f);
+                add_up(&f, nv12);
             frame_free(&f);
             give_back(tag);
         }
@@ -128,12 +131,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         order.slots = 1;
         order.input_bytes = 4096;
     }
+    order.nv12 = data[0] & 2;
     say(pair[1], data + 1, len - 1);
     check(link_to(&order, pair[0], &l) == ERR_OK);
     if (order.kind == CHILD_VIDEO)
-        watch(l);
+        watch(l, order.nv12);
     else
-        stream(l);
+        stream(l, order.nv12);
     close(pair[1]);
     return 0;
 }

@@ -160,7 +160,7 @@ static inline void rig_submit(struct rig *r, struct session *s, int seed, int t,
 {
     struct item *item = rig_frame(r, s, seed, t, width, height);
     item->kind = ITEM_DECODED;
-    item->rgb = item->input.data;
+    item->pixels = item->input.data;
     item->input = (struct buf){0};
     sched_submit(r->sched, item);
 }

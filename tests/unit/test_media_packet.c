@@ -98,7 +98,7 @@ static void assert_shows(const struct frame *f, const struct sample *s)
     int want = (brightness(s->picture) - 16) * 255 / 219; /* limited range */
     assert_int_equal(f->width, WIDTH);
     assert_int_equal(f->height, HEIGHT);
-    assert_in_range(f->rgb[3 * (WIDTH * HEIGHT / 2)], want - STEP / 3, want + STEP / 3);
+    assert_in_range(f->pixels[3 * (WIDTH * HEIGHT / 2)], want - STEP / 3, want + STEP / 3);
 }
 
 struct got {

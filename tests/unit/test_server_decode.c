@@ -110,7 +110,7 @@ static enum err decode(const void *data, size_t len, struct item **out)
     struct item *item = item_of(ITEM_IMAGE, data, len);
     assert_int_equal(image_decoder_open(NULL, &no_wait, &d), ERR_OK);
     enum err e = image_decode(d, item, max_pixels);
-    assert_true((e == ERR_OK) == (item->rgb != NULL));
+    assert_true((e == ERR_OK) == (item->pixels != NULL));
     image_decoder_close(d);
     if (out)
         *out = item;
@@ -159,7 +159,7 @@ static void a_png_is_exact(void **state)
     assert_int_equal(decode(f.data, f.len, &item), ERR_OK);
     for (int y = 0; y < 17; y++)
         for (int x = 0; x < 99; x++)
-            assert_int_equal(item->rgb[y * 99 + x], (uint8_t)(x * 7 + y * 3));
+            assert_int_equal(item->pixels[y * 99 + x], (uint8_t)(x * 7 + y * 3));
     item_free(item);
     free(f.data);
 }
@@ -230,7 +230,7 @@ static enum err decode_raw(enum item_kind kind, int width, int height, const voi
     assert_int_equal(image_decoder_open(NULL, &no_wait, &d), ERR_OK);
     enum err e = image_decode(d, item, max_pixels);
     if (!e)
-        memcpy(rgb, item->rgb + ((size_t)width * (size_t)height - 1) * 3, 3);
+        memcpy(rgb, item->pixels + ((size_t)width * (size_t)height - 1) * 3, 3);
     image_decoder_close(d);
     item_free(item);
     return e;
@@ -263,6 +263,39 @@ static void nv12_is_bt709_limited(void **state)
     assert_in_range(rgb[0], 252, 255);
     assert_in_range(rgb[1], 0, 3);
     assert_in_range(rgb[2], 0, 3);
+}
+
+/* Where the engine takes it, and only then, and not under an overlay. */
+static void nv12_stays_for_an_engine_that_takes_it(void **state)
+{
+    (void)state;
+    struct served_model model = {.takes_nv12 = true};
+    struct session session = {.refs = 1, .params = {.model = &model, .format = MASK_PNG}};
+    uint8_t data[16 * 16 * 3 / 2];
+    for (size_t i = 0; i < sizeof data; i++)
+        data[i] = (uint8_t)(i * 7);
+    for (int i = 0; i < 4; i++) {
+        bool kept = i == 0;
+        struct image_decoder *d;
+        session.params.format = i == 1 ? MASK_OVERLAY : MASK_PNG;
+        model.takes_nv12 = i != 2;
+        struct item *item = item_new(&session, ITEM_NV12);
+        item->width = 16;
+        item->height = i == 3 ? 15 : 16;
+        assert_int_equal(buf_append(&item->input, data, sizeof data), ERR_OK);
+        if (i == 3)
+            item->input.len = 16 * 15 + 16 * 8;
+        assert_int_equal(image_decoder_open(NULL, &no_wait, &d), ERR_OK);
+        assert_int_equal(image_decode(d, item, max_pixels), ERR_OK);
+        assert_int_equal(item->pixel_format.layout, kept ? PIXELS_NV12 : PIXELS_RGB24);
+        if (kept) {
+            assert_int_equal(item->pixel_format.matrix, YUV_BT709);
+            assert_false(item->pixel_format.full);
+            assert_memory_equal(item->pixels, data, sizeof data);
+        }
+        image_decoder_close(d);
+        item_free(item);
+    }
 }
 
 /* ---- packets ------------------------------------------------------------------------------------
@@ -354,6 +387,7 @@ int main(void)
         cmocka_unit_test(sizes_are_checked_before_anything_is_decoded),
         cmocka_unit_test(raw_pixels_have_the_size_they_say),
         cmocka_unit_test(nv12_is_bt709_limited),
+        cmocka_unit_test(nv12_stays_for_an_engine_that_takes_it),
         cmocka_unit_test(every_packet_comes_back),
         cmocka_unit_test(packets_in_a_decoder_come_back_after_the_end),
     };

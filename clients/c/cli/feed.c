@@ -206,7 +206,7 @@ static void picture(const struct feed *f, int64_t pts, struct tv3s_frame *out)
         .width = f->frame.width,
         .height = f->frame.height,
         .pts = pts,
-        .data = f->frame.rgb,
+        .data = f->frame.pixels,
         .len = (size_t)f->frame.width * (size_t)f->frame.height * 3,
     };
 }
