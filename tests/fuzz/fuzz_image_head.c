@@ -11,6 +11,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (int kind = IMAGE_OTHER; kind <= IMAGE_BMP; kind++)
         if (image_size((enum image_kind)kind, data, size, &width, &height) && kind == IMAGE_OTHER)
             abort();
-    image_kind(data, size);
+    if (image_is_animated_webp(data, size) && image_kind(data, size) != IMAGE_WEBP)
+        abort();
     return 0;
 }
