@@ -186,7 +186,7 @@ static enum err run_job(struct job *job, struct outcome *out)
         e = sink_commit(r.sink);
         r.sink = NULL;
     }
-    if (r.frames >= 0 && (!e || e != ERR_FULL)) {
+    if (r.frames >= 0 && e != ERR_FULL) {
         enum err flushed = run_keep_all(&r);
         e = e ? e : flushed;
     }
