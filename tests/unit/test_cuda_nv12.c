@@ -110,7 +110,7 @@ static void test_preprocess(int width, int height, struct pixel_format f)
     struct resize_axis rows, cols;
     fill_bilinear(&rows, height, pick(0, 2) ? height : pick(1, 50));
     fill_bilinear(&cols, width, pick(0, 2) ? width : pick(1, 99));
-    size_t floats_out = (size_t)(rows.dst * cols.dst * 3);
+    size_t floats_out = 3 * (size_t)rows.dst * (size_t)cols.dst;
     float *got = floats(floats_out, 0, 0), *want = floats(floats_out, 1, 1);
     const uint8_t *nv12 = noise(width, height);
     uint8_t *rgb = as_rgb24(f, nv12, width, height);
