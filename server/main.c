@@ -7,6 +7,7 @@
 #include "base/version.h"
 #include "sandbox/zygote.h"
 
+#include <malloc.h>
 #include <stdio.h>
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
@@ -54,12 +55,22 @@ static enum err act(struct config *c, enum config_action action, int *status)
     return err_set(ERR_INTERNAL, "action %d", (int)action);
 }
 
+/* The C library would take ever larger blocks from its heaps, where the states of streams that went
+ * leave holes between smaller things that stay. A block that is mapped goes back whole. Figures:
+ * docs/operating.md. */
+static void map_large_blocks(void)
+{
+    enum { LARGE = 512 << 10 };
+    mallopt(M_MMAP_THRESHOLD, LARGE);
+}
+
 int main(int argc, char **argv)
 {
     struct config config = {0};
     enum config_action action;
     if (zygote_wanted(argc, argv))
         return zygote_main();
+    map_large_blocks();
     openmp_spin_less(argv);
     enum err e = config_load(&config, argc, argv, &action);
     int status = EXIT_USAGE;

@@ -4,7 +4,7 @@
 
 A fresh daemon serves the bundled model; everything goes to 127.0.0.1, bounded in count and time. Each scenario runs
 once a round, round after round, so that a slow minute of the machine meets all of them; `median` is over the rounds,
-`met` says whether the median keeps the bar. Idle connections are counted once.
+`met` says whether the median keeps the bar. Idle connections, and memory while streams come and go, are counted once.
 """
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ STREAM_LOAD = os.path.join(BUILD, "load/stream_load")
 SECONDS = 5          # what is counted of a scenario
 LOOPS = 6            # the clip so often is the uploaded video
 FULL = 24            # streams that fill every batch of 16
+TURN, TURNS = 200, 24  # streams that come and go at a time; how often
 
 # scenario: figure, at least or at most, bar
 BARS = {"live": ("ratio", ">=", 0.85), "upload": ("ratio", ">=", 0.85), "single": ("ratio", "<=", 1.0),
         "flood": ("p99_factor", "<", 2.0), "mixed": ("upload_share", ">=", 0.04), "sandbox": ("cost", "<=", 0.05),
-        "idle": ("silent", "<=", 0)}
+        "idle": ("silent", "<=", 0), "turnover": ("grown", "<=", 1.2)}
 
 
 class Load:
@@ -198,6 +199,19 @@ class Load:
                 "bytes_per_connection": (connections - streams) / count, "silent": silent,
                 "p99_ms_beside": beside["latency_ms"]["p99"], "resident_after_mb": self.resident() / 1e6}
 
+    def turnover(self) -> dict:
+        """Memory of a new daemon while streams come and go: so many new ones of a frame each, deleted, over and over."""
+        daemon, held = self.daemon, []
+        with Daemon(MODEL, os.path.join(self.folder, "turnover")) as self.daemon:
+            self.to["port"] = self.daemon.ws_port
+            for _ in range(TURNS):
+                self.hold(TURN, "turn").communicate("", timeout=60)
+                self.forget("turn")
+                held.append(self.resident())
+        self.daemon, self.to["port"] = daemon, daemon.ws_port
+        return {"streams": TURN * TURNS, "resident_first_mb": held[0] / 1e6, "resident_last_mb": held[-1] / 1e6,
+                "resident_most_mb": max(held) / 1e6, "grown": max(held) / held[0]}
+
     def hold(self, count: int, prefix: str) -> subprocess.Popen:
         """Connections that had one frame answered each."""
         p = self.start(streams=count, frames=1, credit=1, prefix=prefix)
@@ -237,7 +251,7 @@ def main() -> int:
         load = Load(daemon, folder)
         for i in range(a.rounds):
             for n in names:
-                if n == "idle" and i > 0:
+                if n in ("idle", "turnover") and i > 0:
                     continue
                 figures = load.idle(a.idle) if n == "idle" else getattr(load, n)()
                 rounds[n].append(figures)
