@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -17,8 +18,9 @@ import pytest
 
 import cases
 import masks
+import sandbox
 from conftest import TV3S
-from daemon import PATIENCE, Daemon
+from daemon import CUDA_HOST_TV3SD, PATIENCE, Daemon
 from test_http import bomb, multipart
 
 ENDING = {"png": "zip", "raw": "raw", "rle": "jsonl", "coco_rle": "jsonl", "overlay": "mp4", "labels": "mkv"}
@@ -393,9 +395,14 @@ def test_limits_of_videos(tmp_path, tiny_model, clip, rgb):
 
 
 def test_the_end_of_the_daemon_keeps_what_was_accepted(tmp_path, tiny_model):
-    slow = masks.video(tmp_path / "a.mp4", cases.frames((480, 640), 60, 5), *X264)
-    with Daemon(tiny_model, tmp_path / "spool", "--drain-seconds", "1", "--threads", "1", "--job-window", "1") as d:
+    slow = masks.video(tmp_path / "a.mp4", cases.frames((160, 224), 60, 5), *X264)
+    with Daemon(tiny_model, tmp_path / "spool", "--drain-seconds", "1", "--job-window", "1", "--device", "cuda",
+                "--room-size", "", program=CUDA_HOST_TV3SD) as d:
+        d.process.send_signal(signal.SIGUSR2)   # holds the engine, so there is a decoder to stop, and the job lasts
         job, begun = d.upload(slow, wait=False), threading.Event()
+        d.wait_log("the stand-in is waited for")
+        sandbox.kill(sandbox.decoder(d, "video"), signal.SIGSTOP)
+        d.process.send_signal(signal.SIGUSR2)
         watcher = threading.Thread(target=lambda: events(d, job["id"], begun.set))
         watcher.start()
         sender = socket.create_connection(("127.0.0.1", d.http_port))          # half an upload
