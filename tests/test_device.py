@@ -9,6 +9,7 @@ import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 import cases
@@ -17,8 +18,7 @@ from conftest import make_tiny_model
 from daemon import CUDA_HOST_TV3SD, PATIENCE, Daemon
 from live import client, rgb
 from replicas import Redis
-from test_durable import wait_done
-from test_videos import X264
+from test_durable import arriving, wait_done
 from test_ws import png
 from tv3s_client import Answer, ConnectionLost, Dropped
 
@@ -29,11 +29,6 @@ REASON = "the GPU failed"
 @pytest.fixture(scope="module")
 def frames():
     return cases.frames((64, 96), FRAMES, 21)
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory, frames) -> str:
-    return masks.video(tmp_path_factory.mktemp("clip") / "clip.mp4", frames, *X264)
 
 
 def on_gpu(model, spool, *flags, memory=None) -> Daemon:
@@ -72,18 +67,30 @@ def silent_connection(d: Daemon, stream: str) -> socket.socket:
     return s
 
 
-def test_clients_are_told_and_jobs_go_on_with_the_next_process(tmp_path, tiny_model, clip, frames):
+def test_clients_are_told_and_jobs_go_on_with_the_next_process(tmp_path, tiny_model, frames):
+    """A job has begun before its upload is whole, and has frames left: the engine is held while the rest comes."""
+    noise = np.random.default_rng(3).integers(0, 255, (40, 64, 96, 3), np.uint8)   # more than 64 KiB
+    clip = masks.video(tmp_path / "clip.ts", noise, "-c:v", "mpeg2video", "-q:v", "2", "-bf", "0")
+    data = open(clip, "rb").read()
+    cut = len(data) * 3 // 4
     with on_gpu(tiny_model, tmp_path / "spool") as d:
         whole = d.upload(clip, "?format=raw")
         wanted = d.get(whole["masks"]).body
-        job = d.upload(clip, "?format=raw", wait=False)["id"]
         with silent_connection(d, "silent"), client(d).stream("cam", format="raw") as s:
             events, told = s.events(), []
             s.send(rgb(frames[0]))
             assert isinstance(next(events), Answer)
-            wait_done(d, job, 1)
             assert d.request("PUT", "/v1/streams/posted").status == 201
+            with arriving(d, data[:cut], len(data) - cut) as upload:
+                d.wait_for(lambda: len(d.json("/v1/videos")["videos"]) == 2)
+                job = d.json("/v1/videos")["videos"][0]["id"]
+                wait_done(d, job, 1)
+                d.process.send_signal(signal.SIGUSR2)
+                upload.sendall(data[cut:])
+                assert upload.recv(100).startswith(b"HTTP/1.1 202 ")
+            d.wait_log("the stand-in is waited for")
             fail(d)
+            d.process.send_signal(signal.SIGUSR2)
             while (answer := post(d, "posted", frames[0])).status == 200:
                 pass
             assert_refused(answer)
@@ -96,6 +103,7 @@ def test_clients_are_told_and_jobs_go_on_with_the_next_process(tmp_path, tiny_mo
             assert all(e.reason == "drain" if isinstance(e, Dropped) else REASON in e.problem["detail"] for e in told)
             assert lost.value.bye == "device" and lost.value.code == 1011
         assert_ended(d)
+        assert f"event=job_waits job={job} " in d.log()
     with on_gpu(tiny_model, tmp_path / "spool") as d:
         ended = d.finish(job)
         assert ended["state"] == "succeeded" and d.get(ended["masks"]).body == wanted
