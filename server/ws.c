@@ -349,7 +349,7 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
     case LWS_CALLBACK_HTTP:
         return upgrade_refuse_http(wsi);
     case LWS_CALLBACK_HTTP_BODY:
-        return 0;
+        return upgrade_discard(wsi);
     case LWS_CALLBACK_HTTP_BODY_COMPLETION:
         return -1;
     case LWS_CALLBACK_HTTP_CONFIRM_UPGRADE:

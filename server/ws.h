@@ -56,6 +56,7 @@ struct visitor {
     struct address peer;
     bool counted;                  /* entered */
     struct connection *connection; /* NULL before the upgrade, and after its end */
+    uint64_t until;                /* clock_ns: its body, which is thrown away, has come by then */
 };
 
 struct connection {
@@ -162,6 +163,8 @@ void ws_take_reset(struct command *c); /* command->done: any thread */
 int upgrade_confirm(struct ws *w, struct lws *wsi, const char *to);
 /* A plain HTTP request: 426. What LWS_CALLBACK_HTTP returns. */
 int upgrade_refuse_http(struct lws *wsi);
+/* A piece of its body. What LWS_CALLBACK_HTTP_BODY returns. */
+int upgrade_discard(struct lws *wsi);
 
 /* ---- ws_connection.c */
 /* ERR_NOMEM, ERR_ADDRESS. Takes the reference on the session. */

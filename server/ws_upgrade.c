@@ -376,8 +376,17 @@ int upgrade_refuse_http(struct lws *wsi)
     int sent = answer_upgrade(wsi, "Upgrade: websocket\r\n");
     if (sent < 0 || lws_hdr_total_length(wsi, WSI_TOKEN_HTTP_CONTENT_LENGTH) <= 0)
         return -1;
+    struct visitor *v = lws_get_opaque_user_data(wsi);
+    v->until = clock_ns() + BODY_SECONDS * UINT64_C(1000000000);
     lws_set_timeout(wsi, PENDING_TIMEOUT_USER_REASON_BASE, BODY_SECONDS);
     return 0;
+}
+
+/* libwebsockets' own time limit begins anew with every piece. */
+int upgrade_discard(struct lws *wsi)
+{
+    const struct visitor *v = lws_get_opaque_user_data(wsi);
+    return clock_ns() < v->until ? 0 : -1;
 }
 
 /* RFC 6455's; libwebsockets takes drafts of it too. */

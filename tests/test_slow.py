@@ -25,6 +25,7 @@ SLOW = {  # the port, what is said at once, and byte by byte
     "body": ("http_port", HEAD + b"\r\n", b""),
     "refused-body": ("http_port", HEAD.replace(b"segment", b"nothing") + b"\r\n", b""),
     "upgrade": ("ws_port", b"", UPGRADE),
+    "body-of-no-upgrade": ("ws_port", HEAD + b"\r\n", b""),
 }
 
 
