@@ -408,7 +408,7 @@ static enum err start_daemon(struct http *h)
             (tls ? MHD_USE_TLS : 0),
         0, NULL, NULL, on_request, h, MHD_OPTION_EXTERNAL_LOGGER, on_log, h,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->http_connections, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)c->http_timeout, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+        loop_patience(h), MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
         MHD_OPTION_URI_LOG_CALLBACK, on_target, h, MHD_OPTION_NOTIFY_COMPLETED, on_completed, h,
         MHD_OPTION_NOTIFY_CONNECTION, loop_connection, h, MHD_OPTION_ARRAY, security,
         MHD_OPTION_END);

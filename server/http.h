@@ -128,8 +128,10 @@ void loop_connection(void *http, struct MHD_Connection *connection, void **conte
                      enum MHD_ConnectionNotificationCode code);
 /* MHD_resume_connection, from any thread. */
 void loop_resume(struct http *h, struct MHD_Connection *connection);
+/* libmicrohttpd's limit of seconds for every connection; 0: none, ours do. After loop_open. */
+unsigned loop_patience(const struct http *h);
 /* So many seconds from now the client must have brought something, or it is hung up on; 0: no limit
- * but libmicrohttpd's. The network thread. */
+ * but its pace. The network thread. */
 void loop_expect(struct MHD_Connection *connection, double seconds);
 
 /* The answer goes out before all of the body was read: see linger.h. */

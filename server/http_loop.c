@@ -220,16 +220,17 @@ static void watch(struct loop *l, struct MHD_Connection *connection, void **cont
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     struct peer *p = info ? calloc(1, sizeof *p) : NULL;
-    if (!p)
-        return; /* http_timeout will do */
+    if (!p) {
+        unsigned seconds = (unsigned)l->http->server->config->http_timeout;
+        MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, seconds);
+        return;
+    }
     p->connection = connection;
     p->fd = info->connect_fd;
     count_peer(l->http, connection, p);
-    if (pace_known(p->fd))
-        MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
     atomic_fetch_add(&l->fresh, 1);
     struct epoll_event e = {.events = EPOLLRDHUP | EPOLLONESHOT, .data.ptr = p};
-    epoll_ctl(l->epoll, EPOLL_CTL_ADD, p->fd, &e); /* or http_timeout will do */
+    epoll_ctl(l->epoll, EPOLL_CTL_ADD, p->fd, &e); /* or the deadline will do */
     p->deadline = clock_ns() + (uint64_t)(l->http->server->config->http_timeout * 1e9);
     enter(l, p);
     *context = p;
@@ -298,6 +299,13 @@ static int patience(struct http *h)
     if (MHD_get_timeout(h->daemon, &ms) != MHD_YES)
         return deadlines ? most : -1;
     return ms < (unsigned)most ? (int)ms : most;
+}
+
+/* Of all connections, not of each: one that differs from libmicrohttpd's own is looked at in every
+ * run of it, and there may be many. */
+unsigned loop_patience(const struct http *h)
+{
+    return pace_known(h->loop->listener) ? 0 : (unsigned)h->server->config->http_timeout;
 }
 
 /* libmicrohttpd closes what it does not take. */
