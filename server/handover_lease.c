@@ -259,6 +259,8 @@ void lease_forget(struct handover *h, struct session *s)
         return;
     bool told = tell_deletion(h, s) || (redis_is_back(&h->redis) && tell_deletion(h, s));
     handover_tell(h);
+    if (!told)
+        h->redis.broken = false; /* nobody asks at once what comes after this */
     if (told || forgotten_add(h, s))
         lease_drop(h, s);
     else

@@ -3,6 +3,10 @@
 #include "server/server.h"
 #include "tests/unit/server_rig.h"
 
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
 enum { W = 64, H = 48 };
 
 struct fixture {
@@ -106,11 +110,52 @@ static void deletions_wait_for_redis_while_its_records_last_and_up_to_a_number(v
     session_unref(other);
 }
 
+/* Answers a PING, and hangs up at whatever else it is asked; at as many connections as it gets. */
+static void *redis_that_breaks(void *listener)
+{
+    char text[4096];
+    for (int fd; (fd = accept(*(int *)listener, NULL, NULL)) >= 0; close(fd)) {
+        ssize_t n;
+        while ((n = read(fd, text, sizeof text)) > 0 && memmem(text, (size_t)n, "PING", 4))
+            assert_int_equal(write(fd, "+PONG\r\n", 7), 7);
+    }
+    return NULL;
+}
+
+static void after_a_deletion_that_was_not_told_nothing_is_asked_before_it(void **state)
+{
+    struct fixture *f = *state;
+    struct handover *h = f->server.handover;
+    struct session *s = live(f);
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    pthread_t thread;
+    snprintf(a.sun_path, sizeof a.sun_path, "/tmp/tv3s-redis-%d", (int)getpid());
+    assert_int_equal(bind(listener, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(listen(listener, 4), 0);
+    assert_int_equal(pthread_create(&thread, NULL, redis_that_breaks, &listener), 0);
+    handover_stop(h); /* from now on we are its thread */
+    free(f->rig.config.redis);
+    assert_true(asprintf(&f->rig.config.redis, "unix:%s", a.sun_path) > 0);
+    assert_true(redis_connect(&h->redis));
+    lease_hold(h, s, true);
+    lease_forget(h, s);
+    assert_int_equal(h->forgotten.count, 1);
+    assert_false(redis_is_back(&h->redis)); /* forgotten_tell comes first */
+    shutdown(listener, SHUT_RDWR);
+    pthread_join(thread, NULL);
+    close(listener);
+    unlink(a.sun_path);
+    session_unref(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(
             deletions_wait_for_redis_while_its_records_last_and_up_to_a_number, setup, teardown),
+        cmocka_unit_test_setup_teardown(
+            after_a_deletion_that_was_not_told_nothing_is_asked_before_it, setup, teardown),
         cmocka_unit_test_setup_teardown(no_state_joins_those_on_their_way_where_they_are_too_many,
                                         setup, teardown),
     };
