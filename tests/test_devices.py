@@ -193,10 +193,12 @@ def test_idle_streams_leave_and_new_ones_come_back(drainable, clips):
 def test_an_upload_ends_where_it_began_and_new_ones_go_elsewhere(tmp_path, drainable, clips):
     d, config = drainable
     clip = masks.video(tmp_path / "clip.mp4", np.concatenate(clips[:2]), *X264)
+    d.process.send_signal(signal.SIGUSR2)   # holds the devices, so no upload ends before the drain
     begun = [d.upload(clip, "?format=raw", wait=False)["id"] for _ in range(2)]
-    d.wait_for(lambda: all(n > 0 for n in of_each(d, "frames_total")))
+    d.wait_for(lambda: of_each(d, "sessions") == [1, 1])
     drain(d, config, "cuda:1")
     d.wait_log("event=device_drained device=cuda:1")
+    d.process.send_signal(signal.SIGUSR2)
     later = [d.upload(clip, "?format=raw", wait=False)["id"] for _ in range(2)]
     ended = [d.finish(id) for id in begun + later]
     assert [j["state"] for j in ended] == ["succeeded"] * 4 and len({d.get(j["masks"]).body for j in ended}) == 1
