@@ -109,7 +109,10 @@ def test_spilled_states_come_back_to_their_device(tmp_path, tiny_model, clips):
 def test_uploads_spread_too(tmp_path, tiny_model, clips):
     clip = masks.video(tmp_path / "clip.mp4", np.concatenate(clips[:3]), *X264)
     with on_gpus(tiny_model, tmp_path / "spool", "cuda:all", "--jobs-running", "2") as d:
+        d.process.send_signal(signal.SIGUSR2)   # holds the devices, so that two run at once
         jobs = [d.upload(clip, "?format=raw", wait=False)["id"] for _ in range(4)]
+        d.wait_for(lambda: of_each(d, "sessions") == [1, 1])
+        d.process.send_signal(signal.SIGUSR2)
         ended = [d.finish(j) for j in jobs]
         assert [j["state"] for j in ended] == ["succeeded"] * 4
         assert len({d.get(j["masks"]).body for j in ended}) == 1
