@@ -149,20 +149,36 @@ def test_a_stream_loses_what_its_decoder_had_and_goes_on(d, packets):
     d.wait_for(lambda: d.metric("tv3sd_decoders") == 0)   # connections that end take them along
 
 
-def test_others_do_not_wait_for_a_stream_whose_decoder_hangs(d, packets, jpeg):
-    async def run():
+def test_others_do_not_wait_for_a_stream_whose_decoder_hangs(tiny_model, tmp_path, packets, jpeg):
+    async def run(d):
         async with Raw(d, "own?format=raw&mode=frame&credit=4") as c, Raw(d, "other?format=raw&mode=frame") as other:
+            await c.send(packet(0, packets[0]))
+            first = await answer(c)
+            victim = decoder(d, "packets")
+            kill(victim, signal.SIGSTOP)
+            await c.send(packet(1, packets[1]))
+            hung = asyncio.ensure_future(answer(c))
+            await other.send(packet(0, packets[0]))
+            assert await answer(other) == first
+            assert (await asyncio.to_thread(segment, d, jpeg)).status == 200
+            assert not hung.done()
+            kill(victim)
+            seq, problem = await hung
+            assert seq == 1 and problem["type"] == DIED
+    with Daemon(tiny_model, tmp_path / "s", "--workers", "1", "--decode-timeout", PATIENCE) as d:
+        asyncio.run(run(d))
+        assert died(d, "killed") == 1
+
+
+def test_a_stream_whose_decoder_hangs_gets_another(d, packets):
+    async def run():
+        async with Raw(d, "own?format=raw&mode=frame&credit=4") as c:
             await c.send(packet(0, packets[0]))
             first = await answer(c)
             kill(decoder(d, "packets"), signal.SIGSTOP)
             for i in (1, 2):
                 await c.send(packet(i, packets[i]))
-            hung = asyncio.ensure_future(answer(c))
-            await other.send(packet(0, packets[0]))
-            assert await answer(other) == first
-            assert (await asyncio.to_thread(segment, d, jpeg)).status == 200
-            assert not hung.done()   # all of that in less time than a decoder may take
-            seq, problem = await hung
+            seq, problem = await answer(c)
             assert seq == 1 and problem["type"] == DIED and "in time" in problem["detail"]
             await c.send(packet(3, packets[0]))
             while (last := await answer(c))[0] != 3:   # 2 came to a new decoder, without a key frame
