@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 enum pixel_layout {
     PIXELS_RGB24, /* R, G, B of each pixel */
@@ -19,6 +20,14 @@ struct pixel_format {
     enum pixel_layout layout;
     enum yuv_matrix matrix; /* NV12: this and below */
     bool full;              /* luma 0 to 255 where it is 16 to 235 else */
+};
+
+/* An NV12 picture in memory of a CUDA device, whose rows need not be packed: device addresses and
+ * bytes from row to row of luma, chroma. */
+struct device_nv12 {
+    const uint8_t *plane[2];
+    size_t pitch[2];
+    int width, height; /* of pixels_nv12_size */
 };
 
 /* Whether a picture of this size may be NV12 here: sides are even, so that all chroma is of whole

@@ -48,12 +48,15 @@ struct stream_config {
 
 /* A borrowed picture: its rows, of all planes, are `stride` bytes apart. Every engine takes RGB24;
  * NV12, of pixels_nv12_size, only one of engine_takes_nv12, and then the labels are those that the
- * picture would have as swscale's RGB24 (kernels/cuda/yuv.h). */
+ * picture would have as swscale's RGB24 (kernels/cuda/yuv.h). Of such an engine the pixels may be
+ * on a CUDA device, its own or another, with packed rows (kernels/device_memory.h); they are then
+ * borrowed until their batch was waited for. */
 struct image {
     const uint8_t *pixels;
     int width, height;
     ptrdiff_t stride;
     struct pixel_format format;
+    bool on_device; /* pixels is a device address */
 };
 
 /* One whose rows follow each other directly. */

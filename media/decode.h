@@ -19,6 +19,21 @@
 
 struct decoder;
 
+/* The video decoder of a CUDA device (NVDEC), for who can use pictures that are there. It decodes
+ * what FFmpeg and the driver offer it for: 4:2:0 of 8 bits, in a codec and a size that the device
+ * has. All else is decoded here, and so is all of a video where anything of that is missing. A
+ * picture that take_nv12 cannot have (turned, of odd sides, of a matrix without a name) comes to
+ * the host and goes the way of all others. */
+struct frame;
+struct decode_device {
+    int index; /* CUDA's number */
+    /* Copies the picture, valid for the call, to where this frame's pictures are kept and sets
+     * f->device_pixels; format, width and height are set already. ERR_LIMIT: there is no room for
+     * one so large; it comes to the host then. Other errors end the video. */
+    enum err (*take)(void *ctx, const struct device_nv12 *picture, struct frame *f);
+    void *ctx;
+};
+
 struct decode_options {
     bool local_file_only; /* no network, playlist or folder, known decoders alone: for input from
                              strangers */
@@ -27,6 +42,7 @@ struct decode_options {
     int64_t max_pixels;   /* of a frame; 0 = 64 Mi */
     int64_t max_frames;   /* ERR_LIMIT beyond; 0 = no limit */
     int threads;          /* of the codec; 0 = 1 */
+    const struct decode_device *device; /* NULL: none. Borrowed while the decoder lives */
     int fd; /* over 0: the input, a file, read by pread alone and the caller's to close; `input` is
                but its name in messages. 0: `input` is opened */
     /* Called with one line for each thing that went wrong and was survived; may be NULL. */
@@ -61,6 +77,9 @@ struct decode_info {
 struct frame {
     uint8_t *pixels; /* packed rows of all planes, owned */
     size_t capacity;
+    /* Not NULL: the picture is NV12 there, an address of a device whose owner is
+     * decode_device.take's, and nothing is in `pixels`. Set anew for each frame. */
+    uint8_t *device_pixels;
     bool
         lent; /* pixels is another's memory: neither freed nor replaced, ERR_LIMIT when too small */
     bool takes_nv12;            /* said by who asks for the frame: see picture.h */
@@ -84,8 +103,12 @@ void decoder_close(struct decoder *d); /* NULL is allowed */
 const struct decode_info *decoder_info(const struct decoder *d);
 
 /* The next frame into `f`, whose buffer grows as needed; *end at the end. An input that gives no
- * frame at all is ERR_FORMAT. */
+ * frame at all is ERR_FORMAT. ERR_DEVICE: the device's decoder failed, not the video. */
 enum err decoder_next(struct decoder *d, struct frame *f, bool *end);
+
+/* Which decoder made the last frame: "nvdec" or "cpu". *why (may be NULL): where a device was asked
+ * for and it is "cpu", the reason; else NULL. Valid while the decoder lives. */
+const char *decoder_place(const struct decoder *d, const char **why);
 
 /* Frames, packets or files that could not be decoded, or only with visible damage, so far. */
 int64_t decoder_corrupt(const struct decoder *d);
