@@ -35,11 +35,12 @@ DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest python3-pyt
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
 	python3-prometheus-client python3-jsonschema chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
 	prometheus docker-compose python3-yaml lua5.1 iproute2 redis-server stunnel4 \
-	python3-kubernetes golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev jq
+	python3-kubernetes golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev jq \
+	libffmpeg-nvenc-dev
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
 DEPS_LINT  := $(DEPS_BUILD) clang clang-format clang-tidy cppcheck libomp-dev \
-	libcmocka-dev mypy python3-websockets
+	libcmocka-dev mypy python3-websockets libffmpeg-nvenc-dev
 
 STD     := -std=c11 -D_GNU_SOURCE
 OPT     ?= -O2 -g
@@ -231,7 +232,7 @@ $(TESTS:=.run): %.run: %
 # A test that hangs fails with what every thread of it did then. So long takes none, on any machine.
 PYTEST_SECONDS := $(if $(SANITIZE),2400,600)
 
-pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) $(BUILD)/load/stream_load ## the Python tests alone; PYTEST=tests/test_X.py for one
+pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) $(CUDA_HOST_TOOL) $(BUILD)/load/stream_load ## the Python tests alone; PYTEST=tests/test_X.py for one
 	TV3S_BUILD=$(abspath $(BUILD)) $(RUN_ENV) $(PYTHON) -m pytest -q -p no:cacheprovider --timeout $(PYTEST_SECONDS) $(PYTEST)
 
 asan: export ASAN_OPTIONS := detect_leaks=1:abort_on_error=1

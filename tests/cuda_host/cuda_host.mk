@@ -41,13 +41,23 @@ $(BUILD)/cuda_host_profile: $(patsubst %,$(BUILD)/obj/tests/bench/%.o,op_profile
 	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
 	    -Wl,-u,cuda_backend_open $(filter %.a,$^) $(ENGINE_LIBS)
 
+include tests/cuda_host/driver/driver.mk
+
 # The daemon with the stand-in for its GPU; tests/cuda_host/daemon/fault.c fails it.
 CUDA_HOST_DAEMON := $(BUILD)/cuda_host_tv3sd
 $(CUDA_HOST_DAEMON): $(BUILD)/obj/server/main.o $(BUILD)/obj/cuda_host/tests/cuda_host/daemon/fault.o \
-		$(LIB_CUDA_HOST) $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
+		$(LIB_CUDA_HOST) $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE) | $(CUDA_HOST_DRIVER)
 	@echo '  LD $@'
-	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
+	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) $(CUDA_HOST_RPATH) -o $@ $(filter %.o,$^) \
 	    -Wl,-u,cuda_backend_open $(filter %.a,$^) $(SERVER_LIBS) $(MEDIA_LIBS) $(PROTO_LIBS) $(ENGINE_LIBS)
+
+# The tool on the same.
+CUDA_HOST_TOOL := $(BUILD)/cuda_host_tv3s
+$(CUDA_HOST_TOOL): $(call to_obj,$(TOOL_SRCS)) $(BUILD)/obj/cuda_host/tests/cuda_host/daemon/fault.o \
+		$(LIB_CUDA_HOST) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE) | $(CUDA_HOST_DRIVER)
+	@echo '  LD $@'
+	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) $(CUDA_HOST_RPATH) -o $@ $(filter %.o,$^) \
+	    -Wl,-u,cuda_backend_open $(filter %.a,$^) $(MEDIA_LIBS) $(PROTO_LIBS) $(ENGINE_LIBS)
 
 CUDA_HOST_TESTS = $(filter $(BUILD)/tests/test_cuda_%,$(TESTS))
 
