@@ -235,6 +235,22 @@ PYTEST_SECONDS := $(if $(SANITIZE),2400,600)
 pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) $(CUDA_HOST_TOOL) $(BUILD)/load/stream_load ## the Python tests alone; PYTEST=tests/test_X.py for one
 	TV3S_BUILD=$(abspath $(BUILD)) $(RUN_ENV) $(PYTHON) -m pytest -q -p no:cacheprovider --timeout $(PYTEST_SECONDS) $(PYTEST)
 
+# The Python client stands on a package that has changed much since Debian 12: its tests with those of
+# later releases, which this one's Python runs as well.
+WEBSOCKETS := trixie forky
+WEBSOCKETS_PYTEST := $(patsubst %,tests/test_%.py,client clients tls ws ws_packets handover_clients) \
+	$(patsubst %,tests/test_%,access.py::test_the_python_client_has_a_key \
+	examples.py::test_python_in_the_clients_readme examples.py::test_python_in_the_readme) \
+	-k "not [c and not [js"
+$(BUILD)/websockets/%:
+	sh tests/newer_websockets.sh $* $@
+.PHONY: websockets-test
+websockets-test: deps all $(BUILD)/tv3s-client $(BUILD)/load/stream_load ## the Python client with the websockets of newer Debian releases
+	+@for release in $(WEBSOCKETS); do $(MAKE) --no-print-directory $(BUILD)/websockets/$$release || exit 1; \
+	    PYTHONPATH=$(abspath $(BUILD))/websockets/$$release/usr/lib/python3/dist-packages; export PYTHONPATH; \
+	    $(PYTHON) -c 'import websockets.version as w; print("websockets", w.version)' || exit 1; \
+	    $(MAKE) --no-print-directory pytest PYTEST='$(WEBSOCKETS_PYTEST)' || exit 1; done
+
 asan: export ASAN_OPTIONS := detect_leaks=1:abort_on_error=1
 asan: export UBSAN_OPTIONS := print_stacktrace=1
 asan: export LSAN_OPTIONS := suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0

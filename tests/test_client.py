@@ -210,3 +210,12 @@ def test_uploads_do_without_the_package_for_streams(daemon, clip, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                           capture_output=True, text=True, timeout=PATIENCE)
     assert "python3-websockets" in done.stdout, done.stderr
+
+
+def test_streams_go_where_uploads_do_whatever_proxy_the_environment_has(daemon, picture, monkeypatch):
+    """Nobody is at the port of discarding. The newer websockets would ask there."""
+    for name in ("http_proxy", "ws_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with client(daemon).stream("proxied") as stream:
+        assert [answer.seq for answer in stream.masks([picture])] == [0]

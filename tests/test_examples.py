@@ -114,7 +114,8 @@ def test_curl_for_every_call(daemon, folder):
 def python(daemon, folder, code: str) -> str:
     code = re.sub(r"(http://[a-z0-9.]+):8080", rf"\1:{daemon.http_port}", code)
     assert str(daemon.http_port) in code
-    env = {**os.environ, "PYTHONPATH": os.path.join(ROOT, "clients/python")}
+    path = [os.path.join(ROOT, "clients/python"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True,
                           timeout=PATIENCE)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,9 @@
 """What goes wrong, as exceptions. Those that the server explains carry its problem object."""
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, Optional
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional
 
 if TYPE_CHECKING:
     from .http import Job
@@ -53,3 +55,18 @@ class ConnectionLost(Exception):
 
 class ProtocolError(Exception):
     """The server says what proto/PROTOCOL.md does not know."""
+
+
+@contextlib.contextmanager
+def naming(what: Any) -> Iterator[None]:
+    """The system's errors say why, and not with what."""
+    try:
+        yield
+    except (OSError, asyncio.TimeoutError) as e:
+        if not isinstance(e, OSError):  # asyncio's own, before Python 3.11
+            raise TimeoutError(f"too late: {what}") from None
+        if e.strerror:
+            e.strerror = f"{e.strerror}: {what}"
+        else:  # not the system's: too late, or several in one
+            e.args = (f"{str(e) or 'too late'}: {what}",)
+        raise

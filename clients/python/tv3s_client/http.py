@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Callable, Dict, Generator, Iterator, List, Optional, Tuple, Union
 from urllib.parse import quote, urlencode, urlsplit
 
-from .errors import JobFailed, ProtocolError, Tv3sError
+from .errors import JobFailed, ProtocolError, Tv3sError, naming
 from .message import Answer, authorization
 from .stream import AsyncStream, Frames, resuming
 from .sync import Stream, iterate_alone
@@ -96,19 +96,6 @@ def connection_to(tls: bool, host: str, port: Optional[int], timeout: float,
     if tls:
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=trusted)
     return http.client.HTTPConnection(host, port, timeout=timeout)
-
-
-@contextlib.contextmanager
-def naming(what: Any) -> Iterator[None]:
-    """The system's errors say why, and not with what."""
-    try:
-        yield
-    except OSError as e:
-        if e.strerror:
-            e.strerror = f"{e.strerror}: {what}"
-        else:  # not the system's: too late, or several in one
-            e.args = (f"{str(e) or 'too late'}: {what}",)
-        raise
 
 
 class Cutter:

@@ -8,7 +8,7 @@ import ssl
 from typing import Any, AsyncIterable, AsyncIterator, Callable, Dict, Iterable, List, Optional, Set, Union
 from urllib.parse import quote, urlencode
 
-from .errors import ConnectionLost, FrameFailed, ProtocolError, Tv3sError
+from .errors import ConnectionLost, FrameFailed, ProtocolError, Tv3sError, naming
 from .message import Answer, Dropped, Event, Failed, Frame, Restarted
 
 Frames = Union[Iterable[Union[Frame, bytes]], AsyncIterable[Union[Frame, bytes]]]
@@ -46,11 +46,11 @@ class AsyncStream:
         self.next_seq = 0
         self._deflate, self._key, self._trusted = deflate, key, trusted
         self._socket: Any = None
-        self._events: "asyncio.Queue[Optional[Event]]" = asyncio.Queue()
+        self._events: "asyncio.Queue[Optional[Event]]"  # made by open: before Python 3.10 they are of one loop
+        self._changed: asyncio.Condition
         self._lost: Optional[ConnectionLost] = None
         self._failure: Optional[BaseException] = None
         self._bye: Optional[str] = None
-        self._changed = asyncio.Condition()
         self._waiting: Dict[str, List["asyncio.Future[Dict[str, Any]]"]] = {}
         self._reader: Optional["asyncio.Task[None]"] = None
 
@@ -60,14 +60,16 @@ class AsyncStream:
         """Connects. Tv3sError when the server refuses, such as 409 for a stream that has a connection, or that another
         replica has."""
         from .socket import connect  # here, so that uploads do without its package
+        self._events, self._changed = asyncio.Queue(), asyncio.Condition()
         server = self._server if isinstance(self._server, str) else await asyncio.to_thread(self._server)
         self.url = server + self._path
         self._socket = await connect(self.url, self._deflate, self.timeout, self._key, self._trusted)
         try:
-            first = json.loads(await asyncio.wait_for(self._socket.recv(), self.timeout))
-            if first.get("type") == "bye":
-                self._bye = first["reason"]
-                await asyncio.wait_for(self._socket.recv(), self.timeout)
+            with naming(self.url):
+                first = json.loads(await asyncio.wait_for(self._socket.recv(), self.timeout))
+                if first.get("type") == "bye":
+                    self._bye = first["reason"]
+                    await asyncio.wait_for(self._socket.recv(), self.timeout)
         except ConnectionLost as e:
             raise self._ended(e) from None
         if first.get("type") == "error":
@@ -254,7 +256,8 @@ class AsyncStream:
         future: "asyncio.Future[Dict[str, Any]]" = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(message["type"], []).append(future)
         await self._send(json.dumps(message))
-        return await asyncio.wait_for(future, self.timeout)
+        with naming(self.url):
+            return await asyncio.wait_for(future, self.timeout)
 
     async def reset(self) -> None:
         """The state is zero from the next frame on."""
