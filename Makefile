@@ -31,7 +31,7 @@ DEPS_BUILD := gcc make pkg-config libc6-dev libdnnl-dev libjansson-dev libzip-de
 	libavformat-dev libavcodec-dev libavutil-dev libswscale-dev libmicrohttpd-dev \
 	libwebsockets-dev zlib1g-dev libsqlite3-dev libgnutls28-dev libssl-dev libseccomp-dev \
 	libcurl4-gnutls-dev libhiredis-dev
-DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest python3-pytest-timeout \
+DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest python3-pytest-timeout python3-pytest-xdist \
 	python3-numpy python3-torch libopenblas0-pthread python3-pil python3-websockets python3-selenium \
 	python3-prometheus-client python3-jsonschema chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
 	prometheus docker-compose python3-yaml lua5.1 iproute2 redis-server stunnel4 \
@@ -231,9 +231,14 @@ $(TESTS:=.run): %.run: %
 
 # A test that hangs fails with what every thread of it did then. So long takes none, on any machine.
 PYTEST_SECONDS := $(if $(SANITIZE),2400,600)
+# Most tests wait for a daemon more than they compute, so there is one process more than cores: the
+# whole took 954 s by one on two cores, and 636 by three while others used the machine too. The tests
+# of a file share daemons and stay together.
+PYTEST_PROCESSES ?= $(shell expr $(NPROC) + 1)
 
 pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) $(CUDA_HOST_TOOL) $(BUILD)/load/stream_load ## the Python tests alone; PYTEST=tests/test_X.py for one
-	TV3S_BUILD=$(abspath $(BUILD)) $(RUN_ENV) $(PYTHON) -m pytest -q -p no:cacheprovider --timeout $(PYTEST_SECONDS) $(PYTEST)
+	TV3S_BUILD=$(abspath $(BUILD)) $(RUN_ENV) $(PYTHON) -m pytest -q -p no:cacheprovider --timeout $(PYTEST_SECONDS) \
+	    $(if $(filter tests,$(PYTEST)),-n $(PYTEST_PROCESSES) --dist loadfile) $(PYTEST)
 
 # The Python client stands on a package that has changed much since Debian 12: its tests with those of
 # later releases, which this one's Python runs as well.
