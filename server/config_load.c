@@ -1,6 +1,7 @@
 /* Where settings come from: defaults, file, environment, flags, each over the one before. */
 #include "server/config_table.h"
 
+#include "base/nearest.h"
 #include "base/try.h"
 
 #include <ctype.h>
@@ -16,8 +17,26 @@ static enum err set_defaults(struct config *c)
     return ERR_OK;
 }
 
+/* The setting that a name which is none was meant for, NULL where none is near. */
+static const char *setting_meant(const char *name)
+{
+    struct nearest n = nearest_to(name);
+    for (int i = 0; i < settings_count; i++)
+        nearest_offer(&n, settings[i].name);
+    return nearest_name(&n);
+}
+
 /* ---- file ---------------------------------------------------------------------------------------
  */
+
+static enum err no_setting(const char *path, const char *name)
+{
+    const char *meant = setting_meant(name);
+    if (!meant)
+        return err_set(ERR_ARG, "%s: there is no setting \"%s\"", path, name);
+    return err_set(ERR_ARG, "%s: there is no setting \"%s\"; did you mean \"%s\"?", path, name,
+                   meant);
+}
 
 /* Names that begin with "//" are comments. */
 static enum err set_object(struct config *c, const char *path, json_t *root)
@@ -30,7 +49,7 @@ static enum err set_object(struct config *c, const char *path, json_t *root)
         if (strncmp(name, "//", 2) == 0)
             continue;
         if (!s)
-            return err_set(ERR_ARG, "%s: there is no setting \"%s\"", path, name);
+            return no_setting(path, name);
         enum err e = setting_set_json(c, s, value);
         if (e)
             return err_context(e, "%s: \"%s\"", path, name);
@@ -65,6 +84,20 @@ static bool is_service_link(const char *name)
     return strncmp(name, "SERVICE_", 8) == 0 || strncmp(name, "PORT", 4) == 0;
 }
 
+static enum err no_variable(const char *variable, int length, const char *name)
+{
+    static const char none[] = "there is no such setting";
+    const char *meant = setting_meant(name);
+    char upper[64];
+    if (!meant)
+        return err_set(ERR_ARG, "environment %.*s: %s", length, variable, none);
+    snprintf(upper, sizeof upper, "%s", meant);
+    for (char *p = upper; *p; p++)
+        *p = (char)toupper((unsigned char)*p);
+    return err_set(ERR_ARG, "environment %.*s: %s; did you mean TV3SD_%s?", length, variable, none,
+                   upper);
+}
+
 static enum err load_variable(struct config *c, const char *variable)
 {
     const char *equals = strchr(variable, '=');
@@ -76,7 +109,7 @@ static enum err load_variable(struct config *c, const char *variable)
         name[i - 6] = (char)tolower((unsigned char)variable[i]);
     const struct setting *s = setting_find(name);
     if (!s)
-        return err_set(ERR_ARG, "environment %.*s: there is no such setting", (int)n, variable);
+        return no_variable(variable, (int)n, name);
     enum err e = setting_set(c, s, equals + 1);
     return e ? err_context(e, "environment %.*s", (int)n, variable) : ERR_OK;
 }
@@ -118,23 +151,45 @@ static enum err next_flag(int argc, char **argv, int *i, struct flag *f)
     return ERR_OK;
 }
 
+static const struct {
+    const char *name;
+    enum config_action action;
+} actions[] = {{"check", CONFIG_CHECK},
+               {"dump_config", CONFIG_DUMP},
+               {"sample_config", CONFIG_SAMPLE},
+               {"help", CONFIG_HELP},
+               {"version", CONFIG_VERSION}};
+enum { ACTIONS = sizeof actions / sizeof *actions };
+
 static bool is_action(const char *name, enum config_action *action)
 {
-    static const struct {
-        const char *name;
-        enum config_action action;
-    } actions[] = {{"check", CONFIG_CHECK},
-                   {"dump_config", CONFIG_DUMP},
-                   {"sample_config", CONFIG_SAMPLE},
-                   {"help", CONFIG_HELP},
-                   {"version", CONFIG_VERSION}};
-    for (size_t i = 0; i < sizeof actions / sizeof *actions; i++) {
+    for (int i = 0; i < ACTIONS; i++) {
         if (strcmp(name, actions[i].name) == 0) {
             *action = actions[i].action;
             return true;
         }
     }
     return false;
+}
+
+static enum err no_flag(const struct flag *f)
+{
+    static const char none[] = "there is no such setting";
+    struct nearest n = nearest_to(f->name);
+    char flag[64];
+    for (int i = 0; i < settings_count; i++)
+        nearest_offer(&n, settings[i].name);
+    for (int i = 0; i < ACTIONS; i++)
+        nearest_offer(&n, actions[i].name);
+    nearest_offer(&n, "config");
+    nearest_offer(&n, "model");
+    if (!nearest_name(&n))
+        return err_set(ERR_ARG, "%s: %s; see --help", f->typed, none);
+    snprintf(flag, sizeof flag, "%s", nearest_name(&n));
+    for (char *p = flag; *p; p++)
+        if (*p == '_')
+            *p = '-';
+    return err_set(ERR_ARG, "%s: %s; did you mean --%s? See --help", f->typed, none, flag);
 }
 
 static enum err load_flag(struct config *c, const struct flag *f, bool *models_given)
@@ -147,7 +202,7 @@ static enum err load_flag(struct config *c, const struct flag *f, bool *models_g
         return list_add(&c->models, f->value);
     }
     if (!s)
-        return err_set(ERR_ARG, "%s: there is no such setting; see --help", f->typed);
+        return no_flag(f);
     if (!f->value && s->type != TYPE_BOOL)
         return err_set(ERR_ARG, "%s wants a value", f->typed);
     enum err e = setting_set(c, s, f->value ? f->value : "true");

@@ -42,6 +42,12 @@ def test_a_stream_that_does_not_begin_leaves_no_folder(command, daemon, clip, tm
     assert sorted(os.listdir(out)) == [f"{n:06d}.png" for n in range(COUNT)]
 
 
+def test_what_was_meant_by_a_misspelt_word_is_guessed(command):
+    assert "did you mean 'upload'?" in command.run("uplaod", "x", status=2).stderr
+    assert "did you mean --takeover?" in command.run("stream", "x", "--take-over", status=2).stderr
+    assert "did you mean" not in command.run("stream", "x", "--colour", status=2).stderr
+
+
 def test_at_a_terminal_what_went_wrong_has_a_line_of_its_own(command, tmp_path):
     """Behind the progress, which stands at its line's end."""
     (tmp_path / "letter").write_text("Dear daemon,\n" * 100)

@@ -402,6 +402,18 @@ def test_where_it_cannot_write_is_a_plain_error(tmp_path, tiny_model, clip, out,
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("words, meant", [
+    (["segmnt"], "'segment'"), (["sgement", "--help"], "'segment'"), (["segment", "--formt", "rle"], "--format"),
+    (["info", "--sise=1x1"], "--size"), (["key", "me", "--frames_per_second", "3"], "--frames-per-second"),
+    (["convert", "--shfit", "3"], "--shift"), (["eval", "--class", "3", "--ignoer", "3"], "--ignore"),
+    (["bench", "--steams", "3"], "--streams"), (["logits", "--mask", "x", "--logit", "x", "--rbg", "x"], "--rgb"),
+    (["segment", "--colour"], None), (["paint"], None)])
+def test_what_was_meant_by_a_misspelt_word_is_guessed(words, meant):
+    done = subprocess.run([TV3S, *words], capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout
+    assert f"did you mean {meant}?" in done.stderr if meant else "did you mean" not in done.stderr, done.stderr
+
+
 def test_wrong_arguments_are_usage_errors(tmp_path, tiny_model, clip):
     for args in ([], [tiny_model], [tiny_model, clip], [tiny_model, clip, "-o", "x.zip", "--batch", "0"],
                  [tiny_model, clip, "-o", "x.zip", "--format", "gif"], [tiny_model, clip, "-o", "x.zip", "--nope"]):

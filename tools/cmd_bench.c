@@ -3,6 +3,7 @@
  * N streams step together, one frame each a step, after a warm-up that makes the plan. The rate of
  * a large matrix product is measured in the same process before and after, and the better of the
  * two is the yardstick: what the machine did at its best while we were on it. */
+#include "base/nearest.h"
 #include "engine/engine.h"
 #include "tools/options.h"
 #include "tools/tool.h"
@@ -213,6 +214,7 @@ int cmd_bench(int argc, char **argv)
         case 'h':
             return fputs(help, stdout) < 0 ? TOOL_FAILED : TOOL_OK;
         default:
+            nearest_option(argv, options);
             return TOOL_USAGE;
         }
         if (!ok)

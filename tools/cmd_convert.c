@@ -1,4 +1,5 @@
 /* tv3s convert: a checkpoint in, a model file out. */
+#include "base/nearest.h"
 #include "engine/import/import.h"
 #include "tools/tool.h"
 
@@ -80,7 +81,7 @@ static int parse_option(const char *name, int option, const char *text, struct a
         if (o->output != OUTPUT_ADD && strcmp(text, "direct") != 0)
             return tool_usage(name, "--output is direct or add, not '%s'", text);
         return TOOL_OK;
-    default: /* getopt_long has printed its line */
+    default:
         return TOOL_USAGE;
     }
 }
@@ -97,8 +98,11 @@ static int parse(int argc, char **argv, struct arguments *a)
         {NULL, 0, NULL, 0},
     };
     int status = TOOL_OK;
-    for (int c; !status && (c = getopt_long(argc, argv, "o:h", options, NULL)) != -1;)
+    for (int c; !status && (c = getopt_long(argc, argv, "o:h", options, NULL)) != -1;) {
+        if (c == '?') /* getopt_long has printed its line */
+            nearest_option(argv, options);
         status = parse_option(argv[0], c, optarg, a);
+    }
     if (status || a->help)
         return status;
     if (optind + 1 != argc)

@@ -4,6 +4,7 @@
  * folders of PNG files is many. Each file must be in PREDICTED under the same name; what PREDICTED
  * has beyond that is left alone (Cityscapes labels one frame of thirty). Frames follow each other
  * in the order of the numbers in their names. */
+#include "base/nearest.h"
 #include "tools/labels.h"
 #include "tools/metrics.h"
 #include "tools/options.h"
@@ -168,8 +169,10 @@ static int parse(int argc, char **argv, struct eval *e)
             e->config.reduce_zero_label = true;
         if (o == HELP)
             return fputs(usage_text, stdout) < 0 ? TOOL_FAILED : -1;
-        if (o == '?')
+        if (o == '?') {
+            nearest_option(argv, options);
             return TOOL_USAGE;
+        }
     }
     if (argc - optind != 2)
         return tool_usage(argv[0], "two folders are needed, PREDICTED and GROUND_TRUTH");

@@ -1,4 +1,5 @@
 /* tv3s info: what a model file is, and what a frame costs with it, as JSON. */
+#include "base/nearest.h"
 #include "engine/arch_parts.h"
 #include "engine/engine.h"
 #include "kernels/cpu/ops.h"
@@ -140,8 +141,10 @@ int cmd_info(int argc, char **argv)
             fputs(usage, stdout);
             return TOOL_OK;
         }
-        if (c != 's')
-            return TOOL_USAGE; /* getopt_long has printed its line */
+        if (c != 's') { /* getopt_long has printed its line */
+            nearest_option(argv, options);
+            return TOOL_USAGE;
+        }
         if (resize_parse(optarg, &spec) || spec.kind != RESIZE_FIXED)
             return tool_usage(argv[0], "--size is WxH, each side 32 to 16384, not '%s'", optarg);
     }

@@ -1,4 +1,5 @@
 /* tv3s key: makes an API key, and keeps its hash in the daemon's key file. */
+#include "base/nearest.h"
 #include "base/outfile.h"
 #include "base/try.h"
 #include "proto/key.h"
@@ -176,8 +177,6 @@ static int take_option(const char *command, int c, struct wishes *w)
     case 'f':
         w->file = optarg;
         return TOOL_OK;
-    case '?':
-        return TOOL_USAGE; /* getopt_long has printed its line */
     default:
         if (!take_limit(w->changes, limit[c], optarg, c != 1))
             return tool_usage(command, "a limit is a number above 0, not '%s'", optarg);
@@ -201,6 +200,10 @@ static int run(int argc, char **argv, struct wishes *w)
         if (c == 'h') {
             fputs(usage, stdout);
             return TOOL_OK;
+        }
+        if (c == '?') { /* getopt_long has printed its line */
+            nearest_option(argv, options);
+            return TOOL_USAGE;
         }
         int status = take_option(argv[0], c, w);
         if (status)

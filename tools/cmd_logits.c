@@ -3,6 +3,7 @@
  * The file is read in runs of --batch frames and never held whole. Nothing is resized before the
  * network: the resize preset of the model is overridden. In clip mode each four frames are one
  * clip: the stream starts from zero before each and only its last frame yields an output. */
+#include "base/nearest.h"
 #include "engine/engine.h"
 #include "tools/npy.h"
 #include "tools/options.h"
@@ -245,8 +246,10 @@ static int parse(int argc, char **argv, struct job *j)
         {"isa", required_argument, NULL, ISA},       {"threads", required_argument, NULL, THREADS},
         {"help", no_argument, NULL, HELP},           {0}};
     for (int o, which; (o = getopt_long(argc, argv, "", options, &which)) != -1;) {
-        if (o == '?')
+        if (o == '?') {
+            nearest_option(argv, options);
             return TOOL_USAGE;
+        }
         if (o == HELP)
             return fputs(usage_text, stdout) < 0 ? TOOL_FAILED : -1;
         if (!take(j, o, optarg))

@@ -1,3 +1,4 @@
+#include "base/nearest.h"
 #include "tools/options.h"
 #include "tools/segment.h"
 #include "tools/tool.h"
@@ -95,8 +96,10 @@ static int parse(int argc, char **argv, struct request *r)
     r->job.batch = 1;
     r->job.engine.dtype = DT_F32;
     while ((c = getopt_long(argc, argv, "o:h", options, &index)) != -1) {
-        if (c == '?')
+        if (c == '?') {
+            nearest_option(argv, options);
             return TOOL_USAGE;
+        }
         if (!take(r, c, optarg))
             return tool_option(argv[0], options[index].name, optarg);
     }

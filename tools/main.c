@@ -1,4 +1,5 @@
 /* tv3s: the tool without a server. A table of commands; each lives in cmd_NAME.c. */
+#include "base/nearest.h"
 #include "base/openmp.h"
 #include "base/version.h"
 #include "tools/tool.h"
@@ -49,6 +50,17 @@ static int usage(FILE *to, int status)
     return status;
 }
 
+static int unknown(const char *name)
+{
+    struct nearest n = nearest_to(name);
+    for (int i = 0; i < COMMANDS; i++)
+        nearest_offer(&n, commands[i].name);
+    if (!nearest_name(&n))
+        return tool_usage("tv3s", "there is no command '%s'", name);
+    return tool_usage("tv3s", "there is no command '%s'; did you mean '%s'?", name,
+                      nearest_name(&n));
+}
+
 int main(int argc, char **argv)
 {
     openmp_spin_less(argv);
@@ -63,7 +75,7 @@ int main(int argc, char **argv)
     const char *name = strcmp(argv[1], "help") == 0 ? argv[2] : argv[1];
     const struct command *c = find(name);
     if (!c || !c->run)
-        return tool_usage("tv3s", "there is no command '%s'", name);
+        return unknown(name);
     if (name == argv[2])
         return run(c, 2, (char *[]){NULL, "--help", NULL});
     return run(c, argc - 1, argv + 1);

@@ -187,6 +187,28 @@ static void errors_name_the_setting_and_where_it_came_from(void **state)
     }
 }
 
+static void a_name_that_is_none_is_guessed(void **state)
+{
+    (void)state;
+    static const char *const flags[][2] = {
+        {"--htpp-port", "--htpp-port: there is no such setting; did you mean --http-port?"},
+        {"--http_prot=1", "did you mean --http-port?"},
+        {"--dump-confg", "did you mean --dump-config?"},
+        {"--modle", "did you mean --model?"},
+        {"--confi", "did you mean --config?"},
+        {"--colour", "--colour: there is no such setting; see --help"}};
+    char path[32];
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        REFUSED(flags[i][1], (char *)flags[i][0]);
+    setenv("TV3SD_HTTPPORT", "1", 1);
+    refused(NULL, "environment TV3SD_HTTPPORT: there is no such setting; "
+                  "did you mean TV3SD_HTTP_PORT?");
+    unsetenv("TV3SD_HTTPPORT");
+    write_file(path, "{\"http-port\": 3}");
+    REFUSED("there is no setting \"http-port\"; did you mean \"http_port\"?", "--config", path);
+    unlink(path);
+}
+
 static void a_dump_read_back_is_the_same(void **state)
 {
     (void)state;
@@ -286,6 +308,7 @@ int main(void)
         cmocka_unit_test(values_have_forms_for_people),
         cmocka_unit_test(model_may_be_repeated),
         cmocka_unit_test(errors_name_the_setting_and_where_it_came_from),
+        cmocka_unit_test(a_name_that_is_none_is_guessed),
         cmocka_unit_test(a_dump_read_back_is_the_same),
         cmocka_unit_test(the_sample_file_is_the_table),
         cmocka_unit_test(help_names_every_setting),

@@ -1,4 +1,5 @@
 /* tv3s-client: videos, streams and images to a tv3sd and masks back, from the command line. */
+#include "base/nearest.h"
 #include "base/version.h"
 #include "clients/c/cli/cli.h"
 
@@ -288,6 +289,16 @@ static const struct command *find(const char *name)
     return NULL;
 }
 
+static int unknown(const char *name)
+{
+    struct nearest n = nearest_to(name);
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        nearest_offer(&n, commands[i].name);
+    if (!nearest_name(&n))
+        return wrong("there is no command '%s'", name);
+    return wrong("there is no command '%s'; did you mean '%s'?", name, nearest_name(&n));
+}
+
 static int run(struct cli *c, const struct tv3s_options *o, const struct command *command)
 {
     int status = tv3s_open(o, &c->server) ? cli_error(c, "no memory") : command->run(c);
@@ -302,8 +313,10 @@ int main(int argc, char **argv)
     int option, index = 0;
     signal(SIGPIPE, SIG_IGN);
     while ((option = getopt_long(argc, argv, "o:h", options, &index)) != -1) {
-        if (option == '?')
+        if (option == '?') {
+            nearest_option(argv, options);
             return CLI_USAGE;
+        }
         if (option == 'h')
             return fputs(help, stdout) < 0;
         if (option == OPT_VERSION)
@@ -318,7 +331,7 @@ int main(int argc, char **argv)
     c.args = argv + optind + 1;
     c.count = argc - optind - 1;
     if (!command)
-        return wrong("there is no command '%s'", c.command);
+        return unknown(c.command);
     if (c.count < command->args_min || c.count > command->args_max)
         return wrong("'%s' takes %d to %d arguments", c.command, command->args_min,
                      command->args_max);
