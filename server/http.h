@@ -73,6 +73,7 @@ struct request {
     struct MHD_PostProcessor *form;
     int files; /* file parts seen */
     bool in_file;
+    bool text; /* the file part may be no file: it names none, and has been plain text so far */
     struct buf input;
 
     /* the first thing that went wrong with it */

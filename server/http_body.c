@@ -25,25 +25,39 @@ uint64_t body_length(struct request *r)
 /* ---- multipart/form-data: one file --------------------------------------------------------------
  */
 
+/* Printable ASCII, in lines, and what UTF-8 makes of other letters: no picture or video is that. */
+static bool plain_text(const char *data, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)data[i];
+        if ((c < ' ' && c != '\t' && c != '\n' && c != '\r') || c == 0x7f)
+            return false;
+    }
+    return true;
+}
+
 /* The post processor's iterator: pieces of parts, in order. */
 static enum MHD_Result on_part(void *request, enum MHD_ValueKind kind, const char *key,
                                const char *filename, const char *type, const char *encoding,
                                const char *data, uint64_t offset, size_t len)
 {
     struct request *r = request;
-    (void)kind, (void)type, (void)encoding;
+    (void)kind, (void)encoding;
     if (r->error)
         return MHD_NO;
     if (offset == 0) {
         r->in_file = filename || (key && strcmp(key, "file") == 0);
+        r->text = !filename && (!type || strncasecmp(type, "text/plain", 10) == 0);
         if (r->in_file && r->files++ > 0)
             request_fail(r, err_set(ERR_ARG, "the form holds more than one file"));
         else if (!r->in_file)
             request_fail(r, err_set(ERR_ARG,
-                                    "the form has a field '%.40s': parameters belong in the query",
+                                    "the form has a field '%.40s': parameters belong in the query, "
+                                    "and a file is sent with its name (curl -F file=@PATH)",
                                     key ? key : ""));
     }
     if (!r->error && len > 0) {
+        r->text = r->text && plain_text(data, len);
         enum err e = r->endpoint->take(r, data, len);
         if (e)
             request_fail(r, e);
@@ -97,6 +111,10 @@ enum err body_finish(struct request *r)
         return r->error;
     if (whole == MHD_NO)
         return err_set(ERR_FORMAT, "the form is malformed or cut off");
+    if (r->text)
+        return err_set(ERR_ARG,
+                       "the form's part 'file' is a line of text and no file: curl sends one "
+                       "by -F file=@PATH, with the @");
     return r->files ? ERR_OK : err_set(ERR_ARG, "the form holds no file");
 }
 

@@ -202,6 +202,37 @@ def test_a_form_must_hold_one_file_and_nothing_else(daemon, pngs):
     assert daemon.request("POST", "/v1/segment", body[:-30], Content_Type=kind).status in (400, 422)
 
 
+def named_part(head: str, body: bytes) -> tuple[bytes, str]:
+    form = b'---x-\r\nContent-Disposition: form-data; name="file"' + head.encode() + b"\r\n\r\n" + body + b"\r\n---x---\r\n"
+    return form, "multipart/form-data; boundary=-x-"
+
+
+@pytest.mark.parametrize("target", ["/v1/segment", "/v1/videos", "/v1/streams/form/frames"])
+def test_a_name_in_a_files_place_is_told_from_a_file(daemon, pngs, tmp_path, target):
+    """curl -F file=PATH sends the path; a picture whose part has no name of a file is one all the same."""
+    assert daemon.request("PUT", "/v1/streams/form").status in (200, 201)
+    jobs = len(daemon.json("/v1/videos")["videos"])
+    (tmp_path / "clip.png").write_bytes(pngs[0])
+    done = subprocess.run(["curl", "-sS", "--noproxy", "*", "-F", "file=clip.png",
+                           f"http://127.0.0.1:{daemon.http_port}{target}"], cwd=tmp_path, capture_output=True)
+    told = json.loads(done.stdout)
+    assert (told["status"], told["type"]) == (400, "/problems/bad-argument") and "-F file=@PATH" in told["detail"]
+    for head, body in (("", b""), ("\r\nContent-Type: text/plain; charset=UTF-8", "clip \u00e9\n".encode())):
+        form, kind = named_part(head, body)
+        r = daemon.request("POST", target, form, Content_Type=kind)
+        assert r.status == 400 and "-F file=@PATH" in r.json()["detail"], r.body
+    assert len(daemon.json("/v1/videos")["videos"]) == jobs
+    for head in ("", "\r\nContent-Type: image/png", "\r\nContent-Type: text/plain"):
+        form, kind = named_part(head, pngs[0])
+        r = daemon.request("POST", target, form, Content_Type=kind)
+        assert r.status == (202 if target == "/v1/videos" else 200), r.body
+    form, kind = named_part('; filename="letter"', b"Dear daemon")  # a file indeed, of nothing that is known
+    assert daemon.request("POST", target, form, Content_Type=kind).status == (202 if target == "/v1/videos" else 415)
+    daemon.request("DELETE", "/v1/streams/form")
+    for job in daemon.json("/v1/videos")["videos"]:
+        daemon.finish(job["id"])
+
+
 @pytest.mark.parametrize("query, word", [
     ("?format=jpeg", "jpeg"), ("?formt=png", "formt"), ("?format=png&format=png", "twice"), ("?mode=frame", "mode"),
     ("?resize=10x10", "10x10"), ("?resize=1e3x64", "1e3x64"), ("?format", "format"), ("?format=pn%00g", "zero"),
