@@ -236,7 +236,7 @@ PYTEST_SECONDS := $(if $(SANITIZE),2400,600)
 # of a file share daemons and stay together.
 PYTEST_PROCESSES ?= $(shell expr $(NPROC) + 1)
 
-pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) $(CUDA_HOST_TOOL) $(BUILD)/load/stream_load ## the Python tests alone; PYTEST=tests/test_X.py for one
+pytest: $(BUILD)/tv3s $(BUILD)/tv3s-client $(DAEMON) $(CUDA_HOST_DAEMON) $(CUDA_HOST_TOOL) $(CUDA_HOST_FRAMES) $(BUILD)/load/stream_load ## the Python tests alone; PYTEST=tests/test_X.py for one
 	TV3S_BUILD=$(abspath $(BUILD)) $(RUN_ENV) $(PYTHON) -m pytest -q -p no:cacheprovider --timeout $(PYTEST_SECONDS) \
 	    $(if $(filter tests,$(PYTEST)),-n $(PYTEST_PROCESSES) --dist loadfile) $(PYTEST)
 

@@ -28,6 +28,8 @@ struct decoder {
     bool has_matrix, taken; /* taken: the source has given a picture */
     int64_t delivered, corrupt, last_pts, last_step;
     int width, height; /* of the last frame */
+    bool on_device;    /* its decoder was */
+    char why[192];     /* the first reason why a decoder was not, or "" */
 };
 
 void frame_free(struct frame *f)
@@ -210,6 +212,7 @@ enum err decoder_open(const char *input, const struct decode_options *o, struct 
     d->inner.cancelled = on_cancelled;
     d->inner.growing = o->growing ? on_growing : NULL;
     d->inner.ctx = d;
+    d->picture.device = o->device;
     bool folder = o->fd <= 0 && stat(input, &st) == 0 && S_ISDIR(st.st_mode);
     enum err e = folder ? open_folder(d, input) : open_video(d, input);
     if (e) {
@@ -235,6 +238,16 @@ void decoder_close(struct decoder *d)
 const struct decode_info *decoder_info(const struct decoder *d)
 {
     return &d->info;
+}
+
+const char *decoder_place(const struct decoder *d, const char **why)
+{
+    if (why)
+        *why = !d->o.device || d->on_device ? NULL
+               : d->info.folder             ? "it is a folder of images"
+               : d->info.still              ? "it is one image"
+                                            : d->why;
+    return d->on_device ? "nvdec" : "cpu";
 }
 
 int64_t decoder_corrupt(const struct decoder *d)
@@ -340,6 +353,14 @@ static void note_size(struct decoder *d, const struct frame *f)
     d->height = f->height;
 }
 
+static void note_place(struct decoder *d, const AVFrame *in)
+{
+    const char *why = source_why(d->source);
+    d->on_device = in->format == AV_PIX_FMT_CUDA;
+    if (why && !d->why[0])
+        snprintf(d->why, sizeof d->why, "%s", why);
+}
+
 enum err decoder_next(struct decoder *d, struct frame *f, bool *end)
 {
     AVFrame *in;
@@ -355,6 +376,7 @@ enum err decoder_next(struct decoder *d, struct frame *f, bool *end)
     }
     if (d->o.max_frames && d->delivered == d->o.max_frames)
         return err_set(ERR_LIMIT, "more than %lld frames", (long long)d->o.max_frames);
+    note_place(d, in);
     e = picture_take(&d->picture, in, d->has_matrix ? d->matrix : NULL, f);
     if (e)
         return e;

@@ -21,9 +21,10 @@ struct decoder;
 
 /* The video decoder of a CUDA device (NVDEC), for who can use pictures that are there. It decodes
  * what FFmpeg and the driver offer it for: 4:2:0 of 8 bits, in a codec and a size that the device
- * has. All else is decoded here, and so is all of a video where anything of that is missing. A
- * picture that take_nv12 cannot have (turned, of odd sides, of a matrix without a name) comes to
- * the host and goes the way of all others. */
+ * has. All else is decoded here, and so is all of a video where anything of that is missing before
+ * its first frame. A picture that take_nv12 cannot have (turned, of a matrix without a name) comes
+ * to the host and goes the way of all others. Damage inside a picture the device conceals without a
+ * word, so it is not counted; what is damaged around pictures is. Images are decoded here. */
 struct frame;
 struct decode_device {
     int index; /* CUDA's number */
@@ -41,7 +42,7 @@ struct decode_options {
                              where local_file_only, else all */
     int64_t max_pixels;   /* of a frame; 0 = 64 Mi */
     int64_t max_frames;   /* ERR_LIMIT beyond; 0 = no limit */
-    int threads;          /* of the codec; 0 = 1 */
+    int threads;          /* of the codec; 0 = 1. A device's has one */
     const struct decode_device *device; /* NULL: none. Borrowed while the decoder lives */
     int fd; /* over 0: the input, a file, read by pread alone and the caller's to close; `input` is
                but its name in messages. 0: `input` is opened */

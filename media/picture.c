@@ -6,6 +6,8 @@
  * x' = a x + c y, y' = b x + d y, so the signs of its four numbers say it all. */
 #include "media/picture.h"
 
+#include "media/device.h"
+
 #include <libavutil/display.h>
 #include <libavutil/imgutils.h>
 #include <libavutil/pixdesc.h>
@@ -97,7 +99,8 @@ static bool is_nv12(const AVFrame *in, struct pixel_format *out)
     default:
         return false;
     }
-    return (format == AV_PIX_FMT_YUV420P || format == AV_PIX_FMT_NV12) &&
+    return (format == AV_PIX_FMT_YUV420P || format == AV_PIX_FMT_NV12 ||
+            format == AV_PIX_FMT_CUDA) &&
            pixels_nv12_size(in->width, in->height);
 }
 
@@ -201,16 +204,21 @@ static void turn_pixels(const uint8_t *in, int w, int h, struct turn t, uint8_t 
     }
 }
 
-enum err picture_take(struct picture *p, const AVFrame *in, const int32_t *matrix, struct frame *f)
+/* ERR_LIMIT: it has to come to the host. */
+static enum err take_on_device(const struct decode_device *device, const AVFrame *in,
+                               struct pixel_format format, struct frame *f)
 {
-    struct pixel_format nv12;
-    const AVFrameSideData *own = av_frame_get_side_data(in, AV_FRAME_DATA_DISPLAYMATRIX);
-    if (own && own->size >= 9 * sizeof *matrix)
-        matrix = (const int32_t *)(const void *)own->data;
-    struct turn t = matrix ? turn_of(matrix) : turn_of_exif(in);
-    bool turned = t.swap || t.flip_x || t.flip_y;
-    if (f->takes_nv12 && !turned && is_nv12(in, &nv12))
-        return take_nv12(in, nv12, f);
+    struct device_nv12 picture;
+    if (!device_view(in, &picture))
+        return ERR_LIMIT;
+    f->format = format;
+    f->width = in->width;
+    f->height = in->height;
+    return device->take(device->ctx, &picture, f);
+}
+
+static enum err take_rgb(struct picture *p, const AVFrame *in, struct turn t, struct frame *f)
+{
     size_t need = (size_t)in->width * (size_t)in->height * 3 + ROW_SLACK;
     enum err e = reserve(&f->pixels, &f->capacity, f->lent, need);
     if (e)
@@ -218,7 +226,7 @@ enum err picture_take(struct picture *p, const AVFrame *in, const int32_t *matri
     f->format = (struct pixel_format){.layout = PIXELS_RGB24};
     f->width = t.swap ? in->height : in->width;
     f->height = t.swap ? in->width : in->height;
-    if (!turned)
+    if (!t.swap && !t.flip_x && !t.flip_y)
         return convert(p, in, f->pixels);
     e = reserve(&p->turned, &p->turned_capacity, false, need);
     if (!e)
@@ -228,9 +236,38 @@ enum err picture_take(struct picture *p, const AVFrame *in, const int32_t *matri
     return e;
 }
 
+static enum err fetch(struct picture *p, const AVFrame **in)
+{
+    if (!p->host && !(p->host = av_frame_alloc()))
+        return err_set(ERR_NOMEM, "no memory for a picture");
+    enum err e = device_fetch(*in, p->host);
+    *in = p->host;
+    return e;
+}
+
+enum err picture_take(struct picture *p, const AVFrame *in, const int32_t *matrix, struct frame *f)
+{
+    struct pixel_format format;
+    const AVFrameSideData *own = av_frame_get_side_data(in, AV_FRAME_DATA_DISPLAYMATRIX);
+    if (own && own->size >= 9 * sizeof *matrix)
+        matrix = (const int32_t *)(const void *)own->data;
+    struct turn t = matrix ? turn_of(matrix) : turn_of_exif(in);
+    bool nv12 = f->takes_nv12 && !t.swap && !t.flip_x && !t.flip_y && is_nv12(in, &format);
+    f->device_pixels = NULL;
+    if (in->format == AV_PIX_FMT_CUDA) {
+        enum err e = nv12 ? take_on_device(p->device, in, format, f) : ERR_LIMIT;
+        if (e == ERR_LIMIT)
+            e = fetch(p, &in);
+        if (e || f->device_pixels)
+            return e;
+    }
+    return nv12 ? take_nv12(in, format, f) : take_rgb(p, in, t, f);
+}
+
 void picture_free(struct picture *p)
 {
     sws_freeContext(p->sws);
+    av_frame_free(&p->host);
     free(p->turned);
     *p = (struct picture){0};
 }

@@ -11,6 +11,7 @@
  * are those of formats that cameras, phones and editors write, and no sound is decoded. */
 #include "media/source.h"
 
+#include "media/codec.h"
 #include "media/cut.h"
 #include "media/given.h"
 
@@ -40,7 +41,7 @@ enum { MAX_ERRORS_IN_A_ROW = 1000 };
 struct source {
     const struct decode_options *o;
     AVFormatContext *format;
-    AVCodecContext *codec;
+    struct codec *codec;
     AVPacket *packet;
     AVFrame *frame;
     AVStream *stream;
@@ -196,18 +197,18 @@ static enum err open_codec(struct source *s, const char *input)
     if ((int64_t)par->width * par->height > most)
         return err_set(ERR_LIMIT, "%s: frames of %dx%d, more than %lld pixels", input, par->width,
                        par->height, (long long)most);
-    s->codec = avcodec_alloc_context3(decoder);
     s->packet = av_packet_alloc();
     s->frame = av_frame_alloc();
-    if (!s->codec || !s->packet || !s->frame)
+    if (!s->packet || !s->frame)
         return err_set(ERR_NOMEM, "no memory for a decoder");
-    int r = avcodec_parameters_to_context(s->codec, par);
-    s->codec->pkt_timebase = s->stream->time_base;
-    s->codec->max_pixels = most + ALIGN_SLACK;
-    s->codec->thread_count = s->o->threads > 0 ? s->o->threads : 1;
-    s->codec->flags |= AV_CODEC_FLAG_UNALIGNED; /* crop exactly */
-    if (r >= 0)
-        r = avcodec_open2(s->codec, decoder, NULL);
+    struct codec_options codec = {
+        .usual = decoder,
+        .allowed = s->o->local_file_only ? safe_decoders : NULL,
+        .device = source_still(s) ? NULL : s->o->device,
+        .threads = s->o->threads > 0 ? s->o->threads : 1,
+        .max_pixels = most + ALIGN_SLACK,
+    };
+    int r = codec_open(s->stream, &codec, &s->codec);
     return r < 0 ? source_error(r, input) : ERR_OK;
 }
 
@@ -238,7 +239,7 @@ void source_close(struct source *s)
     free(s->again);
     av_frame_free(&s->frame);
     av_packet_free(&s->packet);
-    avcodec_free_context(&s->codec);
+    codec_close(s->codec);
     avformat_close_input(&s->format);
     given_close(s->given);
     free(s);
@@ -247,6 +248,11 @@ void source_close(struct source *s)
 const AVStream *source_stream(const struct source *s)
 {
     return s->stream;
+}
+
+const char *source_why(const struct source *s)
+{
+    return codec_why(s->codec);
 }
 
 bool source_still(const struct source *s)
@@ -366,6 +372,18 @@ enum err source_read(struct source *s, AVPacket *to, bool *end, int64_t *corrupt
     return ERR_OK;
 }
 
+/* An error that is not damage. */
+static bool ends_decoding(const struct source *s, int result)
+{
+    return result == AVERROR(ENOMEM) || codec_device_failed(s->codec);
+}
+
+static enum err decoding_error(const struct source *s, int result)
+{
+    return codec_device_failed(s->codec) ? err_set(ERR_DEVICE, "%s", codec_why(s->codec))
+                                         : source_error(result, "decoding");
+}
+
 /* Gives the codec the next packet of our stream, or starts draining. */
 static enum err feed(struct source *s, int64_t *corrupt)
 {
@@ -375,14 +393,14 @@ static enum err feed(struct source *s, int64_t *corrupt)
         return e;
     if (end) {
         s->draining = true;
-        avcodec_send_packet(s->codec, NULL);
+        codec_send(s->codec, NULL);
         return ERR_OK;
     }
     bool cut = s->packet->flags & AV_PKT_FLAG_CORRUPT;
-    int r = avcodec_send_packet(s->codec, s->packet);
+    int r = codec_send(s->codec, s->packet);
     av_packet_unref(s->packet);
-    if (r == AVERROR(ENOMEM))
-        return source_error(r, "decoding");
+    if (ends_decoding(s, r))
+        return decoding_error(s, r);
     if (r < 0 && r != AVERROR(EAGAIN) && r != AVERROR_EOF)
         damaged(s, corrupt, "packet", r);
     else if (cut)
@@ -394,13 +412,13 @@ enum err source_next(struct source *s, AVFrame **out, int64_t *corrupt)
 {
     *out = NULL;
     for (;;) {
-        int r = avcodec_receive_frame(s->codec, s->frame);
+        int r = codec_receive(s->codec, s->frame);
         if (r == 0)
             break;
         if (r == AVERROR_EOF)
             return ERR_OK;
-        if (r == AVERROR(ENOMEM))
-            return source_error(r, "decoding");
+        if (ends_decoding(s, r))
+            return decoding_error(s, r);
         if (is_cancelled(s))
             return err_set(ERR_CANCELLED, "cancelled");
         if (r != AVERROR(EAGAIN))

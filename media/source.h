@@ -14,7 +14,8 @@ enum err source_open(const char *input, const struct decode_options *o, struct s
 void source_close(struct source *s); /* NULL is allowed */
 
 /* The next decoded picture, owned by the source until the next call; NULL at the end. Damage is
- * reported and added to *corrupt. */
+ * reported and added to *corrupt. It may be on the device (media/device.h). ERR_DEVICE: that has
+ * failed, and pictures are lost. */
 enum err source_next(struct source *s, AVFrame **out, int64_t *corrupt);
 
 /* In place of source_next, undecoded: the next packet of the stream into `to`, which is empty; *end
@@ -26,6 +27,8 @@ void source_unread(struct source *s, AVPacket **list, int count);
 
 const AVStream *source_stream(const struct source *s);
 bool source_still(const struct source *s);
+/* Where a device was asked for and does not decode: the reason. Else NULL. */
+const char *source_why(const struct source *s);
 
 /* `code` for an FFmpeg result below 0, with its text: "WHAT: reason". */
 enum err source_error(int result, const char *what);

@@ -7,6 +7,7 @@ import shutil
 from conftest import BUILD
 
 CUDA_HOST_TV3S = os.path.join(BUILD, "cuda_host_tv3s")
+FRAMES = os.path.join(BUILD, "cuda_host_frames")   # prints what a decoder gives of a file
 CODECS = {"h264": 4, "mjpeg": 5, "vp8": 9, "vp9": 10}
 
 

@@ -13,3 +13,10 @@ $(BUILD)/driver/%.so.1:
 	@mkdir -p $(@D)
 	@echo '  LD $@'
 	$(Q)$(CC) -shared $(SANFLAGS) -Wl,-soname,$(@F) -Wl,-rpath,'$$ORIGIN' -o $@ $^ $(DRIVER_LIBS)
+
+CUDA_HOST_FRAMES := $(BUILD)/cuda_host_frames
+$(CUDA_HOST_FRAMES): $(BUILD)/obj/tests/cuda_host/driver/frames.o $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE) \
+		| $(CUDA_HOST_DRIVER)
+	@echo '  LD $@'
+	$(Q)$(CC) $(OPENMP) $(SANFLAGS) $(LDFLAGS) $(CUDA_HOST_RPATH) -o $@ $^ $(MEDIA_LIBS) $(PROTO_LIBS) \
+	    $(ENGINE_LIBS)
