@@ -4,6 +4,7 @@
  *   jobs_spool.c    the folder of a job and the files in it
  *   jobs_store.c    the table of jobs on the disk
  *   jobs_quota.c    how long and how much the spool keeps
+ *   jobs_room.c     jobs that wait for room
  *   jobs_writer.c   the thread that makes promises durable before they are given
  *   jobs_recover.c  the jobs of the daemon before
  *   jobs_run.c      the thread of a running job, with those that job_run.h names
@@ -46,9 +47,10 @@ struct jobs {
     struct job *first, *last; /* oldest first */
     int count;
     uint64_t bytes;    /* of the files of all */
+    uint64_t disk;     /* what the disk has for us, theirs included; 0: not known */
     int threads;       /* running jobs */
     int asleep;        /* of those, how many wait for bytes of their upload */
-    struct job *needy; /* the first that lacked room and has not ended, or NULL */
+    struct job *needy; /* of those that lacked room the one that keeps its masks, or NULL */
     void (*changed)(void *ctx);
     void *changed_ctx;
 };
@@ -90,8 +92,11 @@ struct job {
     enum err error; /* why it failed; queued: why it waits */
     char error_text[512];
     char origin[192];      /* what computed the frames that are kept */
-    uint64_t retry;        /* clock_ns: it does not run before */
+    uint64_t retry;        /* clock_ns: it does not run before; UINT64_MAX: it waits for room */
     bool lacked_room;      /* a run ended for want of it */
+    bool lacked_disk;      /* ... on the disk, not under spool_max */
+    uint64_t reached;      /* bytes of its masks then, the most there were: it wants more */
+    uint64_t stuck;        /* clock_ns: since when it waits for room, and keeps its masks */
     bool unkept;           /* it has ended, and its row does not say so; nobody was told */
     bool ending_posted;    /* the writer is to write it */
     atomic_ullong version; /* read without it */
@@ -128,12 +133,24 @@ void job_set_bytes(struct job *job, uint64_t bytes);
  * room now; ERR_LIMIT: there never will be. Not with the lock held. */
 enum err jobs_room(struct job *job, uint64_t more);
 enum err jobs_room_for_upload(struct job *job, uint64_t more); /* of its body */
-/* With the lock held: a run ends for want of room in the spool. Whether its masks may stay. */
-bool job_lacks_room(struct job *job);
+/* ---- jobs_room.c */
+/* Why a run ended with ERR_FULL. */
+struct shortage {
+    bool disk; /* else: spool_max */
+    uint64_t reached;
+};
+/* With the lock held: bytes of its files but the upload. */
+uint64_t job_masks(const struct job *job);
+/* With the lock held: a run ends for want of room. Whether its masks may stay. */
+bool job_lacks_room(struct job *job, const struct shortage *s);
 /* With the lock held: it has ended, or goes. */
 void job_needs_none(struct job *job);
 /* With the lock held: it waits for the end of another that lacked room before it. */
 bool job_stands_back(const struct job *job);
+/* With the lock held: somebody else runs, or will, and may end, or has and may go later. */
+bool job_others_go_on(const struct job *job);
+/* Starts what may run, those that have waited for room too. Housekeeping thread. */
+void jobs_look_for_room(struct jobs *j);
 
 /* ---- jobs_writer.c */
 enum err writer_open(struct jobs *j);
@@ -153,6 +170,10 @@ enum err jobs_recover(struct jobs *j);
 /* ---- jobs_spool.c: files of a job. Names are relative to its folder */
 enum err spool_open(struct jobs *j); /* takes the spool over */
 void spool_close(struct jobs *j);
+/* Bytes that the disk has free for us; 0: none, or not known. */
+uint64_t spool_free(const struct jobs *j);
+/* Whether so many bytes can be had, by having them for a moment: quotas of users count. */
+bool spool_probe(const struct jobs *j, uint64_t bytes);
 /* The disk had no room for something. Says so in the log, once a minute. */
 void spool_tell_full(struct jobs *j);
 /* Removes folders that are named like a job's and are of no job that is listed. */
@@ -207,8 +228,8 @@ enum err job_keep_end(struct job *job, const struct job_row *end,
 void job_end_again(struct job_task *task);
 /* With no run under way: what it has done is forgotten. */
 void job_begin_anew(struct job *job);
-/* Back to where it waits, to go on from its checkpoint. `no_room`: for want of it in the spool. */
-void job_put_back(struct job *job, enum err e, bool no_room);
+/* Back to where it waits, to go on from its checkpoint. With ERR_FULL: for want of room. */
+void job_put_back(struct job *job, enum err e, const struct shortage *s);
 
 /* ---- jobs_run.c */
 void *job_thread(void *job); /* takes a reference */

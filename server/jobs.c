@@ -421,11 +421,8 @@ enum err jobs_open(const struct server *s, struct jobs **out)
         e = webhooks_open(s, j->store, &j->webhooks);
     if (!e)
         e = writer_open(j);
-    if (!e) {
-        pthread_mutex_lock(&j->lock);
-        jobs_schedule(j);
-        pthread_mutex_unlock(&j->lock);
-    }
+    if (!e)
+        jobs_look_for_room(j);
     if (e) {
         jobs_close(j);
         *out = NULL;

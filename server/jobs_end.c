@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RETRY_NS 10000000000ull /* a full disk is looked at again */
-
 /* Clients are not to learn where the spool is. */
 static void hide_folder(const struct job *job, char *text)
 {
@@ -149,24 +147,37 @@ void job_begin_anew(struct job *job)
     spool_clear(job, keep);
 }
 
-void job_put_back(struct job *job, enum err e, bool no_room)
+/* With the lock held: whether its masks stay. The text tells the client what comes next. */
+static bool wait_for_room(struct job *job, const struct shortage *s, char *text, size_t size)
+{
+    size_t n = strlen(text);
+    bool stays = job_lacks_room(job, s);
+    if (!stays)
+        snprintf(text + n, size - n,
+                 "; it begins anew when there is room and no other waits before it");
+    else if (job->kept > 0)
+        snprintf(text + n, size - n, "; it goes on from frame %llu when there is room",
+                 (unsigned long long)job->kept);
+    return stays;
+}
+
+void job_put_back(struct job *job, enum err e, const struct shortage *s)
 {
     char text[512];
     snprintf(text, sizeof text, "%s", err_text());
     hide_folder(job, text);
     pthread_mutex_lock(&job->jobs->lock);
-    bool stays = !no_room || job_lacks_room(job);
+    bool stays = e != ERR_FULL || wait_for_room(job, s, text, sizeof text);
     pthread_mutex_unlock(&job->jobs->lock);
     if (!stays)
         job_begin_anew(job);
-    if (e == ERR_FULL && !no_room)
+    if (e == ERR_FULL && s->disk)
         spool_tell_full(job->jobs);
     count_bytes(job);
     pthread_mutex_lock(&job->jobs->lock);
     job->done = job->kept;
     job->error = e;
     snprintf(job->error_text, sizeof job->error_text, "%s", text);
-    job->retry = clock_ns() + RETRY_NS;
     job_set_state(job, JOB_QUEUED);
     pthread_mutex_unlock(&job->jobs->lock);
     if (e == ERR_CANCELLED)

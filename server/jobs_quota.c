@@ -4,16 +4,15 @@
  * first: all files of all jobs take `spool_max` bytes at most. Accepted jobs that have not ended,
  * or whose end could not be written yet, are never given up for others.
  *
- * Uploads of jobs that have not ended take half of it at most, so half is left for masks, which no
- * upload says the size of. A running job for which there is no room waits (ERR_FULL). The first to
- * do so is `needy`, until it ends: it alone keeps the masks that it has, other jobs give theirs up
- * when they lack room and wait for its end, and no upload begins. So two that hold what each other
- * needs cannot wait for ever, and whoever needs less than half comes to an end. A job fails that
- * would not fit alone, or not beside the uploads that wait when there is nobody left to make room.
+ * Uploads of jobs that have not ended take half of it at most, and half of what the disk has for
+ * the spool: so half is left for masks, which no upload says the size of. A running job for which
+ * there is no room waits (jobs_room.c), and while it waits for spool_max no upload begins. A job
+ * fails that would not fit alone, or not beside the uploads that wait when there is nobody left to
+ * make room.
  *
  * A disk that is full is another thing: others fill it, or `spool_max` is more than it has. Then
- * nothing is given up: it might make no room, and what was promised until `job_keep` is not ours to
- * take back for strangers. Jobs wait with what they have, and the operator makes room. */
+ * nothing that has ended is given up: it might make no room, and what was promised until `job_keep`
+ * is not ours to take back for strangers; and no job fails: the operator can make room. */
 #include "server/job.h"
 
 #include "server/config.h"
@@ -54,46 +53,6 @@ static bool give_up_oldest(struct jobs *j, double before)
     return true;
 }
 
-/* ---- who lacks room -----------------------------------------------------------------------------
- */
-
-bool job_lacks_room(struct job *job)
-{
-    struct jobs *j = job->jobs;
-    if (!j->needy && job->whole && job->listed)
-        j->needy = job;
-    if (j->needy && j->needy != job)
-        j->needy->retry = 0; /* there is room now */
-    job->lacked_room = true;
-    return j->needy == job;
-}
-
-void job_needs_none(struct job *job)
-{
-    struct jobs *j = job->jobs;
-    if (j->needy != job)
-        return;
-    j->needy = NULL;
-    for (struct job *other = j->first; other; other = other->next)
-        if (other->lacked_room)
-            other->retry = 0;
-}
-
-bool job_stands_back(const struct job *job)
-{
-    return job->jobs->needy && job->jobs->needy != job && job->lacked_room;
-}
-
-/* With the lock held: somebody else runs, or will, and may end, or has and may go later. */
-static bool others_go_on(const struct job *job)
-{
-    for (const struct job *o = job->jobs->first; o; o = o->next)
-        if (o != job && (o->state == JOB_RUNNING || o->unkept ||
-                         (o->state == JOB_QUEUED && o->params.model && !o->lacked_room)))
-            return true;
-    return false;
-}
-
 /* ---- room ---------------------------------------------------------------------------------------
  */
 
@@ -118,18 +77,20 @@ enum err jobs_room_for_upload(struct job *job, uint64_t more)
 {
     struct jobs *j = job->jobs;
     uint64_t most = j->server->config->spool_max / 2;
-    if (j->server->config->spool_max == 0)
-        return ERR_OK;
-    if (job->arrived + more > most)
+    bool limited = most > 0;
+    if (limited && job->arrived + more > most)
         return err_set(ERR_LIMIT, "an upload may take half of the spool, %llu bytes",
                        (unsigned long long)most);
     pthread_mutex_lock(&j->lock);
-    bool fits = bytes_of_uploads(j) + more <= most;
-    bool needy = j->needy && job->arrived == 0;
+    uint64_t uploads = bytes_of_uploads(j) + more;
+    bool crowded = j->disk > 0 && uploads > j->disk / 2;
+    bool needy = limited && j->needy && !j->needy->lacked_disk && job->arrived == 0;
     pthread_mutex_unlock(&j->lock);
     if (needy)
         return no_room(job, "another_waits_for_room");
-    return fits ? jobs_room(job, more) : no_room(job, "uploads_fill_half_of_it");
+    if (limited && uploads > most)
+        return no_room(job, "uploads_fill_half_of_it");
+    return crowded ? no_room(job, "uploads_fill_half_of_the_disk") : jobs_room(job, more);
 }
 
 enum err jobs_room(struct job *job, uint64_t more)
@@ -140,7 +101,7 @@ enum err jobs_room(struct job *job, uint64_t more)
         pthread_mutex_lock(&j->lock);
         bool fits = most == 0 || j->bytes + more <= most;
         bool alone = job->bytes + more <= most;
-        bool last = j->needy == job && !others_go_on(job);
+        bool last = j->needy == job && !job_others_go_on(job);
         pthread_mutex_unlock(&j->lock);
         if (fits)
             return ERR_OK;
@@ -170,6 +131,6 @@ void jobs_expire(struct jobs *j)
             job->ending_posted = true;
             writer_post(job, &job->ending, job_end_again, NULL, NULL);
         }
-    jobs_schedule(j); /* those that wait for the disk */
     pthread_mutex_unlock(&j->lock);
+    jobs_look_for_room(j);
 }

@@ -167,9 +167,21 @@ static void close_files(struct run *r)
 
 /* What a run came to, beside its error. */
 struct outcome {
-    bool unusable; /* what a run before has left does not fit, so it came to nothing */
-    bool no_room;  /* it ended for want of room in the spool, not on its disk */
+    bool unusable;            /* what a run before has left does not fit, so it came to nothing */
+    struct shortage shortage; /* with ERR_FULL */
 };
+
+/* By what the disk holds, or by what is counted. */
+static struct shortage measure(const struct run *r)
+{
+    struct job *job = r->job;
+    uint64_t files = r->no_room ? 0 : spool_size(job);
+    pthread_mutex_lock(&job->jobs->lock);
+    uint64_t bytes =
+        r->no_room ? job_masks(job) : files - (files < job->arrived ? files : job->arrived);
+    pthread_mutex_unlock(&job->jobs->lock);
+    return (struct shortage){!r->no_room, bytes};
+}
 
 static enum err run_job(struct job *job, struct outcome *out)
 {
@@ -194,12 +206,14 @@ static enum err run_job(struct job *job, struct outcome *out)
     snprintf(text, sizeof text, "%s", err_text());
     await_all(&r);
     run_end_checkpoint(&r);
+    *out = (struct outcome){.unusable = r.unusable};
+    if (e == ERR_FULL)
+        out->shortage = measure(&r); /* half a result included, which goes now */
     sink_abort(r.sink);
     frame_free(&r.frame);
     video_close(r.video);
     session_unref(r.session);
     close_files(&r);
-    *out = (struct outcome){r.unusable, r.no_room};
     return e ? err_set(e, "%s", text) : ERR_OK;
 }
 
@@ -218,7 +232,7 @@ static void run(struct job *job)
     bool stopping =
         atomic_load(&job->jobs->stopping) || sched_failure(job->jobs->server->sched) != NULL;
     if (e && !atomic_load(&job->cancelled) && (stopping || e == ERR_FULL))
-        job_put_back(job, e, out.no_room);
+        job_put_back(job, e, &out.shortage);
     else
         job_finish(job, e);
 }

@@ -148,13 +148,28 @@ static uint64_t disk_bytes(const struct jobs *j, bool free)
     return (uint64_t)(free ? s.f_bavail : s.f_blocks) * s.f_frsize;
 }
 
+uint64_t spool_free(const struct jobs *j)
+{
+    return disk_bytes(j, true);
+}
+
+/* Where the file system knows no such files, or cannot promise bytes, its figures have to do. */
+bool spool_probe(const struct jobs *j, uint64_t bytes)
+{
+    int fd = open(j->spool, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    int cause = fd < 0 || fallocate(fd, 0, 0, (off_t)bytes) != 0 ? errno : 0;
+    if (fd >= 0)
+        close(fd);
+    return cause != ENOSPC && cause != EDQUOT;
+}
+
 void spool_tell_full(struct jobs *j)
 {
     unsigned long long now = clock_ns(), last = atomic_load(&j->full_logged);
     if ((last == 0 || now - last >= TELL_FULL_NS) &&
         atomic_compare_exchange_strong(&j->full_logged, &last, now))
         log_event(LOG_ERROR, "spool_disk_full", "spool=%s free=%llu", log_text(j->spool),
-                  (unsigned long long)disk_bytes(j, true));
+                  (unsigned long long)spool_free(j));
 }
 
 /* What is there to be noticed before it hurts. */

@@ -230,7 +230,7 @@ def test_what_was_accepted_outlives_a_power_cut(tmp_path, tiny_model, clip, want
         assert d.folders() == [job] and "job_anew" not in d.log() and "job_lost" not in d.log()
 
 
-# ------------------------------------------------------------------------------------------------------- a full disk
+# ---------------------------------------------------------------------------------------- a full disk; and see test_room.py
 def test_a_full_disk_delays_jobs_and_loses_none(tmp_path, tiny_model, clip, wanted):
     full = tmp_path / "full"
     env = power.environment(tmp_path, POWER_FULL=str(full), POWER_AFTER="15")
@@ -248,43 +248,6 @@ def test_a_full_disk_delays_jobs_and_loses_none(tmp_path, tiny_model, clip, want
         assert ended["state"] == "succeeded" and ended["error"] is None
         assert d.get(ended["masks"]).body == wanted("overlay")
         d.wait_for(lambda: len(d.folders()) == 2)
-
-
-def on_small_disk(spool, size: int) -> tuple:
-    """What runs a daemon with a file system of its own as its spool: see /proc/PID/root."""
-    spool.mkdir()
-    user = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    return ("unshare", "--mount", *user, "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"', str(spool))
-
-
-def test_nothing_is_given_up_for_a_disk_that_somebody_else_fills(tmp_path, tiny_model, clip, wanted):
-    """Room for three quarters of a job's masks, which stand there twice while it runs. Two, one after the other, run out
-    of it: both keep what they have, results stay, uploads are told why; and all goes on when there is room again."""
-    need, spool = 2 * 160 * 224 * FRAMES, tmp_path / "spool"
-    prefix = on_small_disk(spool, 2 * need + (4 << 20))
-    with Daemon(tiny_model, spool, *OFTEN, "--jobs-running", "1", prefix=prefix) as d:
-        assert "event=spool_max_beyond_disk " in d.log()
-        inside = f"/proc/{d.process.pid}/root{spool}"
-        done = d.upload(clip, "?format=png")
-        free = os.statvfs(inside)
-        with open(inside + "/theirs", "wb") as f:
-            f.write(bytes(free.f_bavail * free.f_frsize - 3 * need // 4))
-        jobs = []
-        for _ in range(2):
-            jobs.append(d.upload(clip, "?format=raw", wait=False)["id"])
-            d.wait_log(f"event=job_waits job={jobs[-1]} error=.*No space left on device")
-        for job in jobs:
-            assert d.json("/v1/videos/" + job)["frames"]["done"] > 0
-        d.wait_for(lambda: (d.json("/v1/videos/" + jobs[1])["error"] or {}).get("type") == "/problems/no-space")
-        r = d.request("POST", "/v1/videos", b"x" * need)
-        assert (r.status, r.problem()) == (503, "no-space") and r.headers["Retry-After"]
-        assert "No space left on device" in r.json()["detail"] and "event=spool_disk_full " in d.log()
-        assert d.get(done["masks"]).body == wanted("png")
-        os.unlink(inside + "/theirs")
-        for job in jobs:
-            ended = d.finish(job)
-            assert ended["state"] == "succeeded" and d.get(ended["masks"]).body == wanted("raw")
-            assert f"event=job_resumed job={job} " in d.log()
 
 
 # ------------------------------------------------------------------------------------- checkpoints that are no good

@@ -176,3 +176,18 @@ ssize_t pwrite64(int fd, const void *data, size_t len, off_t offset)
 {
     return pwrite(fd, data, len, offset);
 }
+
+int fallocate(int fd, int mode, off_t offset, off_t len)
+{
+    int (*next)(int, int, off_t, off_t) = (int (*)(int, int, off_t, off_t))real("fallocate");
+    if (full(fd)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return next(fd, mode, offset, len);
+}
+
+int fallocate64(int fd, int mode, off_t offset, off_t len)
+{
+    return fallocate(fd, mode, offset, len);
+}
