@@ -27,7 +27,9 @@ struct decoder;
  * word, so it is not counted; what is damaged around pictures is. Images are decoded here. */
 struct frame;
 struct decode_device {
-    int index; /* CUDA's number */
+    int index;     /* CUDA's number */
+    void *context; /* the CUcontext in which take works with the pictures: the device's primary one
+                      (device_memory_context) */
     /* Copies the picture, valid for the call, to where this frame's pictures are kept and sets
      * f->device_pixels; format, width and height are set already. ERR_LIMIT: there is no room for
      * one so large; it comes to the host then. Other errors end the video. */

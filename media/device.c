@@ -1,9 +1,9 @@
 /* NVDEC by FFmpeg: a hardware device of the type CUDA, and get_format, which FFmpeg asks where a
  * picture is to be decoded, at the first one and where the size changes.
  *
- * The device's context is the primary one, that of the CUDA runtime, so that addresses of the one
- * are those of the other. FFmpeg wants it to block while it waits (CU_CTX_SCHED_BLOCKING_SYNC) and
- * refuses one that the runtime has made otherwise.
+ * The device's context is the caller's: the CUDA runtime's own, so that addresses of the one are
+ * those of the other. (FFmpeg could make the primary context itself, but refuses one that the
+ * runtime has made with other flags before.)
  *
  * What goes wrong is of two kinds, and is told apart like this. A damaged stream is found by the
  * codec's parser, which gives AVERROR_INVALIDDATA and the like, or by the device, which conceals it
@@ -126,16 +126,19 @@ static void refuse_format(struct device *d, enum AVPixelFormat format)
     refuse(d, text);
 }
 
-static void open_context(struct device *d)
+/* FFmpeg's AVCUDADeviceContext begins with the CUcontext; its header would want CUDA's own. */
+static void open_context(struct device *d, void *cuda)
 {
-    char index[16];
-    AVDictionary *options = NULL;
-    snprintf(index, sizeof index, "%d", d->index);
-    av_dict_set(&options, "primary_ctx", "1", 0);
+    d->context = av_hwdevice_ctx_alloc(AV_HWDEVICE_TYPE_CUDA);
+    if (!d->context) {
+        refuse(d, "FFmpeg has no CUDA devices");
+        return;
+    }
+    AVHWDeviceContext *h = (AVHWDeviceContext *)(void *)d->context->data;
+    memcpy(h->hwctx, &cuda, sizeof cuda);
     listen_to(&d->said);
-    int r = av_hwdevice_ctx_create(&d->context, AV_HWDEVICE_TYPE_CUDA, index, options, 0);
+    int r = av_hwdevice_ctx_init(d->context);
     listener = NULL;
-    av_dict_free(&options);
     if (r < 0)
         refuse(d, d->said.text[0] ? d->said.text : av_err2str(r));
 }
@@ -154,7 +157,7 @@ struct device *device_open(const struct decode_device *o, const AVCodec *usual,
     else if (par->format >= 0 && !is_420_of_8_bits(par->format))
         refuse_format(d, par->format);
     else
-        open_context(d);
+        open_context(d, o->context);
     return d;
 }
 

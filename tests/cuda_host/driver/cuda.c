@@ -1,4 +1,4 @@
-/* libcuda.so.1: contexts, memory of the host, copies. */
+/* libcuda.so.1: whatever is pushed is a context, the device's memory is the host's. */
 #include "tests/cuda_host/driver/driver.h"
 
 #include <dlfcn.h>
@@ -8,13 +8,7 @@
 
 enum { DEPTH = 16, TEXTURE_ALIGNMENT = 512 };
 
-struct CUctx_st {
-    int holders;
-    unsigned flags;
-};
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards primary and copies */
-static struct CUctx_st primary;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards copies */
 static long copies;
 static _Thread_local CUcontext stack[DEPTH];
 static _Thread_local int depth;
@@ -27,12 +21,12 @@ static bool set[FAULTS];
 
 __attribute__((constructor)) static void read_faults(void)
 {
-    static const char *const names[FAULTS] = {"init",   "flags",  "memory", "codecs", "width",
-                                              "height", "decode", "map",    "copy"};
+    static const char *const names[FAULTS] = {"memory", "codecs", "width", "height",
+                                              "decode", "map",    "copy"};
     char path[4096], name[32];
     long value;
     Dl_info self;
-    if (!dladdr(&primary, &self))
+    if (!dladdr(&copies, &self))
         return;
     int folder = (int)(strrchr(self.dli_fname, '/') - self.dli_fname);
     snprintf(path, sizeof path, "%.*s/faults", folder, self.dli_fname);
@@ -55,71 +49,12 @@ long driver_fault(enum fault f, long none)
 /* ---- contexts -----------------------------------------------------------------------------------
  */
 
-tcuInit cuInit;
-CUresult cuInit(unsigned flags)
-{
-    return flags ? INVALID_VALUE : (CUresult)driver_fault(FAULT_INIT, CUDA_SUCCESS);
-}
-
-tcuDeviceGetCount cuDeviceGetCount;
-CUresult cuDeviceGetCount(int *count)
-{
-    *count = 1;
-    return CUDA_SUCCESS;
-}
-
-tcuDeviceGet cuDeviceGet;
-CUresult cuDeviceGet(CUdevice *device, int ordinal)
-{
-    *device = ordinal;
-    return ordinal == 0 ? CUDA_SUCCESS : INVALID_DEVICE;
-}
-
 tcuDeviceGetAttribute cuDeviceGetAttribute;
 CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute which, CUdevice device)
 {
     *value = TEXTURE_ALIGNMENT;
     return device == 0 && which == CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT ? CUDA_SUCCESS
                                                                          : INVALID_VALUE;
-}
-
-tcuDevicePrimaryCtxGetState cuDevicePrimaryCtxGetState;
-CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned *flags, int *active)
-{
-    pthread_mutex_lock(&lock);
-    *flags = (unsigned)driver_fault(FAULT_FLAGS, primary.flags);
-    *active = set[FAULT_FLAGS] || primary.holders > 0;
-    pthread_mutex_unlock(&lock);
-    return device == 0 ? CUDA_SUCCESS : INVALID_DEVICE;
-}
-
-tcuDevicePrimaryCtxSetFlags cuDevicePrimaryCtxSetFlags;
-CUresult cuDevicePrimaryCtxSetFlags(CUdevice device, unsigned flags)
-{
-    pthread_mutex_lock(&lock);
-    primary.flags = flags;
-    pthread_mutex_unlock(&lock);
-    return device == 0 ? CUDA_SUCCESS : INVALID_DEVICE;
-}
-
-tcuDevicePrimaryCtxRetain cuDevicePrimaryCtxRetain;
-CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device)
-{
-    pthread_mutex_lock(&lock);
-    primary.holders++;
-    pthread_mutex_unlock(&lock);
-    *context = &primary;
-    return device == 0 ? CUDA_SUCCESS : INVALID_DEVICE;
-}
-
-tcuDevicePrimaryCtxRelease cuDevicePrimaryCtxRelease;
-CUresult cuDevicePrimaryCtxRelease(CUdevice device)
-{
-    pthread_mutex_lock(&lock);
-    bool held = primary.holders > 0;
-    primary.holders -= held;
-    pthread_mutex_unlock(&lock);
-    return device == 0 && held ? CUDA_SUCCESS : INVALID_CONTEXT;
 }
 
 tcuCtxPushCurrent_v2 cuCtxPushCurrent_v2;
@@ -142,10 +77,7 @@ CUresult cuCtxPopCurrent_v2(CUcontext *context)
 
 CUresult driver_check_context(void)
 {
-    pthread_mutex_lock(&lock);
-    bool alive = depth > 0 && stack[depth - 1]->holders > 0;
-    pthread_mutex_unlock(&lock);
-    return alive ? CUDA_SUCCESS : INVALID_CONTEXT;
+    return depth > 0 ? CUDA_SUCCESS : INVALID_CONTEXT;
 }
 
 /* ---- copies -------------------------------------------------------------------------------------
@@ -186,8 +118,6 @@ static const struct {
 } errors[] = {
     {INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
     {OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
-    {NO_DEVICE, "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"},
-    {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
     {INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
     {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
     {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
@@ -220,6 +150,9 @@ CUresult cuGetErrorString(CUresult error, const char **out)
  * ------------------------------------------------------------------------------------
  */
 
+UNUSED(cuInit)
+UNUSED(cuDeviceGetCount)
+UNUSED(cuDeviceGet)
 UNUSED(cuDeviceGetName)
 UNUSED(cuDeviceComputeCapability)
 UNUSED(cuCtxCreate_v2)
@@ -240,6 +173,10 @@ UNUSED(cuMemcpyDtoHAsync_v2)
 UNUSED(cuMemcpyDtoD_v2)
 UNUSED(cuMemcpyDtoDAsync_v2)
 UNUSED(cuCtxGetDevice)
+UNUSED(cuDevicePrimaryCtxRetain)
+UNUSED(cuDevicePrimaryCtxRelease)
+UNUSED(cuDevicePrimaryCtxSetFlags)
+UNUSED(cuDevicePrimaryCtxGetState)
 UNUSED(cuDevicePrimaryCtxReset)
 UNUSED(cuStreamCreate)
 UNUSED(cuStreamQuery)

@@ -5,8 +5,6 @@
  *
  * It is found by programs alone that are linked to look for it (driver.mk). The file "faults"
  * beside libcuda.so.1, read when that is loaded, makes it fail. Its lines are a name and a number:
- *   init CODE       cuInit fails
- *   flags FLAGS     the primary context is active already, with these
  *   memory BYTES    for surfaces of all decoders together
  *   codecs MASK     offered: a bit for each cudaVideoCodec
  *   width, height N the largest picture
@@ -25,8 +23,6 @@
 /* Of CUresult, beyond the header's. */
 #define INVALID_VALUE   ((CUresult)1)
 #define OUT_OF_MEMORY   ((CUresult)2)
-#define NO_DEVICE       ((CUresult)100)
-#define INVALID_DEVICE  ((CUresult)101)
 #define INVALID_CONTEXT ((CUresult)201)
 #define INVALID_HANDLE  ((CUresult)400)
 #define NOT_SUPPORTED   ((CUresult)801)
@@ -40,8 +36,6 @@
     }
 
 enum fault {
-    FAULT_INIT,
-    FAULT_FLAGS,
     FAULT_MEMORY,
     FAULT_CODECS,
     FAULT_WIDTH,

@@ -53,7 +53,7 @@ static void print(const struct decoder *d, const struct frame *f)
 int main(int argc, char **argv)
 {
     struct copy copy = {0};
-    const struct decode_device device = {.take = take, .ctx = &copy};
+    struct decode_device device = {.take = take, .ctx = &copy, .context = &copy};
     struct decode_options o = {.local_file_only = true, .threads = 2, .report = report};
     struct frame f = {.takes_nv12 = true};
     struct decoder *d = NULL;
