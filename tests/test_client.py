@@ -125,14 +125,16 @@ def test_what_is_no_tv3sd_is_an_error_of_a_kind(answer, error):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         def serve():
             with listener.accept()[0] as s:
+                listener.close()  # the client looks whether TLS is spoken there
                 asked = b""
                 while not asked.endswith(b"\r\n\r\n"):
                     asked += s.recv(65536)
                 s.sendall(answer)
+        url = "http://127.0.0.1:%d" % listener.getsockname()[1]
         thread = threading.Thread(target=serve)
         thread.start()
         with pytest.raises(error):
-            Client("http://127.0.0.1:%d" % listener.getsockname()[1], timeout=PATIENCE).server()
+            Client(url, timeout=PATIENCE).server()
         thread.join()
 
 

@@ -15,7 +15,7 @@ import pytest
 import websockets
 
 from authority import Authority
-from conftest import HERE
+from conftest import BUILD, HERE
 from daemon import PATIENCE, TV3SD, Daemon
 
 sys.path.append(os.path.join(HERE, "../clients/python"))
@@ -88,8 +88,6 @@ def test_the_python_client_says_with_what_it_failed(authority, daemon, tmp_path)
     for call in (Client(https).models, Client(https).ready):
         with pytest.raises(ssl.SSLCertVerificationError, match=https):
             call()
-    with pytest.raises(ConnectionError, match=http):
-        Client(http).models()
     assert not Client(http).ready()
     with pytest.raises(OSError, match="nobody.invalid"):
         Client("http://nobody.invalid").models()
@@ -101,6 +99,29 @@ def test_the_python_client_says_with_what_it_failed(authority, daemon, tmp_path)
     (tmp_path / "empty.pem").write_text("")
     with pytest.raises(ssl.SSLError, match="empty.pem"):
         Client(https, ca=tmp_path / "empty.pem")
+
+
+@pytest.fixture
+def plain(tiny_model, tmp_path):
+    with Daemon(tiny_model, tmp_path / "plain") as d:
+        yield d
+
+
+def test_a_client_that_should_have_spoken_tls_says_so_and_the_other_way(daemon, plain, tmp_path):
+    """To a request without a body, and to one that breaks in the middle of it."""
+    from tv3s_client import Client
+    big = tmp_path / "big"
+    big.write_bytes(bytes(3_000_000))
+    for d, wrong, right, spoken in (daemon, "http", "https", "TLS"), (plain, "https", "http", "plain HTTP"):
+        url, said = f"{wrong}://localhost:{d.http_port}", f"the server speaks {spoken} there: {right}://localhost:{d.http_port}"
+        for call in (Client(url).models, lambda: Client(url).upload(big)):
+            with pytest.raises(ConnectionError) as e:
+                call()
+            assert str(e.value) == f"{url}: {said}"
+        for command in (["status"], ["upload", big, "-o", tmp_path / "none"]):
+            done = subprocess.run([os.path.join(BUILD, "tv3s-client"), *command, "--url", url], capture_output=True, text=True,
+                                  env={**os.environ, "no_proxy": "*"}, timeout=PATIENCE)
+            assert done.returncode == 1 and done.stderr.endswith(f": {url}: {said}\n"), done.stderr
 
 
 def test_neither_plain_text_nor_old_versions_nor_strangers(authority, daemon):

@@ -6,8 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
-enum { TIMEOUT_MS = 60000, BODY_MAX = 256 << 20, PROBLEM_MAX = 64 << 10 };
+enum { TIMEOUT_MS = 60000, PROBE_MS = 5000, BODY_MAX = 256 << 20, PROBLEM_MAX = 64 << 10 };
 
 struct transfer {
     struct tv3s *c;
@@ -120,7 +121,7 @@ void tv3s_close(struct tv3s *c)
     free(c);
 }
 
-/* ---- one request --------------------------------------------------------------------------------
+/* ---- what goes and comes ------------------------------------------------------------------------
  */
 
 static size_t on_body(char *data, size_t size, size_t count, void *transfer)
@@ -202,6 +203,56 @@ static void set_options(struct tv3s *c, struct transfer *t, const struct request
     set_body(c, t, r);
 }
 
+/* ---- plain HTTP to a port of TLS, or the other way ----------------------------------------------
+ */
+
+static size_t drop_body(char *data, size_t size, size_t count, void *nobody)
+{
+    (void)data, (void)nobody;
+    return size * count;
+}
+
+/* Whether anything is answered at `url`, whoever it is: no key is shown, and nothing is believed.
+ */
+static bool answers(const char *url)
+{
+    long status = 0;
+    CURL *curl = curl_easy_init();
+    if (!curl)
+        return false;
+    curl_easy_setopt(curl, CURLOPT_URL, url);
+    curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 0L);
+    curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 0L);
+    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)PROBE_MS);
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, drop_body);
+    if (curl_easy_perform(curl) == CURLE_OK)
+        curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+    curl_easy_cleanup(curl);
+    return status > 0;
+}
+
+/* No answer came, by `code`: TV3S_OK, or what is wrong with the URL. */
+static enum tv3s_result check_scheme(struct tv3s *c, CURLcode code)
+{
+    bool tls = strncasecmp(c->url, "https://", 8) == 0;
+    const char *rest = strstr(c->url, "://"), *scheme = tls ? "http" : "https";
+    bool broke = code == CURLE_GOT_NOTHING || code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR;
+    struct buf other = {0};
+    enum tv3s_result r = TV3S_OK;
+    if (!rest || !(tls ? code == CURLE_SSL_CONNECT_ERROR : broke))
+        return TV3S_OK;
+    if (buf_printf(&other, "%s%s/livez", scheme, rest) == ERR_OK && answers((char *)other.data))
+        r = client_fail(c, TV3S_ARGUMENT, "%s: the server speaks %s there: %s%s", c->url,
+                        tls ? "plain HTTP" : "TLS", scheme, rest);
+    buf_free(&other);
+    return r;
+}
+
+/* ---- one request --------------------------------------------------------------------------------
+ */
+
 static enum tv3s_result outcome(struct tv3s *c, const struct transfer *t, CURLcode code)
 {
     long status = 0;
@@ -218,10 +269,11 @@ static enum tv3s_result outcome(struct tv3s *c, const struct transfer *t, CURLco
         return client_refused(c, c->status, c->body.data, c->body.len);
     if (code == CURLE_OUT_OF_MEMORY)
         return client_fail(c, TV3S_MEMORY, "no memory");
-    if (code)
+    enum tv3s_result r = code && !t->r->upgrade_at ? check_scheme(c, code) : TV3S_OK;
+    if (code && !r)
         return client_fail(c, code == CURLE_OPERATION_TIMEDOUT ? TV3S_TIMEOUT : TV3S_LOST, "%s: %s",
                            c->url, *t->curl_error ? t->curl_error : curl_easy_strerror(code));
-    return TV3S_OK;
+    return r;
 }
 
 static struct curl_slist *make_headers(const struct tv3s *c, const struct request *r)

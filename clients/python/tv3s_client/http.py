@@ -25,6 +25,7 @@ Source = Union[Path, bytes, IO[bytes]]
 Progress = Callable[[int, Optional[int]], None]
 """Called as progress(bytes so far, bytes in all or None)."""
 CHUNK = 1 << 18
+PROBE_SECONDS = 5
 
 
 @dataclass
@@ -98,6 +99,21 @@ def connection_to(tls: bool, host: str, port: Optional[int], timeout: float,
     return http.client.HTTPConnection(host, port, timeout=timeout)
 
 
+def _other_scheme(tls: bool, host: str, port: int, timeout: float) -> bool:
+    """Where no answer came: whether one does by plain HTTP, after TLS, or by TLS, after plain HTTP. No key is shown."""
+    try:
+        if tls:
+            with contextlib.closing(connection_to(False, host, port, timeout, None)) as plain:
+                plain.request("GET", "/livez")
+                return plain.getresponse().status > 0
+        anybody = ssl.create_default_context()
+        anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE  # whoever it is, it is asked nothing
+        with socket.create_connection((host, port), timeout) as s, anybody.wrap_socket(s):
+            return True
+    except (OSError, http.client.HTTPException):
+        return False
+
+
 class Cutter:
     """Lets another thread end a call whose answer it waits for."""
 
@@ -153,15 +169,16 @@ class Client:
         target = self._base + path + ("?" + urlencode(given) if given else "")
         connection = connection_to(self._scheme == "wss", self._host, self._port, self.timeout, self._trusted)
         try:
-            with naming(self.url):
-                connection.connect()
-            try:
-                connection.request(method, target, body, {**self._headers, **(headers or {})})
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # refused before the body was whole: the answer says why
-            if cutter:
-                cutter.connected(connection.sock)
-            answer = connection.getresponse()
+            with self._right_scheme():
+                with naming(self.url):
+                    connection.connect()
+                try:
+                    connection.request(method, target, body, {**self._headers, **(headers or {})})
+                except (BrokenPipeError, ConnectionResetError):
+                    pass  # refused before the body was whole: the answer says why
+                if cutter:
+                    cutter.connected(connection.sock)
+                answer = connection.getresponse()
             if answer.status >= 400:
                 raise Tv3sError(problem_of(answer.status, answer.reason, answer.read()))
             yield answer
@@ -169,6 +186,20 @@ class Client:
             raise ConnectionError(f"no whole answer from {self.url}: {e!r}") from e
         finally:
             connection.close()
+
+    @contextlib.contextmanager
+    def _right_scheme(self) -> Iterator[None]:
+        """What is wrong with the URL, where plain HTTP was spoken to TLS or TLS to plain HTTP."""
+        try:
+            yield
+        except (ssl.SSLError, ConnectionResetError, http.client.BadStatusLine) as e:
+            tls = self._scheme == "wss"
+            if isinstance(e, ssl.SSLCertVerificationError) or \
+                    not _other_scheme(tls, self._host, self._port, min(self.timeout, PROBE_SECONDS)):
+                raise
+            spoken, scheme = ("plain HTTP", "http") if tls else ("TLS", "https")
+            rest = self.url.split("://", 1)[1]
+            raise ConnectionError(f"{self.url}: the server speaks {spoken} there: {scheme}://{rest}") from e
 
     def _json(self, method: str, path: str, query: Optional[Dict[str, Any]] = None, body: Any = None,
               headers: Optional[Dict[str, str]] = None) -> Dict[str, Any]:
