@@ -27,6 +27,10 @@ static enum err check_frame(const struct engine *e, const struct image *f)
     if ((unsigned)p->layout >= PIXELS_LAYOUTS || (unsigned)p->matrix >= YUV_MATRICES ||
         !f->pixels || f->stride < (ptrdiff_t)pixels_row(p->layout, f->width))
         return err_set(ERR_ARG, "a frame must have pixels of a known format, and whole rows");
+    if (f->on_device && !engine_takes_nv12(e))
+        return err_set(ERR_UNSUPPORTED, "%s takes no pixels of a device", engine_description(e));
+    if (f->on_device && f->stride != (ptrdiff_t)pixels_row(p->layout, f->width))
+        return err_set(ERR_ARG, "the rows of a frame on a device must be packed");
     if (p->layout != PIXELS_NV12)
         return ERR_OK;
     if (!engine_takes_nv12(e))

@@ -64,7 +64,7 @@ static inline struct image image_of(const uint8_t *pixels, int width, int height
                                     struct pixel_format format)
 {
     ptrdiff_t row = (ptrdiff_t)pixels_row(format.layout, width);
-    return (struct image){pixels, width, height, row, format};
+    return (struct image){pixels, width, height, row, format, false};
 }
 
 static inline struct image image_of_rgb24(const uint8_t *rgb, int width, int height)
@@ -129,13 +129,15 @@ void engine_own_cores(struct engine *e);
 
 /* Labels one batch; no other is under way. Errors leave every stream as it was: ERR_ARG for runs
  * that are none, two of one stream, or frames of two sizes; what engine_geometry says of the size;
- * ERR_UNSUPPORTED for NV12 that the engine does not take; ERR_NOMEM; ERR_DEVICE. */
+ * ERR_UNSUPPORTED for NV12 or pixels on a device that the engine does not take; ERR_NOMEM;
+ * ERR_DEVICE. */
 enum err engine_step(struct engine *e, const struct engine_run *runs, int count);
 
 /* The same in two halves, so that a device copies one batch's pixels and labels while it computes
  * another. Up to engine_depth batches are under way at once (1 on a CPU, which computes in submit);
  * a stream may be in several, and goes on as if those before had succeeded. Of what the runs point
- * to, the labels are borrowed until their batch was waited for, the rest until submit returns.
+ * to, the labels and pixels on a device are borrowed until their batch was waited for, the rest
+ * until submit returns.
  *   submit: errors leave every stream as it was, and no batch to wait for. ERR_BUSY: too many.
  *   wait:   the oldest batch. ERR_DEVICE: this one and all that are under way failed, and their
  *           streams are as they were before. */

@@ -34,6 +34,31 @@ static enum err run_batches(struct engine *e, struct stream *const *streams, int
     return r;
 }
 
+/* The same of NV12, whose kernel is another, from the device, where it goes through memory of its
+ * own. */
+static enum err run_nv12_batches(struct engine *e, struct stream *const *streams, int count,
+                                 int width, int height, uint8_t *labels)
+{
+    const struct backend_ops *ops = e->be->ops;
+    struct image image =
+        image_of(NULL, width, height, (struct pixel_format){.layout = PIXELS_NV12});
+    size_t bytes = (size_t)image.stride * pixels_rows(PIXELS_NV12, height);
+    uint8_t *dark = calloc(1, bytes);
+    void *pixels = NULL;
+    enum err r = dark ? ERR_OK : err_set(ERR_NOMEM, "out of memory");
+    if (r == ERR_OK)
+        r = ops->alloc(e->be, bytes, &pixels);
+    if (r == ERR_OK)
+        r = ops->upload(e->be, pixels, dark, bytes);
+    image.pixels = pixels;
+    image.on_device = true;
+    if (r == ERR_OK)
+        r = run_batches(e, streams, count, &image, labels);
+    ops->free(e->be, pixels);
+    free(dark);
+    return r;
+}
+
 static enum err try_batches(struct engine *e, int count, int width, int height)
 {
     const struct stream_config config = {.mode = MODE_STREAM};
@@ -41,15 +66,13 @@ static enum err try_batches(struct engine *e, int count, int width, int height)
     uint8_t *rgb = calloc(pixels, 3), *labels = malloc(pixels);
     struct stream **streams = calloc((size_t)count, sizeof(struct stream *));
     const struct image image = image_of_rgb24(rgb, width, height);
-    const struct image smaller =
-        image_of(rgb, width, height, (struct pixel_format){.layout = PIXELS_NV12});
     enum err r = rgb && labels && streams ? ERR_OK : err_set(ERR_NOMEM, "out of memory");
     for (int i = 0; r == ERR_OK && i < count; i++)
         r = stream_open(e, &config, &streams[i]);
     if (r == ERR_OK)
         r = run_batches(e, streams, count, &image, labels);
     if (r == ERR_OK && engine_takes_nv12(e) && pixels_nv12_size(width, height))
-        r = run_batches(e, streams, count, &smaller, labels); /* its kernel is another */
+        r = run_nv12_batches(e, streams, count, width, height, labels);
     for (int i = 0; streams && i < count; i++)
         stream_close(streams[i]);
     free(streams);

@@ -68,8 +68,8 @@ static enum err encode(struct engine *e, const struct frame_ref *frames, const i
     for (int i = 0; i < n; i++) {
         const struct frame_ref *f = &frames[which[i]];
         const struct image *image = &f->work->run->frames[f->index];
-        TRY(e->be->ops->preprocess(e->be, image->pixels, image->stride, image->format,
-                                   &p->input_rows, &p->input_cols,
+        TRY(e->be->ops->preprocess(e->be, image->pixels, image->stride, image->on_device,
+                                   image->format, &p->input_rows, &p->input_cols,
                                    (float *)input + (size_t)i * pixels * 3));
         out[i] = features[which[i]];
     }

@@ -127,8 +127,9 @@ struct backend_ops {
      * with the same arguments however often it is called. A device calls it first without any
      * arithmetic, to see what it needs and whether it knows the batch already (kernels/cuda/
      * batch.c), and again only where it does not. When `start` returns, what the batch read of the
-     * host's is the caller's again; labels are there after `finish`. Up to `depth` batches are
-     * under way at once; `finish` ends the oldest. Where `start` fails nothing is under way. */
+     * host's is the caller's again; labels are there after `finish`, and until then pixels on a
+     * device are read. Up to `depth` batches are under way at once; `finish` ends the oldest. Where
+     * `start` fails nothing is under way. */
     enum err (*start)(struct backend *be, enum err (*walk)(void *arg), void *arg);
     enum err (*finish)(struct backend *be);
 
@@ -160,14 +161,17 @@ struct backend_ops {
     enum err (*window_attention)(struct backend *be, const struct window_attention *a,
                                  const void *qkv, void *out, int images);
 
-    /* Pixels (host, read on the spot; rows of all planes `stride` bytes apart) to network input,
-     * fp32 [rows->dst, cols->dst, 3]: resize, then normalise. NV12 only where the backend takes it:
-     * its RGB is what is resized, bit for bit as swscale makes it (kernels/cuda/yuv.h). The axes
-     * are tables here and below. fp32 in either dtype: rounding what everything else is computed
-     * from to bf16 costs more than all other roundings together. */
+    /* Pixels to network input, fp32 [rows->dst, cols->dst, 3]: resize, then normalise. On the host
+     * they are read on the spot, rows of all planes `stride` bytes apart; on a CUDA device
+     * (on_device, where the backend takes NV12) their rows are packed, and ERR_ARG says that they
+     * are not there. NV12 only where the backend takes it: its RGB is what is resized, bit for bit
+     * as swscale makes it (kernels/cuda/yuv.h). The axes are tables here and below. fp32 in either
+     * dtype: rounding what everything else is computed from to bf16 costs more than all other
+     * roundings together. */
     enum err (*preprocess)(struct backend *be, const uint8_t *pixels, ptrdiff_t stride,
-                           struct pixel_format format, const struct resize_axis *rows,
-                           const struct resize_axis *cols, float *out);
+                           bool on_device, struct pixel_format format,
+                           const struct resize_axis *rows, const struct resize_axis *cols,
+                           float *out);
     /* Patches of maps [images][h, w, c] as rows of a matrix [images * oh * ow][ld]; columns
      * (ky, kx, ch), zero outside the map and from column k * k * c on. `elem` bytes a channel. */
     void (*im2col)(struct backend *be, const void *in, int images, int h, int w, int c, int k,
@@ -219,7 +223,7 @@ struct backend {
      * pass through the head, tokens of a scan. One frame, or band of windows, may be more. */
     size_t encoder_rows, pass_rows, scan_rows;
     int depth;       /* batches that may be under way at once */
-    bool takes_nv12; /* preprocess does */
+    bool takes_nv12; /* preprocess does, and pixels on a CUDA device */
 };
 
 static inline size_t backend_elem(const struct backend *be)

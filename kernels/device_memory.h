@@ -19,6 +19,11 @@
 
 struct device_memory;
 
+/* The context of the device in which all here is and the engine's work, its primary one: a
+ * CUcontext, for a decoder to work in. It lives as long as the process, and is current for this
+ * thread then. */
+enum err device_memory_context(int device, void **context);
+
 /* At least `bytes` of device `device`. *fd (may be NULL: not to be shared) is the caller's. */
 enum err device_memory_open(int device, size_t bytes, int *fd, struct device_memory **out);
 /* What another process shares by `fd`, which stays the caller's; `bytes` as there. */
@@ -29,10 +34,12 @@ void device_memory_close(struct device_memory *m); /* NULL is allowed; nothing u
 uint8_t *device_memory_at(const struct device_memory *m);
 size_t device_memory_bytes(const struct device_memory *m);
 
-/* An NV12 picture on the device to packed rows at `offset`; it is there when this returns. The
- * caller has counted the bytes: pixels_row * pixels_rows of the size. */
+/* An NV12 picture on the device to packed rows at `offset`; it is there when this returns, and the
+ * picture is no longer read. It is made already, or by work in the default stream of
+ * device_memory_context, which is waited for. ERR_ARG where pixels_row * pixels_rows bytes of it
+ * are more than there is behind the offset. */
 enum err device_memory_put(struct device_memory *m, size_t offset, const struct device_nv12 *from);
-/* `bytes` at `offset` to the host. */
+/* `bytes` at `offset` to the host. ERR_ARG as above. */
 enum err device_memory_read(struct device_memory *m, size_t offset, void *to, size_t bytes);
 
 #endif

@@ -29,10 +29,12 @@ enum err cpu_scratch(struct cpu_backend *c, size_t bytes, void **out)
 }
 
 static enum err cpu_preprocess(struct backend *be, const uint8_t *rgb, ptrdiff_t stride,
-                               struct pixel_format format, const struct resize_axis *rows,
-                               const struct resize_axis *cols, float *out)
+                               bool on_device, struct pixel_format format,
+                               const struct resize_axis *rows, const struct resize_axis *cols,
+                               float *out)
 {
-    (void)format; /* RGB24: there is no other */
+    (void)on_device; /* they are on the host */
+    (void)format;    /* and RGB24: there is no other */
     cpu_of(be)->ops->preprocess(rgb, stride, rows, cols, out);
     return ERR_OK;
 }

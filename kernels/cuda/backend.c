@@ -231,9 +231,7 @@ static void close_backend(struct backend *be)
     cuda_pool_close(&c->states);
     cuda_pool_close(&c->spilled);
     for (int i = 0; i < CUDA_DEPTH; i++) {
-        cuda_stage_close(&c->flight[i].in);
-        cuda_stage_close(&c->flight[i].out);
-        free(c->flight[i].answers);
+        cuda_stages_close(&c->flight[i]);
         if (c->flight[i].done)
             cudaEventDestroy(c->flight[i].done);
     }
@@ -374,6 +372,8 @@ enum err cuda_backend_open(int device, enum dtype dtype, bool tf32, struct backe
                                .depth = CUDA_DEPTH,
                                .takes_nv12 = true};
     cuda_pools_open(c);
+    for (int i = 0; i < CUDA_DEPTH; i++)
+        cuda_stages_open(&c->flight[i]);
     c->device = device;
     c->tf32 = tf32;
     snprintf(c->name, sizeof c->name, "cuda:%d %s %s", device, prop.name,

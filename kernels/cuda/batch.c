@@ -2,7 +2,7 @@
  *
  *   host     walks it dry: pixels and tables go into pinned memory, buffers grow to what it needs,
  *            and every operation leaves its arguments in the trace
- *   up       one copy of the pinned memory -> event
+ *   up       one copy of the pinned memory, one of each picture that is on a device -> event
  *   stream   waits for that; the operations: launched one by one in a second walk, or, where the
  *            device has seen such a trace before, one launch of a graph -> event
  *   down     waits for that; one copy of all labels -> event, the one that `finish` waits for
@@ -10,10 +10,11 @@
  * The trace holds everything that the launches are given, addresses too, so a graph is found only
  * where it does exactly what the launches would: nothing has to be forgotten when a plan goes or a
  * buffer moves. What differs from stream to stream is data: states and windows are reached through
- * tables in the staging memory, whose addresses repeat.
+ * tables in the staging memory, whose addresses repeat, and a decoder's pictures are copied to
+ * where they repeat (stage.c).
  *
  * Whatever can fail for want of memory does so in the dry walk, before the device has anything to
- * do. Two batches have a pair of staging memories each, so the copies of one run under the
+ * do. Two batches have staging memories of their own, so the copies of one run under the
  * arithmetic of the other, and share all else, since the arithmetic is in one stream. */
 #include "kernels/cuda/cuda.h"
 
@@ -49,7 +50,7 @@ bool cuda_op(struct cuda_backend *c, const char *name, const uint64_t *args, siz
 static enum err walk_as(struct cuda_backend *c, enum cuda_walk how, enum err (*walk)(void *arg),
                         void *arg)
 {
-    c->current->in.used = c->current->out.used = 0;
+    cuda_stages_rewind(c->current);
     c->walk = how;
     enum err e = walk(arg);
     c->walk = CUDA_AT_ONCE;
@@ -63,10 +64,8 @@ static enum err walk_dry(struct cuda_backend *c, enum err (*walk)(void *arg), vo
     for (int i = 0; i < DRY_WALKS; i++) {
         uint64_t before = c->allocations;
         c->trace = (struct cuda_trace){{1, 2}, false};
-        f->answer_count = 0;
-        enum err e = cuda_stage_settle(c, &f->in);
-        if (e == ERR_OK)
-            e = cuda_stage_settle(c, &f->out);
+        f->answer_count = f->picture_count = 0;
+        enum err e = cuda_stages_settle(c, f);
         if (e == ERR_OK)
             e = walk_as(c, CUDA_DRY, walk, arg);
         if (e != ERR_OK || c->allocations == before)
@@ -75,14 +74,25 @@ static enum err walk_dry(struct cuda_backend *c, enum err (*walk)(void *arg), vo
     return err_set(ERR_INTERNAL, "a batch's buffers do not settle");
 }
 
+/* Memory that processes share is mapped for its own device alone: from another one the copy has to
+ * name both. */
+static cudaError_t copy_picture(const struct cuda_backend *c, const struct cuda_picture *p)
+{
+    return p->device == c->device
+               ? cudaMemcpyAsync(p->to, p->from, p->bytes, cudaMemcpyDeviceToDevice, c->up)
+               : cudaMemcpyPeerAsync(p->to, c->device, p->from, p->device, p->bytes, c->up);
+}
+
 static void go_up(struct cuda_backend *c)
 {
-    const struct cuda_stage *in = &c->current->in;
-    if (in->blocks == 0)
-        return;
-    cuda_check(c,
-               cudaMemcpyAsync(in->device[0], in->host[0], in->used, cudaMemcpyHostToDevice, c->up),
-               "pixels");
+    const struct cuda_flight *f = c->current;
+    const struct cuda_stage *in = &f->in;
+    if (in->blocks > 0)
+        cuda_check(
+            c, cudaMemcpyAsync(in->device[0], in->host[0], in->used, cudaMemcpyHostToDevice, c->up),
+            "pixels");
+    for (size_t i = 0; i < f->picture_count; i++)
+        cuda_check(c, copy_picture(c, &f->pictures[i]), "a decoded picture");
     cuda_check(c, cudaEventRecord(c->uploaded, c->up), "pixels");
     cuda_check(c, cudaStreamWaitEvent(c->stream, c->uploaded, 0), "pixels");
 }

@@ -3,9 +3,10 @@
  *   backend.c   the operations: each leaves its arguments in the trace, and launches
  *   batch.c     a batch: what is walked when, the copies, the one wait
  *   graph.c     batches that were seen before, as one launch
- *   stage.c     pinned memory: pixels and tables up, labels down
+ *   stage.c     pinned memory: pixels and tables up, labels down; pixels that are on a device
  *   memory.c    device memory: buffers, tables; states come from a pool (pool.c)
  *   linear.c    matrix products
+ *   device_memory.c   nothing of the backend's: memory that decoders on the device write
  *
  * One thread, the engine thread. All arithmetic is on one stream, in the order of the batches, so
  * that they share scratch; copies have a stream each, up and down, tied to it by events. Nothing
@@ -35,13 +36,22 @@ struct cuda_table {
     void *device;
 };
 
-/* Memory that both sides have: pinned on the host, and as much on the device. It is handed out
- * front to back, and is all free again with the next batch. When it is too small it gets another
- * block, and becomes one block before the batch is walked again. */
+/* Memory that both sides have: pinned on the host, and as much on the device; or that the device
+ * has alone. It is handed out front to back, and is all free again with the next batch. When it is
+ * too small it gets another block, and becomes one block before the batch is walked again. */
 struct cuda_stage {
+    bool device_alone; /* host[] is NULL */
     char *host[CUDA_STAGE_BLOCKS], *device[CUDA_STAGE_BLOCKS];
     size_t size[CUDA_STAGE_BLOCKS], used; /* used: of the last block */
     int blocks;
+};
+
+/* A picture that is on a device, number `device`, and where in the batch's memory it goes. */
+struct cuda_picture {
+    const void *from;
+    void *to;
+    size_t bytes;
+    int device;
 };
 
 /* Labels on their way to the caller's memory; they are in pinned memory when the batch is done. */
@@ -53,7 +63,9 @@ struct cuda_answer {
 
 /* A batch under way, and the memory for one. */
 struct cuda_flight {
-    struct cuda_stage in, out;
+    struct cuda_stage in, out, decoded; /* decoded: the pictures' */
+    struct cuda_picture *pictures;
+    size_t picture_count, picture_places;
     struct cuda_answer *answers;
     size_t answer_count, answer_places;
     cudaEvent_t done;
@@ -160,17 +172,18 @@ cuda_axis cuda_axis_of(struct cuda_backend *c, const struct resize_axis *a);
 void cuda_tables_close(struct cuda_backend *c);
 
 /* stage.c */
-/* `bytes` of both memories. ERR_NOMEM. */
-enum err cuda_stage_get(struct cuda_backend *c, struct cuda_stage *s, size_t bytes, void **host,
-                        void **device);
-/* One block of what were several; nothing of it is in use. */
-enum err cuda_stage_settle(struct cuda_backend *c, struct cuda_stage *s);
-void cuda_stage_close(struct cuda_stage *s);
+void cuda_stages_open(struct cuda_flight *f);
+/* All of it is free. */
+void cuda_stages_rewind(struct cuda_flight *f);
+/* One block each of what were several; nothing of it is in use. */
+enum err cuda_stages_settle(struct cuda_backend *c, struct cuda_flight *f);
+void cuda_stages_close(struct cuda_flight *f);
 enum err cuda_stage_op(struct backend *be, size_t bytes, void **host);
 enum err cuda_staged_op(struct backend *be, const void *host, size_t bytes, const void **out);
 enum err cuda_preprocess_op(struct backend *be, const uint8_t *pixels, ptrdiff_t stride,
-                            struct pixel_format format, const struct resize_axis *rows,
-                            const struct resize_axis *cols, float *out);
+                            bool on_device, struct pixel_format format,
+                            const struct resize_axis *rows, const struct resize_axis *cols,
+                            float *out);
 enum err cuda_labels_op(struct backend *be, const float *logits, int classes,
                         const struct resize_axis *rows, const struct resize_axis *cols,
                         uint8_t *out);

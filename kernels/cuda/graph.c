@@ -58,7 +58,7 @@ static enum err capture(struct cuda_backend *c, enum err (*walk)(void *arg), voi
     if (!cuda_check(c, cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal),
                     "cudaStreamBeginCapture"))
         return cuda_result(c);
-    c->current->in.used = c->current->out.used = 0;
+    cuda_stages_rewind(c->current);
     c->walk = CUDA_LIVE;
     enum err e = walk(arg);
     c->walk = CUDA_AT_ONCE;

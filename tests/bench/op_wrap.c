@@ -217,16 +217,18 @@ static void zero(struct backend *be, void *dst, size_t bytes)
 }
 
 static enum err preprocess(struct backend *be, const uint8_t *pixels, ptrdiff_t stride,
-                           struct pixel_format format, const struct resize_axis *rows,
-                           const struct resize_axis *cols, float *out)
+                           bool on_device, struct pixel_format format,
+                           const struct resize_axis *rows, const struct resize_axis *cols,
+                           float *out)
 {
     size_t bytes = pixels_row(format.layout, cols->src) * pixels_rows(format.layout, rows->src);
     const struct operand o[] = {BYTES(pixels, bytes, OP_IN),
                                 F32(out, 3 * (size_t)rows->dst * (size_t)cols->dst, OP_OUT)};
     op_begin(o, COUNT(o), 0, "preprocess");
-    enum err e = real->preprocess(be, pixels, stride, format, rows, cols, out);
+    enum err e = real->preprocess(be, pixels, stride, on_device, format, rows, cols, out);
     if (op_end()) {
-        e = e == ERR_OK ? cpu->ops->preprocess(cpu, pixels, stride, format, rows, cols, op_host(1))
+        e = e == ERR_OK ? cpu->ops->preprocess(cpu, pixels, stride, on_device, format, rows, cols,
+                                               op_host(1))
                         : e;
         op_compare();
     }

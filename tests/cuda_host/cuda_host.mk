@@ -24,13 +24,15 @@ $(BUILD)/obj/cuda_host/%.o: %.c $(BUILD)/flags
 $(LIB_CUDA_HOST): $(CUDA_HOST_OBJS)
 	$(archive)
 
-# -u: the archive with the CUDA backend comes first, and the engine's has one that says no.
+# The archive with the CUDA backend comes first, and the engine's has one that says no.
+CUDA_HOST_FIRST := -Wl,-u,cuda_backend_open,-u,device_memory_open
+
 $(BUILD)/tests/test_cuda_%: $(BUILD)/obj/tests/unit/test_cuda_%.o $(LIB_CUDA_HOST) $(LIB_PROTO) \
 		$(LIB_ENGINE)
 	@mkdir -p $(@D)
 	@echo '  LD $@'
 	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
-	    -Wl,-u,cuda_backend_open $(filter %.a,$^) -lcmocka $(ORACLE) $(PROTO_LIBS) $(ENGINE_LIBS)
+	    $(CUDA_HOST_FIRST) $(filter %.a,$^) -lcmocka $(ORACLE) $(PROTO_LIBS) $(ENGINE_LIBS)
 $(BUILD)/tests/test_cuda_nv12: ORACLE = -lswscale
 $(BUILD)/obj/tests/unit/test_cuda_%.o: CPPFLAGS += -Itests/cuda_host
 
@@ -39,7 +41,7 @@ $(BUILD)/cuda_host_profile: $(patsubst %,$(BUILD)/obj/tests/bench/%.o,op_profile
 		op_clock_cpu) $(BUILD)/obj/tools/options.o $(LIB_CUDA_HOST) $(LIB_ENGINE)
 	@echo '  LD $@'
 	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
-	    -Wl,-u,cuda_backend_open $(filter %.a,$^) $(ENGINE_LIBS)
+	    $(CUDA_HOST_FIRST) $(filter %.a,$^) $(ENGINE_LIBS)
 
 include tests/cuda_host/driver/driver.mk
 
@@ -49,7 +51,7 @@ $(CUDA_HOST_DAEMON): $(BUILD)/obj/server/main.o $(BUILD)/obj/cuda_host/tests/cud
 		$(LIB_CUDA_HOST) $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE) | $(CUDA_HOST_DRIVER)
 	@echo '  LD $@'
 	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) $(CUDA_HOST_RPATH) -o $@ $(filter %.o,$^) \
-	    -Wl,-u,cuda_backend_open $(filter %.a,$^) $(SERVER_LIBS) $(MEDIA_LIBS) $(PROTO_LIBS) $(ENGINE_LIBS)
+	    $(CUDA_HOST_FIRST) $(filter %.a,$^) $(SERVER_LIBS) $(MEDIA_LIBS) $(PROTO_LIBS) $(ENGINE_LIBS)
 
 # The tool on the same.
 CUDA_HOST_TOOL := $(BUILD)/cuda_host_tv3s
@@ -57,7 +59,7 @@ $(CUDA_HOST_TOOL): $(call to_obj,$(TOOL_SRCS)) $(BUILD)/obj/cuda_host/tests/cuda
 		$(LIB_CUDA_HOST) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE) | $(CUDA_HOST_DRIVER)
 	@echo '  LD $@'
 	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) $(CUDA_HOST_RPATH) -o $@ $(filter %.o,$^) \
-	    -Wl,-u,cuda_backend_open $(filter %.a,$^) $(MEDIA_LIBS) $(PROTO_LIBS) $(ENGINE_LIBS)
+	    $(CUDA_HOST_FIRST) $(filter %.a,$^) $(MEDIA_LIBS) $(PROTO_LIBS) $(ENGINE_LIBS)
 
 CUDA_HOST_TESTS = $(filter $(BUILD)/tests/test_cuda_%,$(TESTS))
 

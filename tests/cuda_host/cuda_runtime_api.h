@@ -19,7 +19,7 @@
  * threads wait where: one has left or waits at another barrier, or a lane that the mask names takes
  * no part. Launches that no card accepts fail with cudaErrorInvalidValue or -Configuration.
  *
- * Streams and devices: streams.h; memory: memory.c. */
+ * Streams and devices: streams.h; memory: memory.c; the driver's virtual memory: cuda.h. */
 #ifndef TV3S_TESTS_CUDA_HOST_CUDA_RUNTIME_API_H
 #define TV3S_TESTS_CUDA_HOST_CUDA_RUNTIME_API_H
 
@@ -33,17 +33,22 @@
 extern "C" {
 #endif
 
+#define CUDART_VERSION 13000
+
 typedef enum cudaError {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
+    cudaErrorInvalidPitchValue = 12,
+    cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
     cudaErrorInvalidDevice = 101,
     cudaErrorInvalidResourceHandle = 400,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
     cudaErrorLaunchFailure = 719,
+    cudaErrorNotSupported = 801,
     cudaErrorUnknown = 999,
 } cudaError_t;
 

@@ -3,14 +3,15 @@
  * Of one device it comes from malloc, between AddressSanitizer's red zones. Where there are several
  * it is mapped, and only the memory of the device that is at work is accessible: a kernel or a copy
  * of one that touches another's, and a host that touches any but the last, end the process with
- * SIGSEGV, however they came by the address. */
+ * SIGSEGV, however they came by the address. (Copies between devices say so.) What processes share
+ * is mapped always: virtual_memory.c. */
 #include "cuda_runtime_api.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
-enum { PAGE = 4096 };
+enum { PAGE = 4096, MAX_DEVICES = 16 };
 
 size_t cuda_host_allocations, cuda_host_memory;
 size_t cuda_host_memory_limit = SIZE_MAX;
@@ -19,9 +20,15 @@ static struct allocation {
     void *p;
     size_t bytes, mapped; /* mapped 0: from malloc */
     int device;
+    enum {
+        PLAIN,
+        SHARED,
+        PINNED
+    } kind; /* SHARED: virtual_memory.c's, of which `bytes` is not in use */
 } * allocations;
 static size_t count, places;
-static int open_device = -1; /* whose memory is accessible */
+static size_t charged[MAX_DEVICES]; /* virtual_memory.c's */
+static int open_device = -1;        /* whose memory is accessible */
 
 static void protect(int device, int how)
 {
@@ -42,10 +49,27 @@ void cuda_host_open_memory(int device)
 
 static size_t used_by(int device)
 {
-    size_t bytes = 0;
+    size_t bytes = charged[device];
     for (size_t i = 0; i < count; i++)
-        bytes += allocations[i].device == device ? allocations[i].bytes : 0;
+        if (allocations[i].kind == PLAIN && allocations[i].device == device)
+            bytes += allocations[i].bytes;
     return bytes;
+}
+
+bool cuda_host_charge(int device, size_t bytes)
+{
+    if (bytes > cuda_host_memory_limit - used_by(device))
+        return false;
+    charged[device] += bytes;
+    cuda_host_memory += bytes;
+    cuda_host_allocations++;
+    return true;
+}
+
+void cuda_host_discharge(int device, size_t bytes)
+{
+    charged[device] -= bytes;
+    cuda_host_memory -= bytes;
 }
 
 static void keep(struct allocation a)
@@ -57,8 +81,16 @@ static void keep(struct allocation a)
             abort();
     }
     allocations[count++] = a;
-    cuda_host_memory += a.bytes;
-    cuda_host_allocations++;
+}
+
+static void forget(struct allocation *a)
+{
+    *a = allocations[--count];
+    if (count == 0) {
+        free(allocations);
+        allocations = NULL;
+        places = 0;
+    }
 }
 
 static struct allocation *find(const void *p)
@@ -67,6 +99,54 @@ static struct allocation *find(const void *p)
         if (allocations[i - 1].p == p)
             return &allocations[i - 1];
     return NULL;
+}
+
+enum cuda_host_place cuda_host_place(const void *p, size_t bytes, int *device)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct allocation *a = &allocations[i];
+        size_t at = (uintptr_t)p - (uintptr_t)a->p;
+        if ((uintptr_t)p < (uintptr_t)a->p || at >= a->bytes)
+            continue;
+        *device = a->device;
+        return bytes > a->bytes - at ? CUDA_HOST_BEYOND
+               : a->kind == PINNED   ? CUDA_HOST_PINNED
+                                     : CUDA_HOST_DEVICE;
+    }
+    return CUDA_HOST_OTHER;
+}
+
+cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *out, const void *p)
+{
+    static const enum cudaMemoryType type[] = {
+        [CUDA_HOST_DEVICE] = cudaMemoryTypeDevice,
+        [CUDA_HOST_PINNED] = cudaMemoryTypeHost,
+    };
+    CUDA_HOST_LOCKED;
+    int device = -1;
+    cudaError_t e = cuda_host_call();
+    if (e != cudaSuccess)
+        return e;
+    enum cuda_host_place place = cuda_host_place(p, 1, &device);
+    *out = (struct cudaPointerAttributes){
+        .type = place == CUDA_HOST_OTHER ? cudaMemoryTypeUnregistered : type[place],
+        .device = device};
+    return cudaSuccess;
+}
+
+void cuda_host_map(void *p, size_t bytes, int device)
+{
+    keep((struct allocation){p, bytes, bytes, device, SHARED});
+    if (open_device == -1)
+        open_device = device;
+    if (mprotect(p, bytes, open_device == device ? PROT_READ | PROT_WRITE : PROT_NONE))
+        abort();
+}
+
+void cuda_host_unmap(void *p)
+{
+    cuda_host_run_all();
+    forget(find(p));
 }
 
 static void *map(size_t bytes)
@@ -92,6 +172,8 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     if (!a.p)
         return cuda_host_set_error(cudaErrorMemoryAllocation);
     keep(a);
+    cuda_host_memory += bytes;
+    cuda_host_allocations++;
     cuda_host_open_memory(a.device);
     memset(a.p, 0xff, bytes);
     *p = a.p;
@@ -105,17 +187,14 @@ cudaError_t cudaFree(void *p)
     struct allocation *a = find(p);
     if (!a) /* NULL */
         return cudaSuccess;
+    if (a->kind != PLAIN)
+        return cudaErrorInvalidValue;
     cuda_host_memory -= a->bytes;
     if (a->mapped)
         munmap(a->p, a->mapped);
     else
         free(a->p);
-    *a = allocations[--count];
-    if (count == 0) {
-        free(allocations);
-        allocations = NULL;
-        places = 0;
-    }
+    forget(a);
     return cudaSuccess;
 }
 
@@ -158,6 +237,7 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags)
     if (!*p || flags)
         return cudaErrorMemoryAllocation;
     memset(*p, 0xff, bytes);
+    keep((struct allocation){*p, bytes, 0, -1, PINNED});
     return cudaSuccess;
 }
 
@@ -165,6 +245,12 @@ cudaError_t cudaFreeHost(void *p)
 {
     CUDA_HOST_LOCKED;
     cuda_host_run_all();
+    if (!p)
+        return cudaSuccess;
+    struct allocation *a = find(p);
+    if (!a || a->kind != PINNED)
+        return cudaErrorInvalidValue;
     free(p);
+    forget(a);
     return cudaSuccess;
 }

@@ -275,43 +275,6 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
     return cudaSuccess;
 }
 
-struct copy {
-    void *dst;
-    const void *src; /* NULL: memset */
-    size_t bytes;
-    int value;
-};
-
-static void run_copy(void *args)
-{
-    const struct copy *c = args;
-    if (c->src)
-        memmove(c->dst, c->src, c->bytes);
-    else
-        memset(c->dst, c->value, c->bytes);
-}
-
-static cudaError_t enqueue_copy(struct copy c, cudaStream_t s)
-{
-    MAY_FAIL;
-    struct copy *args = checked(malloc(sizeof *args));
-    *args = c;
-    cuda_host_enqueue(s, run_copy, free, args);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind,
-                            cudaStream_t s)
-{
-    (void)kind;
-    return enqueue_copy((struct copy){dst, src, bytes, 0}, s);
-}
-
-cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
-{
-    return enqueue_copy((struct copy){p, NULL, bytes, value}, s);
-}
-
 /* ---- graphs: a graph and its executable form are the same thing, with owners counted ---- */
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode)
@@ -389,7 +352,7 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
 
 /* ---- devices ---- */
 
-static bool device_there(int device)
+bool cuda_host_device_there(int device)
 {
     return device >= 0 && device < cuda_host_devices;
 }
@@ -403,12 +366,12 @@ cudaError_t cudaGetDeviceCount(int *count)
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
 {
     *prop = (struct cudaDeviceProp){"stand-in", 8, 0};
-    return device_there(device) ? cudaSuccess : cudaErrorInvalidDevice;
+    return cuda_host_device_there(device) ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
 cudaError_t cudaSetDevice(int device)
 {
-    if (!device_there(device))
+    if (!cuda_host_device_there(device))
         return cudaErrorInvalidDevice;
     current_device = device;
     return cudaSuccess;

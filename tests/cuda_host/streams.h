@@ -9,18 +9,38 @@
  *
  * Every thread has a current device, 0 at first. Streams, events and memory are of the device that
  * was current when they were made; a launch in a stream of another than the current device fails,
- * as on a card. Calls exclude each other. */
+ * as on a card. Calls exclude each other.
+ *
+ * Plain copies do not ask what an address is. Those of two dimensions, which take a decoder's
+ * surfaces (kernels/cuda/device_memory.c), do: they write to device memory alone, all of it inside
+ * one piece, and do not read pinned memory; what the stand-in does not know may be a surface that
+ * another driver, a test's libcuda, allocated. */
 #ifndef TV3S_TESTS_CUDA_HOST_STREAMS_H
 #define TV3S_TESTS_CUDA_HOST_STREAMS_H
 
 typedef struct cuda_host_graph *cudaGraph_t;
 typedef struct cuda_host_graph *cudaGraphExec_t;
 
-enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocDefault = 0 };
+enum { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
+enum { cudaEventDisableTiming = 2, cudaHostAllocDefault = 0 };
 enum cudaStreamCaptureMode {
     cudaStreamCaptureModeGlobal,
     cudaStreamCaptureModeThreadLocal,
     cudaStreamCaptureModeRelaxed
+};
+
+enum cudaMemoryType {
+    cudaMemoryTypeUnregistered,
+    cudaMemoryTypeHost,
+    cudaMemoryTypeDevice,
+    cudaMemoryTypeManaged
+};
+
+struct cudaPointerAttributes {
+    enum cudaMemoryType type;
+    int device;
+    void *devicePointer, *hostPointer;
+    long reserved[8];
 };
 
 struct cudaDeviceProp {
@@ -34,6 +54,18 @@ cudaError_t cudaSetDevice(int device);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
 cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void *p);
+cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *out, const void *p);
+
+/* The driver's functions that cuda.h declares. */
+enum { cudaEnableDefault = 0 };
+enum cudaDriverEntryPointQueryResult {
+    cudaDriverEntryPointSuccess,
+    cudaDriverEntryPointSymbolNotFound,
+    cudaDriverEntryPointVersionNotSufficent
+};
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned version,
+                                             unsigned long long flags,
+                                             enum cudaDriverEntryPointQueryResult *found);
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t s);
@@ -46,6 +78,11 @@ cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s);
 cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t s);
+cudaError_t cudaMemcpyPeerAsync(void *dst, int dst_device, const void *src, int src_device,
+                                size_t bytes, cudaStream_t s);
+cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch,
+                              size_t width, size_t height, enum cudaMemcpyKind kind,
+                              cudaStream_t s);
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s);
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode);
@@ -60,8 +97,11 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 /* What the host asked for so far: operations enqueued (a graph's launch is one), waits, and
  * allocations of device and pinned memory. */
 extern size_t cuda_host_enqueued, cuda_host_waits, cuda_host_allocations;
-/* Bytes of device memory in use, of all devices, and how many there are, of each. */
+/* Bytes of device memory in use, of all devices, and how many there are, of each. Memory that
+ * processes share counts in the one that made it, while that one has its handle or a mapping. */
 extern size_t cuda_host_memory, cuda_host_memory_limit;
+/* Handles of shared memory and ranges of addresses that were not given back (virtual_memory.c). */
+extern size_t cuda_host_handles, cuda_host_ranges;
 /* Not cudaSuccess: every wait from now on says so, as after a kernel's fault; on this device, -1:
  * on all. */
 extern cudaError_t cuda_host_fault;
@@ -90,8 +130,19 @@ bool cuda_host_elsewhere(cudaStream_t s);
 int cuda_host_lock(void);
 void cuda_host_unlock(const int *locked);
 int cuda_host_device(void); /* the thread's */
+bool cuda_host_device_there(int device);
 /* What runs now is this device's: its memory is accessible, that of others is not (memory.c). */
 void cuda_host_open_memory(int device);
+/* Memory of `device` mapped by virtual_memory.c, and no longer; what of a device is in use changes
+ * by so much, false where there is no room. */
+void cuda_host_map(void *p, size_t bytes, int device);
+void cuda_host_unmap(void *p);
+bool cuda_host_charge(int device, size_t bytes);
+void cuda_host_discharge(int device, size_t bytes);
+/* Whether `bytes` at p are all of one piece of device memory, and whose, of pinned memory, of
+ * neither, or partly of either: then a card would fault. */
+enum cuda_host_place { CUDA_HOST_OTHER, CUDA_HOST_DEVICE, CUDA_HOST_PINNED, CUDA_HOST_BEYOND };
+enum cuda_host_place cuda_host_place(const void *p, size_t bytes, int *device);
 cudaError_t cuda_host_set_error(cudaError_t e); /* what cudaGetLastError says; returns it */
 
 #endif

@@ -159,7 +159,7 @@ static void labels_are_those_of_rgb24(void **state)
         uint8_t *rgb = as_rgb24(format, nv12, W, H), padded[(W + PAD) * H * 3 / 2];
         for (int y = 0; y < H * 3 / 2; y++)
             memcpy(padded + y * (W + PAD), nv12 + y * W, W);
-        const struct image image = {padded, W, H, W + PAD, format};
+        const struct image image = {padded, W, H, W + PAD, format, false};
         assert_int_equal(label(f->engine, a, image, got, i), ERR_OK);
         assert_int_equal(label(f->engine, b, image_of_rgb24(rgb, W, H), want, i), ERR_OK);
         free(rgb);
@@ -183,7 +183,7 @@ static void what_is_no_nv12_is_refused(void **state)
     struct pixel_format format = {.layout = PIXELS_NV12};
     assert_int_equal(label(f->engine, s, image_of(pixels, 63, 48, format), t, 0), ERR_ARG);
     assert_int_equal(label(f->engine, s, image_of(pixels, 64, 6, format), t, 0), ERR_ARG);
-    assert_int_equal(label(f->engine, s, (struct image){pixels, 64, 48, 63, format}, t, 0),
+    assert_int_equal(label(f->engine, s, (struct image){pixels, 64, 48, 63, format, false}, t, 0),
                      ERR_ARG);
     format.matrix = YUV_MATRICES;
     assert_int_equal(label(f->engine, s, image_of(pixels, 64, 48, format), t, 0), ERR_ARG);
