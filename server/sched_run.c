@@ -174,13 +174,23 @@ static void prepare_all(struct lane *l, struct batch *b)
     b->runs = kept;
 }
 
-static struct engine_run engine_run_of(struct step_args *j, const struct batch *b, int run)
+/* Pictures on a device are a decoder's, which makes NV12 alone. */
+static enum metric_id given(const struct image *image)
+{
+    return image->on_device                      ? METRIC_GIVEN_NV12_DEVICE
+           : image->format.layout == PIXELS_NV12 ? METRIC_GIVEN_NV12
+                                                 : METRIC_GIVEN_RGB24;
+}
+
+static struct engine_run engine_run_of(struct lane *l, struct step_args *j, const struct batch *b,
+                                       int run)
 {
     int first = b->run[run].first;
     for (int i = first; i < first + b->run[run].count; i++) {
         const struct item *item = b->item[i];
         j->image[i] = image_of(item->pixels, item->width, item->height, item->pixel_format);
         j->labels[i] = item->labels;
+        metric_add(l->metrics, given(&j->image[i]), 1);
     }
     j->frames_before[run] = stream_frames(b->run[run].session->stream);
     return (struct engine_run){.stream = b->run[run].session->stream,
@@ -212,7 +222,7 @@ static bool start(struct lane *l, struct batch *b)
     if (b->runs == 0)
         return false;
     for (int i = 0; i < b->runs; i++)
-        j.run[i] = engine_run_of(&j, b, i);
+        j.run[i] = engine_run_of(l, &j, b, i);
     enum err e = lane_note(l, b->model, engine_submit(b->model->engine[l->device], j.run, b->runs));
     if (e) {
         log_event(LOG_WARNING, "batch_failed", "model=%s frames=%d error=%s", b->model->name,

@@ -40,6 +40,11 @@ def labels(d, name: str, frames, **options) -> list[bytes]:
         return [bytes(a.data) for a in s.events()]
 
 
+def given(d) -> tuple[float, float]:
+    """Frames so far: RGB24, NV12."""
+    return tuple(d.metric(f'tv3sd_frames_given_total{{layout="{layout}",place="host"}}') for layout in ("rgb24", "nv12"))
+
+
 def from_nv12(data: bytes) -> np.ndarray:
     """BT.709, limited range."""
     h, w = SIZE
@@ -53,16 +58,21 @@ def from_nv12(data: bytes) -> np.ndarray:
 def test_raw_frames(daemon):
     h, w = SIZE
     noise = np.random.default_rng(5).integers(0, 256, (COUNT, h * w * 3 // 2), np.uint8)
+    before = given(daemon)
     wanted = labels(daemon, "raw-rgb", map(rgb, from_nv12(noise.tobytes())))
     assert len(set(wanted)) == COUNT
+    assert given(daemon) == (before[0] + COUNT, before[1])
     assert labels(daemon, "raw-nv12", [Frame.nv12(n.tobytes(), w, h) for n in noise]) == wanted
+    assert given(daemon) == (before[0] + COUNT, before[1] + COUNT)
 
 
 def test_uploads(daemon, tmp_path, frames):
     clip = masks.video(tmp_path / "clip.mp4", frames, *X264)
     wanted = labels(daemon, "clip-rgb", map(rgb, masks.decoded(clip, "rgb24", (*SIZE, 3))))
     assert len(wanted) == COUNT
+    before = given(daemon)
     assert daemon.get(daemon.upload(clip, "?format=raw")["masks"]).body == b"".join(wanted)
+    assert given(daemon) == (before[0], before[1] + COUNT)
 
 
 def test_packets(daemon, tmp_path, frames):
@@ -74,7 +84,9 @@ def test_packets(daemon, tmp_path, frames):
         units.append(unit)
     pixels = [masks.decoded(str(u), "rgb24", (*SIZE, 3))[0] for u in units]
     packets = [Frame.packet(u.read_bytes(), "h264", key_frame=True) for u in units]
+    before = given(daemon)
     assert labels(daemon, "packets", packets) == labels(daemon, "packets-rgb", map(rgb, pixels))
+    assert given(daemon) == (before[0] + COUNT, before[1] + COUNT)
 
 
 def test_jpegs_and_overlays(daemon, tmp_path, frames):
@@ -85,10 +97,13 @@ def test_jpegs_and_overlays(daemon, tmp_path, frames):
         (tmp_path / f"{i}.jpg").write_bytes(file.getvalue())
         files.append(file.getvalue())
         pixels.append(masks.decoded(str(tmp_path / f"{i}.jpg"), "rgb24", (*SIZE, 3))[0])
+    before = given(daemon)
     assert labels(daemon, "jpegs", map(Frame.image, files)) == labels(daemon, "jpegs-rgb", map(rgb, pixels))
+    assert given(daemon) == (before[0] + COUNT, before[1] + COUNT)
     over = daemon.request("POST", "/v1/segment?format=overlay", files[0])
     assert over.status == 200 and over.body == daemon.request(
         "POST", "/v1/segment?format=overlay", to_png(pixels[0])).body
+    assert given(daemon) == (before[0] + COUNT + 2, before[1] + COUNT)
 
 
 def to_png(pixels: np.ndarray) -> bytes:
