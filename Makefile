@@ -316,7 +316,8 @@ $(BUILD)/fuzz/fuzz_http_headers: $(BUILD)/obj/server/http_headers.o
 $(BUILD)/fuzz/fuzz_proxy_header: $(BUILD)/obj/server/proxy_header.o
 $(BUILD)/fuzz/fuzz_image_head: $(BUILD)/obj/media/image_head.o
 $(BUILD)/fuzz/fuzz_cut: $(BUILD)/obj/media/cut.o
-$(BUILD)/fuzz/fuzz_config: $(patsubst %,$(BUILD)/obj/server/%.o,config config_load config_dump)
+$(BUILD)/fuzz/fuzz_config: $(patsubst %,$(BUILD)/obj/%.o,server/config server/config_load server/config_dump \
+	base/nearest)
 # These need more of the daemon, such as the handlers that the table of endpoints names.
 $(patsubst %,$(BUILD)/fuzz/fuzz_%,target form peer keys sandbox record jobs): $(BUILD)/fuzz/fuzz_%: \
 		tests/fuzz/fuzz_%.c $(LIB_SERVER) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
