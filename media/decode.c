@@ -284,6 +284,16 @@ static void set_name(const struct decoder *d, struct frame *f)
         *dot = 0;
 }
 
+/* A file of a folder that is of no use is told, and the others go on. */
+static enum err pass_over(struct decoder *d, enum err e)
+{
+    if (!d->info.folder)
+        return err_context(e, "%s", d->files[0]);
+    d->corrupt++;
+    on_report(d, err_text());
+    return ERR_OK;
+}
+
 /* The next picture of the list of files; NULL after the last. */
 static enum err next_picture(struct decoder *d, AVFrame **out)
 {
@@ -295,6 +305,8 @@ static enum err next_picture(struct decoder *d, AVFrame **out)
             else
                 *out = NULL;
             d->taken = true;
+            if (e == ERR_UNSUPPORTED)
+                e = pass_over(d, e);
             if (e || *out)
                 return e;
             source_close(d->source);

@@ -104,8 +104,11 @@ static enum err decode(struct image_reader *r, AVCodecContext *c, const uint8_t 
 {
     r->packet->data = (uint8_t *)data; /* borrowed: libavcodec copies what has no owner */
     r->packet->size = (int)len;
-    int result = avcodec_send_packet(c, r->packet);
+    enum err e = picture_orient_png(r->packet);
+    int result = e ? 0 : avcodec_send_packet(c, r->packet);
     av_packet_unref(r->packet);
+    if (e)
+        return e;
     if (result >= 0)
         result = avcodec_receive_frame(c, r->frame);
     if (result == AVERROR(EAGAIN)) { /* none yet: the file ends here */

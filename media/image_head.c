@@ -136,3 +136,43 @@ bool image_is_animated_webp(const uint8_t *p, size_t len)
     return image_kind(p, len) == IMAGE_WEBP && len > 20 && memcmp(p + 12, "VP8X", 4) == 0 &&
            p[20] & 2;
 }
+
+/* EXIF is a TIFF file: byte order, 42, where the first directory is; that has a count and entries
+ * of tag, type, count and value, of which tag 0x112 is the orientation and type 3 a 16-bit number.
+ */
+static int exif_orientation(const uint8_t *p, size_t len)
+{
+    enum { ENTRY = 12, TAG = 0x112, SHORT = 3 };
+    bool big = len >= 8 && memcmp(p, "MM\0*", 4) == 0;
+    if (!big && !(len >= 8 && memcmp(p, "II*\0", 4) == 0))
+        return 1;
+    uint32_t (*u16)(const uint8_t *) = big ? be16 : le16;
+    size_t at = big ? be32(p + 4) : le32(p + 4);
+    if (at > len - 2)
+        return 1;
+    uint32_t count = u16(p + at);
+    at += 2;
+    for (; count > 0 && len - at >= ENTRY; count--, at += ENTRY) {
+        uint32_t value = u16(p + at + 8);
+        if (u16(p + at) == TAG && u16(p + at + 2) == SHORT)
+            return value >= 1 && value <= 8 ? (int)value : 1;
+    }
+    return 1;
+}
+
+/* Chunks: length, type, data, check. */
+int image_png_orientation(const uint8_t *p, size_t len)
+{
+    enum { AROUND = 12 };
+    if (image_kind(p, len) != IMAGE_PNG)
+        return 1;
+    for (size_t at = 8; len - at >= AROUND;) {
+        size_t n = be32(p + at);
+        if (n > len - at - AROUND)
+            break;
+        if (memcmp(p + at + 4, "eXIf", 4) == 0)
+            return exif_orientation(p + at + 8, n);
+        at += AROUND + n;
+    }
+    return 1;
+}

@@ -17,4 +17,7 @@ bool image_size(enum image_kind kind, const uint8_t *data, size_t len, uint32_t 
 /* Whether it is a WebP of several pictures. Pure. */
 bool image_is_animated_webp(const uint8_t *data, size_t len);
 
+/* EXIF's orientation, 1 to 8, of a PNG: 1 where it has none, or a malformed one. Pure. */
+int image_png_orientation(const uint8_t *data, size_t len);
+
 #endif

@@ -7,6 +7,7 @@
 #include "media/picture.h"
 
 #include "media/device.h"
+#include "media/image_head.h"
 
 #include <libavutil/display.h>
 #include <libavutil/imgutils.h>
@@ -174,16 +175,35 @@ static struct turn turn_of(const int32_t *m)
     return t;
 }
 
-/* EXIF's orientation, which libavcodec makes a matrix of in JPEG and tells as text in WebP. */
+/* By EXIF's orientation. */
+static const struct turn turns[] = {
+    [2] = {false, true, false}, [3] = {false, true, true}, [4] = {false, false, true},
+    [5] = {true, false, false}, [6] = {true, true, false}, [7] = {true, true, true},
+    [8] = {true, false, true}};
+
+/* libavcodec makes a matrix of it in JPEG, tells it as text in WebP, and not at all in PNG. */
 static struct turn turn_of_exif(const AVFrame *in)
 {
-    static const struct turn turn[] = {
-        [2] = {false, true, false}, [3] = {false, true, true}, [4] = {false, false, true},
-        [5] = {true, false, false}, [6] = {true, true, false}, [7] = {true, true, true},
-        [8] = {true, false, true}};
     const AVDictionaryEntry *e = av_dict_get(in->metadata, "Orientation", NULL, AV_DICT_MATCH_CASE);
     long n = e ? strtol(e->value, NULL, 10) : 1;
-    return turn[n >= 1 && n <= 8 ? n : 1];
+    return turns[n >= 1 && n <= 8 ? n : 1];
+}
+
+enum err picture_orient_png(AVPacket *packet)
+{
+    int n = image_png_orientation(packet->data, (size_t)packet->size);
+    if (n == 1)
+        return ERR_OK;
+    struct turn t = turns[n];
+    int32_t x = t.flip_x ? -(1 << 16) : 1 << 16, y = t.flip_y ? -(1 << 16) : 1 << 16;
+    int32_t matrix[9] = {[8] = 1 << 30};
+    matrix[t.swap ? 3 : 0] = x;
+    matrix[t.swap ? 1 : 4] = y;
+    uint8_t *side = av_packet_new_side_data(packet, AV_PKT_DATA_DISPLAYMATRIX, sizeof matrix);
+    if (!side)
+        return err_set(ERR_NOMEM, "no memory for an image");
+    memcpy(side, matrix, sizeof matrix);
+    return ERR_OK;
 }
 
 /* Source (x, y) goes to display (x, y) or (y, x), mirrored as said. */

@@ -7,6 +7,7 @@
 
 #include "media/decode.h"
 
+#include <libavcodec/packet.h>
 #include <libavutil/frame.h>
 #include <libswscale/swscale.h>
 
@@ -24,5 +25,9 @@ struct picture {
  * `matrix` is the stream's display matrix (9 ints) or NULL; the frame's own goes first. */
 enum err picture_take(struct picture *p, const AVFrame *in, const int32_t *matrix, struct frame *f);
 void picture_free(struct picture *p);
+
+/* A packet that is a PNG file, before it is decoded: gives it the display matrix that its EXIF asks
+ * for, which libavcodec does not read, and hands on to the frame. */
+enum err picture_orient_png(AVPacket *packet);
 
 #endif

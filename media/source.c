@@ -14,6 +14,8 @@
 #include "media/codec.h"
 #include "media/cut.h"
 #include "media/given.h"
+#include "media/image_head.h"
+#include "media/picture.h"
 
 #include <errno.h>
 #include <libavutil/avstring.h>
@@ -384,6 +386,17 @@ static enum err decoding_error(const struct source *s, int result)
                                          : source_error(result, "decoding");
 }
 
+/* A packet that is an image file, of a kind of which libavcodec leaves something out. */
+static enum err prepare_still(const struct source *s)
+{
+    enum AVCodecID id = s->stream->codecpar->codec_id;
+    if (id == AV_CODEC_ID_WEBP && image_is_animated_webp(s->packet->data, (size_t)s->packet->size))
+        return err_set(
+            ERR_UNSUPPORTED,
+            "an animated WebP, which FFmpeg does not decode: make a video or a GIF of it");
+    return id == AV_CODEC_ID_PNG ? picture_orient_png(s->packet) : ERR_OK;
+}
+
 /* Gives the codec the next packet of our stream, or starts draining. */
 static enum err feed(struct source *s, int64_t *corrupt)
 {
@@ -395,6 +408,12 @@ static enum err feed(struct source *s, int64_t *corrupt)
         s->draining = true;
         codec_send(s->codec, NULL);
         return ERR_OK;
+    }
+    if (source_still(s))
+        e = prepare_still(s);
+    if (e) {
+        av_packet_unref(s->packet);
+        return e;
     }
     bool cut = s->packet->flags & AV_PKT_FLAG_CORRUPT;
     int r = codec_send(s->codec, s->packet);

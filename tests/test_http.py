@@ -15,7 +15,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import cases
 import masks
@@ -90,6 +90,20 @@ def test_the_form_of_a_body_does_not_matter(daemon, pngs, labelled):
     assert daemon.request("POST", "/v1/segment", body, Content_Type=kind).body == labelled["frame"][2]
     chunked = daemon.request("POST", "/v1/segment", iter([pngs[2][:100], pngs[2][100:]]))
     assert chunked.body == labelled["frame"][2]
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_a_png_is_turned_as_its_exif_says(daemon, pngs, order):
+    """Pillow turns it as it should be, and writes EXIF of either byte order."""
+    exif = Image.Exif()
+    exif[0x0112], exif.endian = 6, order
+    lying, upright = io.BytesIO(), io.BytesIO()
+    Image.open(io.BytesIO(pngs[2])).save(lying, "PNG", exif=exif.tobytes())
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(lying.getvalue())))
+    turned.save(upright, "PNG", exif=b"")
+    assert turned.size == (64, 96)
+    got, want = (daemon.request("POST", "/v1/segment", p.getvalue()) for p in (lying, upright))
+    assert got.headers["X-Tv3s-Size"] == "64x96" and got.body == want.body
 
 
 @pytest.mark.parametrize("name", ["raw", "rle", "coco_rle", "overlay", "labels"])

@@ -254,7 +254,7 @@ def test_one_image(tmp_path, tiny_model, rgb, ext):
     assert np.abs(blend - expected).mean() < (4 if ext in ("jpg", "webp") else 0.01)
 
 
-@pytest.mark.parametrize("ext", ["jpg", "webp"])
+@pytest.mark.parametrize("ext", ["jpg", "webp", "png"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_image_with_exif_orientation_is_upright(tmp_path, tiny_model, ext, orientation):
     frame = np.zeros((64, 96, 3), np.uint8)
@@ -268,6 +268,18 @@ def test_image_with_exif_orientation_is_upright(tmp_path, tiny_model, ext, orien
     got = frames_through_overlay(tmp_path)[0]
     upright = np.array(ImageOps.exif_transpose(Image.open(source)).convert("RGB"))
     assert got.shape == upright.shape and np.abs(got - upright).mean() < 4
+
+
+def test_an_animated_webp_is_called_that(tmp_path, tiny_model, rgb):
+    """FFmpeg has no decoder for it. In a folder the others go on."""
+    pictures = [Image.fromarray(p) for p in rgb[:2]]
+    (tmp_path / "in").mkdir()
+    pictures[0].save(tmp_path / "in" / "a.webp", save_all=True, append_images=pictures[1:])
+    pictures[0].save(tmp_path / "in" / "b.webp")
+    done = run(tiny_model, tmp_path / "in" / "a.webp", tmp_path / "o.zip", check=False)
+    assert done.returncode == 1 and "a.webp: an animated WebP" in done.stderr and not (tmp_path / "o.zip").exists()
+    done = run(tiny_model, tmp_path / "in", f"{tmp_path}/out/")
+    assert "a.webp: an animated WebP" in done.stderr and os.listdir(tmp_path / "out") == ["b.png"]
 
 
 def test_standard_input(tmp_path, tiny_model, rgb, labels):

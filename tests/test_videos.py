@@ -21,7 +21,7 @@ import masks
 import sandbox
 from conftest import TV3S
 from daemon import CUDA_HOST_TV3SD, PATIENCE, Daemon
-from test_http import bomb, multipart
+from test_http import animated, bomb, multipart
 
 ENDING = {"png": "zip", "raw": "raw", "rle": "jsonl", "coco_rle": "jsonl", "overlay": "mp4", "labels": "mkv"}
 MIME = {"png": "application/zip", "raw": "application/octet-stream", "rle": "application/x-ndjson",
@@ -304,6 +304,8 @@ def test_what_is_no_video_fails_with_its_reason(daemon, tmp_path, clip):
     silence = tmp_path / "a.wav"
     masks.ffmpeg("-f", "lavfi", "-i", "anullsrc", "-t", "0.1", silence)
     assert failed(daemon, tmp_path / "audio", silence.read_bytes())["type"] == "/problems/bad-format"
+    error = failed(daemon, tmp_path / "animated", animated())
+    assert error["type"] == "/problems/unsupported" and "animated WebP" in error["detail"]
     assert daemon.upload(clip)["state"] == "succeeded"
 
 

@@ -13,5 +13,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             abort();
     if (image_is_animated_webp(data, size) && image_kind(data, size) != IMAGE_WEBP)
         abort();
+    int orientation = image_png_orientation(data, size);
+    if (orientation < 1 || orientation > 8)
+        abort();
     return 0;
 }
