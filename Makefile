@@ -297,7 +297,7 @@ faults: deps all ## FAULTS random faults over a loaded pair of daemons; prints f
 # cores with some twenty other processes on them.
 TSAN_UNIT := $(filter-out tests/unit/test_cuda_%,$(TEST_SRCS))
 TSAN_PYTEST := tests $(patsubst %,--ignore=tests/test_%.py,architectures convert device device_pixels devices docs eval \
-	gpu_run logits parity streams) \
+	gpu_run logits nvdec parity segment_nvdec streams) \
 	--deselect=tests/test_sandbox.py::test_decoders_hold_nothing_of_the_daemons \
 	--deselect=tests/test_segment.py::test_the_same_video_gives_the_same_bytes_whatever_memory_held
 tsan: export TSAN_OPTIONS := suppressions=$(CURDIR)/tests/tsan.supp:halt_on_error=1:exitcode=66

@@ -4,8 +4,10 @@
 #include "tools/tool.h"
 
 #include <getopt.h>
+#include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char help[] =
@@ -23,6 +25,7 @@ static const char help[] =
     "  --mode MODE          stream (default): the hidden state goes from frame to frame;\n"
     "                       clip: frames t-9, t-6, t-3 and t afresh; frame: each by itself\n"
     "  --device DEVICE      cpu (default), cuda or cuda:N\n"
+    "  --decoder WHERE      auto (default): a GPU decodes the video too where it can; cpu\n"
     "  --dtype TYPE         f32 (default, exact), bf16 (faster where the device has it) or, on\n"
     "                       a GPU, tf32\n"
     "  --resize PRESET      vspw, cityscapes, native or WxH instead of the model's own\n"
@@ -33,13 +36,23 @@ static const char help[] =
     "\n"
     "The output is whole or absent: it gets its name when it is complete.\n";
 
-enum { OPT_FORMAT = 256, OPT_MODE, OPT_DEVICE, OPT_DTYPE, OPT_RESIZE, OPT_THREADS, OPT_BATCH };
+enum {
+    OPT_FORMAT = 256,
+    OPT_MODE,
+    OPT_DEVICE,
+    OPT_DECODER,
+    OPT_DTYPE,
+    OPT_RESIZE,
+    OPT_THREADS,
+    OPT_BATCH
+};
 
 static const struct option options[] = {
     {"output", required_argument, NULL, 'o'},
     {"format", required_argument, NULL, OPT_FORMAT},
     {"mode", required_argument, NULL, OPT_MODE},
     {"device", required_argument, NULL, OPT_DEVICE},
+    {"decoder", required_argument, NULL, OPT_DECODER},
     {"dtype", required_argument, NULL, OPT_DTYPE},
     {"resize", required_argument, NULL, OPT_RESIZE},
     {"threads", required_argument, NULL, OPT_THREADS},
@@ -71,6 +84,9 @@ static bool take(struct request *r, int option, const char *value)
         return option_mode(value, &j->stream.mode);
     case OPT_DEVICE:
         return option_device(value, &j->engine.device, &j->engine.device_index);
+    case OPT_DECODER:
+        j->decode_on_cpu = strcmp(value, "cpu") == 0;
+        return j->decode_on_cpu || strcmp(value, "auto") == 0;
     case OPT_DTYPE:
         return option_dtype(value, &j->engine);
     case OPT_RESIZE:
@@ -133,6 +149,18 @@ static void catch_signals(void)
     signal(SIGPIPE, SIG_IGN);
 }
 
+static void print_json(const struct segment_result *r)
+{
+    json_t *why = json_string(r->decoder_why);
+    char *quoted = json_dumps(why, JSON_ENCODE_ANY);
+    printf("{\"frames\":%lld,\"seconds\":%.3f,\"fps\":%.3f,\"corrupt\":%lld,\"decoder\":\"%s\","
+           "\"decoder_why\":%s}\n",
+           (long long)r->frames, r->seconds, (double)r->frames / r->seconds, (long long)r->corrupt,
+           r->decoder, quoted && r->decoder_why[0] ? quoted : "null");
+    free(quoted);
+    json_decref(why);
+}
+
 int cmd_segment(int argc, char **argv)
 {
     struct request r = {.job = {.interrupt = &interrupt}};
@@ -157,8 +185,6 @@ int cmd_segment(int argc, char **argv)
     if (e)
         return tool_error(argv[0], "%s", err_text());
     if (r.json)
-        printf("{\"frames\":%lld,\"seconds\":%.3f,\"fps\":%.3f,\"corrupt\":%lld}\n",
-               (long long)result.frames, result.seconds, (double)result.frames / result.seconds,
-               (long long)result.corrupt);
+        print_json(&result);
     return TOOL_OK;
 }

@@ -14,7 +14,9 @@
 #include "tools/segment.h"
 
 #include "base/queue.h"
+#include "kernels/device_memory.h"
 #include "media/sink.h"
+#include "tools/input.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -24,6 +26,7 @@
 
 struct slot {
     struct frame frame;
+    struct device_memory *memory; /* of pictures on the device, or NULL */
     uint8_t *labels;
     size_t capacity;
 };
@@ -31,7 +34,7 @@ struct slot {
 struct pipeline {
     const struct segment_job *job;
     struct model *model;
-    struct decoder *decoder;
+    struct input *input;
     struct sink *sink; /* the encode thread's; it commits or aborts */
     struct engine *engine;
     struct stream *stream;
@@ -89,7 +92,7 @@ static enum err decode_all(struct pipeline *p)
         if (!e && leaving(p))
             e = err_set(ERR_CANCELLED, "interrupted");
         if (!e)
-            e = decoder_next(p->decoder, &slot->frame, &end);
+            e = input_next(p->input, &slot->frame, &slot->memory, &end);
         if (e || end)
             return e;
         e = queue_put(p->decoded, slot);
@@ -135,7 +138,9 @@ static enum err label_batch(struct pipeline *p, struct slot **batch, int n)
         enum err e = reserve_labels(batch[i]);
         if (e)
             return e;
-        images[i] = image_of(f->pixels, f->width, f->height, f->format);
+        images[i] = image_of(f->device_pixels ? f->device_pixels : f->pixels, f->width, f->height,
+                             f->format);
+        images[i].on_device = f->device_pixels != NULL;
         labels[i] = batch[i]->labels;
     }
     struct engine_run run = {.stream = p->stream, .count = n, .frames = images, .labels = labels};
@@ -201,25 +206,40 @@ static void *encode_thread(void *pipeline)
 /* ---- the whole ----------------------------------------------------------------------------------
  */
 
-static enum err open_input_and_output(struct pipeline *p)
+/* An overlay, as the output's name or the format says, is drawn here over frames that are here. */
+static bool is_drawn(const struct segment_job *job)
+{
+    struct sink_options o;
+    return sink_choose(job->output, job->format, &(struct decode_info){0}, &o) == ERR_OK &&
+           o.format == MASK_OVERLAY;
+}
+
+static enum err open_input(struct pipeline *p)
+{
+    const struct segment_job *job = p->job;
+    bool on_gpu = job->engine.device == DEVICE_CUDA;
+    p->draws = is_drawn(job);
+    struct input_options in = {
+        .path = job->input,
+        .device = on_gpu && !p->draws && !job->decode_on_cpu ? job->engine.device_index : -1,
+        .why = !on_gpu              ? NULL
+               : job->decode_on_cpu ? "as --decoder says"
+                                    : "overlays are drawn there",
+        .decode = {.threads = on_gpu ? 4 : 1, .report = warn, .cancelled = leaving, .ctx = p},
+    };
+    return input_open(&in, &p->input);
+}
+
+static enum err open_output(struct pipeline *p)
 {
     const struct arch *arch = &p->model->arch;
-    struct decode_options in = {
-        .threads = p->job->engine.device == DEVICE_CPU ? 1 : 4,
-        .report = warn,
-        .cancelled = leaving,
-        .ctx = p,
-    };
     struct sink_options out;
-    enum err e = decoder_open(p->job->input, &in, &p->decoder);
-    if (!e)
-        e = sink_choose(p->job->output, p->job->format, decoder_info(p->decoder), &out);
+    enum err e = sink_choose(p->job->output, p->job->format, input_info(p->input), &out);
     if (e)
         return e;
     out.palette = arch->palette;
     out.colours = arch->classes;
-    out.threads = in.threads;
-    p->draws = out.format == MASK_OVERLAY;
+    out.threads = p->job->engine.device == DEVICE_CPU ? 1 : 4;
     return sink_open(&out, &p->sink);
 }
 
@@ -243,7 +263,9 @@ static enum err open_pipeline(struct pipeline *p)
 {
     enum err e = model_open(p->job->model, &p->model);
     if (!e)
-        e = open_input_and_output(p);
+        e = open_input(p);
+    if (!e)
+        e = open_output(p);
     if (!e)
         e = open_slots(p);
     if (!e)
@@ -262,13 +284,14 @@ static void close_pipeline(struct pipeline *p)
     engine_close(p->engine);
     for (size_t i = 0; p->slots && i < p->slot_count; i++) {
         frame_free(&p->slots[i].frame);
+        device_memory_close(p->slots[i].memory);
         free(p->slots[i].labels);
     }
     free(p->slots);
     queue_close(p->idle);
     queue_close(p->decoded);
     queue_close(p->labelled);
-    decoder_close(p->decoder);
+    input_close(p->input);
     model_close(p->model);
     pthread_mutex_destroy(&p->lock);
 }
@@ -302,15 +325,18 @@ static double now(void)
 enum err segment_run(const struct segment_job *job, struct segment_result *out)
 {
     struct pipeline p = {.job = job};
+    const char *why;
     pthread_mutex_init(&p.lock, NULL);
     enum err e = open_pipeline(&p);
     if (e)
         goto done;
     double start = now();
-    progress_start(job->progress, decoder_info(p.decoder)->frames);
+    progress_start(job->progress, input_info(p.input)->frames);
     run_threads(&p);
     p.result.seconds = now() - start;
-    p.result.corrupt = decoder_corrupt(p.decoder);
+    p.result.corrupt = input_corrupt(p.input);
+    p.result.decoder = input_place(p.input, &why);
+    snprintf(p.result.decoder_why, sizeof p.result.decoder_why, "%s", why ? why : "");
     *out = p.result;
     e = p.error ? err_set(p.error, "%s", p.text) : ERR_OK;
 done:

@@ -18,6 +18,7 @@ struct segment_job {
     const enum mask_format *format; /* NULL: by the output's name */
     struct engine_config engine;
     struct stream_config stream;
+    bool decode_on_cpu;          /* even where the engine's device could */
     int batch;                   /* frames of one engine step, 1..SEGMENT_MAX_BATCH */
     const atomic_int *interrupt; /* not 0: stop and leave nothing behind */
     struct progress *progress;
@@ -25,7 +26,9 @@ struct segment_job {
 
 struct segment_result {
     int64_t frames, corrupt;
-    double seconds; /* from the first frame's decoding to the output's being complete */
+    double seconds;        /* from the first frame's decoding to the output's being complete */
+    const char *decoder;   /* where frames were decoded: input_place */
+    char decoder_why[256]; /* why not on the GPU, or "" */
 };
 
 /* Runs the job to its end. The output is whole on ERR_OK and untouched otherwise; ERR_CANCELLED

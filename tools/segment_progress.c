@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -94,10 +95,12 @@ void progress_end(struct progress *p, const struct segment_result *r)
     if (p->warnings > MAX_WARNINGS)
         fprintf(stderr, "%s: warning: %lld more\n", p->name,
                 (long long)(p->warnings - MAX_WARNINGS));
+    bool told = strcmp(r->decoder, "cpu") != 0 || r->decoder_why[0];
     if (p->visible)
-        fprintf(stderr, "%lld frames in %.1f s, %.1f frames/s, %lld corrupt\n",
+        fprintf(stderr, "%lld frames in %.1f s, %.1f frames/s, %lld corrupt%s%s%s%s%s\n",
                 (long long)r->frames, r->seconds, (double)r->frames / r->seconds,
-                (long long)r->corrupt);
+                (long long)r->corrupt, told ? ", decoded by " : "", told ? r->decoder : "",
+                r->decoder_why[0] ? " (" : "", r->decoder_why, r->decoder_why[0] ? ")" : "");
     pthread_mutex_unlock(&p->lock);
 }
 

@@ -39,6 +39,7 @@ int tool_option(const char *command, const char *option, const char *value)
         {"format", "png, raw, rle, coco_rle, overlay or labels"},
         {"dtype", "f32, bf16 or tf32"},
         {"device", "cpu, cuda or cuda:N"},
+        {"decoder", "auto or cpu"},
         {"resize", "vspw, cityscapes, native or WxH"},
         {"size", "WxH"},
         {"batch", "a number, 1 to 64"},
