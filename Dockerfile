@@ -58,7 +58,7 @@ LABEL org.opencontainers.image.title="tv3sd" \
     org.opencontainers.image.documentation="/usr/share/doc/tv3sd/docs/operating.md"
 
 FROM runtime AS cuda
-ENV TV3SD_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ENV TV3SD_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 COPY --from=build-cuda /out/usr /usr
 ARG VERSION=unknown
 LABEL org.opencontainers.image.version="${VERSION}"

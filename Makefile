@@ -36,7 +36,7 @@ DEPS_TEST  := $(DEPS_BUILD) g++ libcmocka-dev python3 python3-pytest python3-pyt
 	python3-prometheus-client python3-jsonschema chromium chromium-driver ffmpeg curl openssl systemd nginx-light haproxy \
 	prometheus docker-compose python3-yaml lua5.1 iproute2 redis-server stunnel4 \
 	python3-kubernetes golang-go golang-github-masterminds-sprig-dev golang-k8s-sigs-yaml-dev jq \
-	libffmpeg-nvenc-dev
+	libffmpeg-nvenc-dev vpx-tools
 DEPS_DEMO  := $(DEPS_BUILD) curl
 DEPS_FUZZ  := $(DEPS_BUILD) clang libomp-dev libclang-rt-14-dev
 DEPS_LINT  := $(DEPS_BUILD) clang clang-format clang-tidy cppcheck libomp-dev \

@@ -90,10 +90,12 @@ def test_turned_and_rgb_frames_come_from_the_device(tmp_path, clip, options):
         assert device.decoders == {"nvdec"} and device.places == {"here"}
 
 
-def test_sizes_that_change_stay_on_the_device(tmp_path):
-    parts = [video(tmp_path / f"{i}.ts", size, X264, 8, i) for i, size in enumerate([(96, 160), (64, 128), (126, 200)])]
-    (tmp_path / "all.ts").write_bytes(b"".join(open(p, "rb").read() for p in parts))
-    device = same(FRAMES, tmp_path / "all.ts")
+@pytest.mark.parametrize("ext, codec, header", [("ts", X264, 0), ("ivf", VP9, 32)])
+def test_sizes_that_change_at_key_frames_stay_on_the_device(tmp_path, ext, codec, header):
+    parts = [open(video(tmp_path / f"{i}.{ext}", size, codec, 8, i), "rb").read()
+             for i, size in enumerate([(136, 160), (128, 132), (176, 200)])]
+    (tmp_path / f"all.{ext}").write_bytes(parts[0] + b"".join(part[header:] for part in parts[1:]))
+    device = same(FRAMES, tmp_path / f"all.{ext}")
     assert device.decoders == {"nvdec"} and len(device.frames) == COUNT
 
 
@@ -150,6 +152,21 @@ def test_a_size_that_is_too_large_later_ends_with_the_devices_error(tmp_path):
     device = Frames(program_with_driver(FRAMES, tmp_path / "rig", width=170), tmp_path / "all.ts", "device")
     assert device.error == "device: cuda:0: Video width 208 not within range from 48 to 170" and len(device.frames) > 0
     assert device.frames == Frames(FRAMES, tmp_path / "all.ts").frames[:len(device.frames)]
+
+
+def test_a_size_of_vp9_that_changes_at_no_key_frame_ends_with_the_devices_error(tmp_path):
+    """Its picture is made of those of the old size, which the new decoder on the device would not have."""
+    masks.ffmpeg("-f", "lavfi", "-i", "testsrc2=s=640x480:r=30", "-vf", "noise=alls=80:allf=t:all_seed=1", "-frames:v", "75",
+                 "-pix_fmt", "yuv420p", tmp_path / "noise.y4m")
+    subprocess.run(["vpxenc", "--codec=vp9", "--ivf", "-o", tmp_path / "resized.ivf", "--rt", "--cpu-used=8", "--threads=1",
+                    "--lag-in-frames=0", "--kf-max-dist=9999", "--end-usage=cbr", "--target-bitrate=40", "--buf-sz=1000",
+                    "--buf-initial-sz=500", "--buf-optimal-sz=600", "--resize-allowed=1", "--resize-up=60", "--resize-down=30",
+                    tmp_path / "noise.y4m"], check=True, capture_output=True)
+    host, device = Frames(FRAMES, tmp_path / "resized.ivf"), Frames(FRAMES, tmp_path / "resized.ivf", "device")
+    sizes = [frame.split()[1] for frame in host.frames]
+    assert set(sizes) == {"640x480", "480x360"} and device.decoders == {"nvdec"}
+    assert device.error == "device: cuda:0: the size changes at a picture that is no key frame"
+    assert device.frames == host.frames[:sizes.index("480x360")]
 
 
 # ---------------------------------------------------------------------------------------------------- damage

@@ -272,6 +272,22 @@ def clip(run: Run, dtype: str) -> dict:
     return out
 
 
+def decoders(run: Run) -> dict:
+    """The bundled clip's masks, with the video decoded on the GPU and by the CPU."""
+    out, masks = {}, []
+    for name, options in (("auto", ()), ("cpu", ("--decoder", "cpu"))):
+        path = os.path.join(run.work, name + ".raw")
+        out[name] = json.loads(run.tool("tv3s", "segment", STREET, os.path.join(ROOT, "models/street.mp4"), "-o", path,
+                                        "--device", run.args.device, "--json", "--quiet", *options).stdout)
+        with open(path, "rb") as f:
+            masks.append(f.read())
+    if masks[0] != masks[1]:
+        raise Failed("the masks differ", out)
+    if run.args.device.startswith("cuda") and out["auto"]["decoder"] != "nvdec":
+        raise Failed("not decoded on the GPU: " + str(out["auto"]["decoder_why"]), out)
+    return out
+
+
 # --------------------------------------------------------------------------------------- kernels, speed, memory
 def profile(run: Run, dtype: str, streams: int, *options) -> dict:
     done = run.tool("op_profile", random_b1(run), "--size", run.args.size, "--device", run.args.device, "--dtype", dtype,
@@ -352,6 +368,7 @@ def main() -> None:
             for name in parity_modules()[0].CASES:
                 run.step(f"parity {name} {dtype}", 60, parity, name, dtype)
             run.step(f"parity street {dtype}", 30, clip, dtype)
+        run.step("decoders", 60, decoders)
         for dtype in ("f32", "bf16"):
             run.step(f"kernels {dtype}", 60, check_kernels, dtype)
         for streams in (1, 4, 16, 64, 2, 8, 32):
