@@ -199,7 +199,8 @@ static enum MHD_Result check_parameter(void *check, enum MHD_ValueKind kind, con
     if (c->error)
         return MHD_NO;
     if (!listed(c->known, key))
-        c->error = err_set(ERR_ARG, "there is no parameter '%.40s' here", key);
+        c->error = err_set(ERR_ARG, "there is no parameter '%.40s' here%s%s", key,
+                           *c->known ? ", but " : "", c->known);
     else if (!value || strlen(value) != value_size)
         c->error = err_set(ERR_ARG, "the parameter '%.40s' has no value", key);
     else if (MHD_lookup_connection_value(c->connection, MHD_GET_ARGUMENT_KIND, key) != value)

@@ -85,7 +85,7 @@ static enum err no_such_path(struct request *r)
     if (n > 3 && strncmp(r->target, "/v1/streams/", 12) == 0 &&
         strncmp(r->target + n - 3, "/ws", 3) == 0)
         return err_set(ERR_NOT_FOUND, "WebSockets are not on this port: /v1/server says where");
-    return err_set(ERR_NOT_FOUND, "no such path");
+    return err_set(ERR_NOT_FOUND, "no such path: /openapi.json has those that there are");
 }
 
 /* "GET, HEAD, OPTIONS" of the path whose pattern is `path`. */

@@ -42,6 +42,10 @@ def test_a_stream_that_does_not_begin_leaves_no_folder(command, daemon, clip, tm
     assert sorted(os.listdir(out)) == [f"{n:06d}.png" for n in range(COUNT)]
 
 
+def test_what_cannot_be_read_says_why(command, tmp_path):
+    assert "cannot read the file: Is a directory\n" in command.run("upload", tmp_path, "-o", tmp_path / "o.zip", status=1).stderr
+
+
 def test_what_was_meant_by_a_misspelt_word_is_guessed(command):
     assert "did you mean 'upload'?" in command.run("uplaod", "x", status=2).stderr
     assert "did you mean --takeover?" in command.run("stream", "x", "--take-over", status=2).stderr

@@ -373,7 +373,8 @@ def test_two_tensors_of_one_name(tmp_path):
 def test_a_backbone_alone(tmp_path):
     weights = {k: v for k, v in state().items() if k.startswith("backbone.")}
     refused(save(tmp_path / "a.pth", weights), "decode_head.linear_c1.proj.weight is missing")
-    refused(save(tmp_path / "b.pth", {"head.weight": torch.zeros(3)}), "backbone.patch_embed1.proj.weight is missing")
+    refused(save(tmp_path / "b.pth", {"head.weight": torch.zeros(3)}),
+            "b.pth: no tensor is one of TV3S or SegFormer; there is head.weight")
     torch.save({"lr": 1}, tmp_path / "c.pth")
     refused(tmp_path / "c.pth", "no state_dict")
     torch.save([1, 2], tmp_path / "d.pth")
@@ -405,7 +406,8 @@ class Call:
 def test_a_pickle_that_calls(thing, name, tmp_path):
     for protocol in (2, 4):
         path = archive(tmp_path / "a.pth", pickle.dumps({"state_dict": {"x": thing}}, protocol, fix_imports=False))
-        refused(path, f"pickle wants to call {name}", cwd=tmp_path)
+        refused(path, f"{path} holds more than tensors: torch.save its state_dict alone: pickle wants to call {name}",
+                cwd=tmp_path)
         os.remove(path)
 
 

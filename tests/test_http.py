@@ -248,7 +248,7 @@ def test_a_name_in_a_files_place_is_told_from_a_file(daemon, pngs, tmp_path, tar
 
 
 @pytest.mark.parametrize("query, word", [
-    ("?format=jpeg", "jpeg"), ("?formt=png", "formt"), ("?format=png&format=png", "twice"), ("?mode=frame", "mode"),
+    ("?format=jpeg", "jpeg"), ("?formt=png", "'formt' here, but model format resize"), ("?format=png&format=png", "twice"), ("?mode=frame", "mode"),
     ("?resize=10x10", "10x10"), ("?resize=1e3x64", "1e3x64"), ("?format", "format"), ("?format=pn%00g", "zero"),
 ])
 def test_a_wrong_parameter_is_an_error(daemon, pngs, query, word):

@@ -149,7 +149,7 @@ static size_t on_read(char *data, size_t size, size_t count, void *transfer)
     struct transfer *t = transfer;
     size_t got = fread(data, size, count, t->r->from);
     if (got == 0 && ferror(t->r->from)) {
-        t->failed = client_fail(t->c, TV3S_FILE, "cannot read the file");
+        t->failed = client_fail(t->c, TV3S_FILE, "cannot read the file: %m");
         return CURL_READFUNC_ABORT;
     }
     return got * size;

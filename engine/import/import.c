@@ -71,6 +71,9 @@ static enum err map_names(struct import *im)
             im->parameters += counts ? st_elements(t) : 0;
         im->count += s->part != PART_UNUSED;
     }
+    if (n > 0 && im->count == 0)
+        return err_set(ERR_FORMAT, "no tensor is one of TV3S or SegFormer; there is %s",
+                       checkpoint_at(im->checkpoint, 0)->name);
     if (im->count)
         qsort(im->sources, im->count, sizeof *im->sources, by_name_and_part);
     return ERR_OK;
@@ -304,6 +307,23 @@ static enum err refuse_same_file(const char *in, const char *out)
     return ERR_OK;
 }
 
+/* All but the writing. */
+static enum err convert(struct import *im, const struct import_options *options, const char **note)
+{
+    enum err err = map_names(im);
+    if (!err)
+        err = join_halves(im);
+    if (!err)
+        err = canonical_shapes(im);
+    if (!err)
+        err = find_arch(im, options, note);
+    if (!err)
+        err = st_writer_open(&im->writer);
+    if (!err)
+        err = arch_visit(&im->arch, take_tensor, im);
+    return err ? err : check_rest(im);
+}
+
 enum err import_checkpoint(const char *in, const char *out, const struct import_options *options,
                            struct import_report *report)
 {
@@ -317,21 +337,8 @@ enum err import_checkpoint(const char *in, const char *out, const struct import_
     err = checkpoint_open(in, &im->checkpoint);
     if (err)
         goto done;
-    err = map_names(im);
-    if (!err)
-        err = join_halves(im);
-    if (!err)
-        err = canonical_shapes(im);
-    if (!err)
-        err = find_arch(im, options, &report->note);
-    if (!err)
-        err = st_writer_open(&im->writer);
-    if (!err)
-        err = arch_visit(&im->arch, take_tensor, im);
-    if (!err)
-        err = check_rest(im);
-    if (!err)
-        err = write_model(im, out);
+    err = convert(im, options, &report->note);
+    err = err ? err_context(err, "%s", in) : write_model(im, out);
     report->arch = im->arch;
     report->parameters = im->parameters;
 done:

@@ -173,7 +173,12 @@ static enum err open_archive(const char *path, struct torch_file *f)
     if (!f->pickle_bytes)
         return err_set(ERR_NOMEM, "no memory for a pickle of %" PRIu64 " bytes", size);
     err = read_entry(f, name, index, 0, f->pickle_bytes, size);
-    return err ? err : pickle_open(f->pickle_bytes, size, &f->pickle);
+    if (!err)
+        err = pickle_open(f->pickle_bytes, size, &f->pickle);
+    if (err == ERR_UNSUPPORTED) /* code of others' is not run */
+        return err_context(err, "%s holds more than tensors: torch.save its state_dict alone",
+                           path);
+    return err;
 }
 
 enum err torch_open(const char *path, struct torch_file **out)

@@ -15,8 +15,8 @@ try:
     from websockets.exceptions import ConnectionClosed, InvalidHandshake
     from websockets.version import version
 except ImportError as e:
-    raise ImportError("streams need the package websockets (Debian: python3-websockets, for /usr/bin/python3); "
-                      "uploads do without") from e
+    raise ImportError("streams need the package websockets (pip install websockets; Debian: python3-websockets, for "
+                      "/usr/bin/python3); uploads do without") from e
 
 from .errors import ConnectionLost, ProtocolError, Tv3sError, naming
 from .http import connection_to, problem_of
