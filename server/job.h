@@ -30,6 +30,7 @@ struct job_task {
     void (*act)(struct job_task *task);
     job_done done; /* or NULL */
     void *owner;
+    bool again; /* it was not possible before, which the owner was told */
 };
 
 struct jobs {
@@ -46,10 +47,11 @@ struct jobs {
     pthread_cond_t idle;      /* `threads` fell */
     struct job *first, *last; /* oldest first */
     int count;
-    uint64_t bytes;    /* of the files of all */
-    uint64_t disk;     /* what the disk has for us, theirs included; 0: not known */
-    int threads;       /* running jobs */
-    int asleep;        /* of those, how many wait for bytes of their upload */
+    struct job_task *unremoved; /* deletions that could not be written */
+    uint64_t bytes;             /* of the files of all */
+    uint64_t disk;              /* what the disk has for us, theirs included; 0: not known */
+    int threads;                /* running jobs */
+    int asleep;                 /* of those, how many wait for bytes of their upload */
     struct job *needy; /* of those that lacked room the one that keeps its masks, or NULL */
     void (*changed)(void *ctx);
     void *changed_ctx;
@@ -162,6 +164,8 @@ void writer_post(struct job *job, struct job_task *task, void (*act)(struct job_
 /* The two things to do: a row for a job whose body is whole; no row for one that goes. */
 void writer_accept(struct job_task *task);
 void writer_remove(struct job_task *task);
+/* With the lock held: one of those that could not be removed. */
+void writer_remove_again(struct jobs *j);
 
 /* ---- jobs_recover.c */
 /* Lists the jobs of the store, and removes what else is in the spool. Before any thread runs. */

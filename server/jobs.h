@@ -82,13 +82,13 @@ enum err job_frame(struct job *job, uint64_t n, void **data, size_t *len, double
                    const char **mime);
 /* Cancels when not ended, takes it out of the list, deletes its files when the last user is gone.
  * Calls `done` (or NULL) from another thread when that is durable, or at once from this one when
- * it was deleted before. */
+ * it was deleted before. With an error it may be there again in the next process. */
 void job_delete(struct jobs *j, struct job *job, job_done done, void *owner);
 
 /* Called (any thread) after every change of any job, at most 20 a second per job. */
 void jobs_listen(struct jobs *j, void (*changed)(void *ctx), void *ctx);
-/* Finished jobs older than `job_keep` seconds go; those that wait for the disk may try again, and
- * ends that could not be written are. Housekeeping thread. */
+/* Finished jobs older than `job_keep` seconds go; those that wait for room may try again, and ends
+ * and deletions that could not be written are. Housekeeping thread. */
 void jobs_expire(struct jobs *j);
 
 #endif

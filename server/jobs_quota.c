@@ -131,6 +131,7 @@ void jobs_expire(struct jobs *j)
             job->ending_posted = true;
             writer_post(job, &job->ending, job_end_again, NULL, NULL);
         }
+    writer_remove_again(j);
     pthread_mutex_unlock(&j->lock);
     jobs_look_for_room(j);
 }

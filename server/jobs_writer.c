@@ -6,6 +6,10 @@
  * were posted: a job is accepted before it is removed. Results are made durable by the job's own
  * thread.
  *
+ * Where the database cannot be written a deletion is answered with the error, and tried again until
+ * it is done: the job is in no list, but its files, its row and who is to be told of its end are
+ * there, and the next process has all of it if this one ends before.
+ *
  * At a power loss in the middle: a folder without a row was not promised, and the next start
  * removes it; a row is written last and removed first. */
 #include "server/job.h"
@@ -25,6 +29,17 @@ struct writer {
     struct job_task *first, **last; /* the lock */
     bool closing;                   /* the lock */
 };
+
+/* Takes the task and its reference. */
+static void append(struct writer *w, struct job_task *task)
+{
+    task->next = NULL;
+    pthread_mutex_lock(&w->lock);
+    *w->last = task;
+    w->last = &task->next;
+    pthread_cond_signal(&w->work);
+    pthread_mutex_unlock(&w->lock);
+}
 
 /* ---- what it does -------------------------------------------------------------------------------
  */
@@ -91,16 +106,51 @@ static enum err keep_end(struct job *job)
     return unkept ? job_keep_end(job, &row, store_update) : ERR_OK;
 }
 
-/* Where the row stays, the files still go: the next start drops it. */
+void writer_remove_again(struct jobs *j)
+{
+    struct job_task *task = j->unremoved;
+    if (!task)
+        return;
+    j->unremoved = task->next;
+    append(j->writer, task);
+}
+
+/* Who asked is told, once; the row, and with the job the files, stay for now. */
+static void put_aside(struct job_task *task, enum err e)
+{
+    struct jobs *j = task->job->jobs;
+    if (!task->again) {
+        log_event(LOG_ERROR, "job_row_stays", "job=%s error=%s", task->job->id,
+                  log_text(err_text()));
+        if (task->done)
+            task->done(task->owner, e, err_text());
+    }
+    task->again = true;
+    pthread_mutex_lock(&j->lock);
+    task->next = j->unremoved;
+    j->unremoved = task;
+    pthread_mutex_unlock(&j->lock);
+}
+
 void writer_remove(struct job_task *task)
 {
     struct job *job = task->job;
+    struct jobs *j = job->jobs;
     enum err e = keep_end(job);
     if (!e && job->stored)
-        e = store_remove(job->jobs->store, job->id);
-    if (e)
-        log_event(LOG_ERROR, "job_row_stays", "job=%s error=%s", job->id, log_text(err_text()));
-    end_task(task, e);
+        e = store_remove(j->store, job->id);
+    if (e) {
+        put_aside(task, e);
+        return;
+    }
+    if (task->again) {
+        log_event(LOG_INFO, "job_row_removed", "job=%s", job->id);
+        task->done = NULL; /* it was told */
+    }
+    end_task(task, ERR_OK);
+    pthread_mutex_lock(&j->lock);
+    writer_remove_again(j); /* it works again: the next one */
+    pthread_mutex_unlock(&j->lock);
 }
 
 /* ---- the thread ---------------------------------------------------------------------------------
@@ -111,11 +161,7 @@ void writer_post(struct job *job, struct job_task *task, void (*act)(struct job_
 {
     struct writer *w = job->jobs->writer;
     *task = (struct job_task){.job = job_ref(job), .act = act, .done = done, .owner = owner};
-    pthread_mutex_lock(&w->lock);
-    *w->last = task;
-    w->last = &task->next;
-    pthread_cond_signal(&w->work);
-    pthread_mutex_unlock(&w->lock);
+    append(w, task);
 }
 
 /* The next thing to do, or NULL at the end. */
@@ -155,16 +201,31 @@ enum err writer_open(struct jobs *j)
     return ERR_OK;
 }
 
+/* Nobody was told that they are gone: the next process has them as they were. */
+static void leave_unremoved(struct jobs *j)
+{
+    for (struct job_task *next, *task = j->unremoved; task; task = next) {
+        next = task->next;
+        atomic_store(&task->job->deleted, false);
+        job_unref(task->job);
+    }
+    j->unremoved = NULL;
+}
+
 void writer_close(struct jobs *j)
 {
     struct writer *w = j->writer;
     if (!w)
         return;
+    pthread_mutex_lock(&j->lock);
+    writer_remove_again(j);
+    pthread_mutex_unlock(&j->lock);
     pthread_mutex_lock(&w->lock);
     w->closing = true;
     pthread_cond_signal(&w->work);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
+    leave_unremoved(j);
     pthread_cond_destroy(&w->work);
     pthread_mutex_destroy(&w->lock);
     free(w);

@@ -255,7 +255,7 @@ def test_events_tell_the_way_to_the_end(daemon, tmp_path):
 
 
 def test_events_of_a_deleted_job_end(tmp_path, tiny_model, clip):
-    """One runs, for its upload is not whole, and one waits for it."""
+    """One runs, for its upload is not whole and stands still, and one waits for it."""
     noise = np.random.default_rng(4).integers(0, 255, (12, 96, 96, 3), np.uint8)
     source = masks.video(tmp_path / "a.mkv", noise, "-c:v", "ffv1", "-g", "1")
     with Daemon(tiny_model, tmp_path / "spool", "--jobs-running", "1") as d, \
@@ -273,8 +273,8 @@ def test_events_of_a_deleted_job_end(tmp_path, tiny_model, clip):
         assert all(b.wait(PATIENCE) for b in begun)
         for j in (first, second):
             assert d.request("DELETE", "/v1/videos/" + j["id"]).status == 204
-        s.close()
         [t.join() for t in threads]
+        s.close()
         assert [(t[-1][0], t[-1][1]["state"]) for t in told] == [("end", "cancelled")] * 2
         assert d.json("/v1/videos")["videos"] == []
         d.wait_for(lambda: d.folders() == [])

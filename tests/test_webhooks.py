@@ -310,6 +310,34 @@ def test_an_end_that_is_not_written_yet_is_told_of_before_the_job_goes(tmp_path,
         assert d.get("/v1/videos/" + job).status == (404 if gone else 200)
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_deletion_that_cannot_be_written_loses_no_webhook(tmp_path, tiny_model, clip, secret, restart):
+    """The client is told so. It is done when that is possible; or the daemon ends before, and the next one has the job."""
+    with threadless(tmp_path, tiny_model, clip, secret) as (r, d, job, none):
+        with contextlib.closing(sqlite3.connect(tmp_path / "spool" / "jobs.sqlite", isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            none.unlink()
+            d.wait_log(f"event=job_end_not_kept job={job} ")
+            ended = d.json("/v1/videos/" + job)
+            refused = d.request("DELETE", "/v1/videos/" + job)
+            assert (refused.status, refused.problem()) == (503, "overloaded")
+            assert d.get("/v1/videos/" + job).status == 404 and r.got.empty()
+            if restart:
+                assert d.stop() == 0
+            db.execute("ROLLBACK")
+        if restart:
+            with Daemon(tiny_model, tmp_path / "spool", *flags(secret, r.host)) as d:
+                again = d.finish(job)
+                assert json.loads(r.next().body)["job"] == again and again["state"] == "succeeded"
+                assert d.request("DELETE", "/v1/videos/" + job).status == 204
+                return
+        assert json.loads(r.next().body)["job"] == ended
+        d.wait_for(lambda: d.folders() == [])
+        d.wait_log(f"event=job_row_removed job={job}")
+    with contextlib.closing(sqlite3.connect(tmp_path / "spool" / "jobs.sqlite")) as db:
+        assert db.execute("SELECT id FROM jobs").fetchall() == []
+
+
 def test_a_certificate_is_checked(tmp_path, tiny_model, clip, secret):
     pem, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
