@@ -107,30 +107,34 @@ void cuda_host_give(struct backend *be, void *p, size_t bytes)
 
 /* ---- copies ---- */
 
+/* Waits until the bytes are there. cudaMemcpy does not: from pageable memory it may return before
+ * the device has them, and only the default stream, which ours do not wait for, has them then. */
+static enum err copy_and_wait(struct cuda_backend *c, void *dst, const void *src, size_t bytes,
+                              enum cudaMemcpyKind kind, cudaStream_t stream)
+{
+    cuda_check(c, cudaMemcpyAsync(dst, src, bytes, kind, stream), "cudaMemcpyAsync");
+    cuda_check(c, cudaStreamSynchronize(stream), "a copy");
+    return cuda_result(c);
+}
+
+/* To memory that nothing uses yet: no batch has to be waited for. */
 enum err cuda_upload_bytes(struct cuda_backend *c, const void *src, size_t bytes, void **out)
 {
     enum err e = cuda_alloc(&c->base, bytes, out);
-    if (e == ERR_OK &&
-        !cuda_check(c, cudaMemcpy(*out, src, bytes, cudaMemcpyHostToDevice), "cudaMemcpy")) {
+    if (e == ERR_OK)
+        e = copy_and_wait(c, *out, src, bytes, cudaMemcpyHostToDevice, c->up);
+    if (e != ERR_OK) {
         cuda_free(&c->base, *out);
         *out = NULL;
-        e = cuda_result(c);
     }
     return e;
 }
 
-/* Both ways behind what is under way, and waiting for it. */
-static enum err copy_and_wait(struct cuda_backend *c, void *dst, const void *src, size_t bytes,
-                              enum cudaMemcpyKind kind)
-{
-    cuda_check(c, cudaMemcpyAsync(dst, src, bytes, kind, c->stream), "cudaMemcpyAsync");
-    cuda_check(c, cudaStreamSynchronize(c->stream), "a copy");
-    return cuda_result(c);
-}
-
+/* Behind what is under way, as is `download`: who used this memory last may be a batch. */
 enum err cuda_upload(struct backend *be, void *dst, const void *src, size_t bytes)
 {
-    return copy_and_wait(cuda_of(be), dst, src, bytes, cudaMemcpyHostToDevice);
+    struct cuda_backend *c = cuda_of(be);
+    return copy_and_wait(c, dst, src, bytes, cudaMemcpyHostToDevice, c->stream);
 }
 
 enum err cuda_download(struct backend *be, void *dst, const void *src, size_t bytes)
@@ -141,7 +145,7 @@ enum err cuda_download(struct backend *be, void *dst, const void *src, size_t by
         memset(dst, 0, bytes);
         return ERR_OK;
     }
-    return copy_and_wait(c, dst, src, bytes, cudaMemcpyDeviceToHost);
+    return copy_and_wait(c, dst, src, bytes, cudaMemcpyDeviceToHost, c->stream);
 }
 
 void cuda_copy(struct backend *be, void *dst, const void *src, size_t bytes)

@@ -46,6 +46,60 @@ static void run_copy(void *args)
         copy_rows(c);
 }
 
+/* ---- the default stream's, whose source is read at once and whose end is later ---- */
+
+static struct late {
+    void *dst, *bytes;
+    size_t count;
+    int device;
+    struct late *next;
+} * late;
+
+void cuda_host_end_late_copies(void)
+{
+    while (late) {
+        struct late *l = late;
+        late = l->next;
+        cuda_host_open_memory(l->device);
+        memcpy(l->dst, l->bytes, l->count);
+        free(l->bytes);
+        free(l);
+    }
+}
+
+static void add_late(void *dst, const void *src, size_t bytes)
+{
+    struct late *l = malloc(sizeof *l), **end = &late;
+    void *copy = malloc(bytes + !bytes);
+    if (!l || !copy)
+        abort();
+    memcpy(copy, src, bytes);
+    while (*end)
+        end = &(*end)->next;
+    *l = (struct late){dst, copy, bytes, cuda_host_device(), NULL};
+    *end = l;
+}
+
+cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind)
+{
+    CUDA_HOST_LOCKED;
+    int device;
+    cudaError_t e = cuda_host_call();
+    if (e != cudaSuccess)
+        return cuda_host_set_error(e);
+    if (kind == cudaMemcpyHostToDevice &&
+        cuda_host_place(src, bytes, &device) != CUDA_HOST_PINNED) {
+        add_late(dst, src, bytes);
+        return cudaSuccess;
+    }
+    cuda_host_end_late_copies();
+    cuda_host_open_memory(cuda_host_device());
+    memmove(dst, src, bytes);
+    return cudaSuccess;
+}
+
+/* ---- in a stream ---- */
+
 static cudaError_t enqueue(struct copy c, cudaStream_t s)
 {
     cudaError_t e = cuda_host_call();

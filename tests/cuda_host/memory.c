@@ -198,26 +198,6 @@ cudaError_t cudaFree(void *p)
     return cudaSuccess;
 }
 
-cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind)
-{
-    CUDA_HOST_LOCKED;
-    (void)kind;
-    cudaError_t e = cuda_host_call();
-    if (e != cudaSuccess)
-        return cuda_host_set_error(e);
-    cuda_host_open_memory(cuda_host_device());
-    memmove(dst, src, bytes);
-    return cudaSuccess;
-}
-
-cudaError_t cudaMemset(void *p, int value, size_t bytes)
-{
-    CUDA_HOST_LOCKED;
-    cuda_host_open_memory(cuda_host_device());
-    memset(p, value, bytes);
-    return cudaSuccess;
-}
-
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     CUDA_HOST_LOCKED;

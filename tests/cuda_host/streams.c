@@ -22,6 +22,7 @@ struct cuda_host_stream {
     struct tasks queue;
     size_t base, done; /* positions: of queue.at[0]; before it all has run */
     int device;
+    bool waits;                 /* for the default stream */
     struct cuda_host_graph *to; /* while it captures */
     struct cuda_host_stream *next;
 };
@@ -125,6 +126,8 @@ static size_t end_of(const struct cuda_host_stream *s)
 
 static void run_until(struct cuda_host_stream *s, size_t position)
 {
+    if (s->waits && s->done < position)
+        cuda_host_end_late_copies();
     while (s->done < position) {
         struct task t = s->queue.at[s->done++ - s->base];
         cuda_host_open_memory(s->device);
@@ -145,6 +148,7 @@ static void run_until(struct cuda_host_stream *s, size_t position)
 void cuda_host_run_all(void)
 {
     CUDA_HOST_LOCKED;
+    cuda_host_end_late_copies();
     for (struct cuda_host_stream *s = streams; s; s = s->next)
         run_until(s, end_of(s));
 }
@@ -162,6 +166,7 @@ void cuda_host_enqueue(cudaStream_t s, void (*run)(void *), void (*destroy)(void
         push(&s->queue, t);
         return;
     }
+    cuda_host_end_late_copies();
     cuda_host_open_memory(current_device);
     run(args);
     destroy(args);
@@ -180,6 +185,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
     MAY_FAIL;
     *out = checked(calloc(1, sizeof **out));
     (*out)->device = current_device;
+    (*out)->waits = !(flags & cudaStreamNonBlocking);
     (*out)->next = streams;
     streams = *out;
     return flags <= cudaStreamNonBlocking ? cudaSuccess : cudaErrorInvalidValue;

@@ -7,6 +7,11 @@
  * stream collects instead, and a graph's launch runs what was collected, with the arguments of that
  * time.
  *
+ * cudaMemcpy is the default stream's too. From pageable memory to a device it reads its source at
+ * once, and the device has it as late as can be, as NVIDIA's "API synchronization behavior" allows:
+ * before what the default stream does next, or a stream that waits for it (cudaStreamDefault), or
+ * at cudaDeviceSynchronize, and not before a non-blocking stream's work.
+ *
  * Every thread has a current device, 0 at first. Streams, events and memory are of the device that
  * was current when they were made; a launch in a stream of another than the current device fails,
  * as on a card. Calls exclude each other.
@@ -121,6 +126,7 @@ cudaError_t cuda_host_call(void);
 /* Runs `run(args)`, then `destroy(args)`, in the stream's order. */
 void cuda_host_enqueue(cudaStream_t s, void (*run)(void *), void (*destroy)(void *), void *args);
 void cuda_host_run_all(void);
+void cuda_host_end_late_copies(void); /* of the default stream */
 /* Whether the stream is not the current device's. */
 bool cuda_host_elsewhere(cudaStream_t s);
 

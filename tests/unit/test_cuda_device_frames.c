@@ -188,6 +188,7 @@ static void rgb24_may_be_on_the_device_too(void **state)
     assert_int_equal(cudaSetDevice(1), cudaSuccess);
     assert_int_equal(cudaMalloc(&there, sizeof rgb), cudaSuccess);
     assert_int_equal(cudaMemcpy(there, rgb, sizeof rgb, cudaMemcpyHostToDevice), cudaSuccess);
+    assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
     struct image image = image_of_rgb24(there, WIDTH, HEIGHT);
     image.on_device = true;
     said(engine_step(f->engine, &(struct engine_run){s, 1, &image, &got->labels, &got->logits}, 1),
