@@ -8,9 +8,9 @@
  * way the levels that are mixed are the same, and so is every bit of the result.
  *
  * 12 bytes out a pixel: with RGB24 6.2 MB at 864x480, 1.2 of them up from the host, with NV12 5.6
- * and 0.6; of 1920x1080 6.2 MB go up, or 3.1. What a decoder on the device made is copied there, and
- * nothing of it goes up (stage.c). Source bytes that neighbours share come from the caches. None of
- * it has been timed on a device yet. */
+ * and 0.6; of 1920x1080 6.2 MB go up, or 3.1. What a decoder on the device made is copied there,
+ * and nothing of it goes up (stage.c). Source bytes that neighbours share come from the caches.
+ * None of it has been timed on a device yet. */
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/yuv.h"
 
