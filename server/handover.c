@@ -394,10 +394,11 @@ static enum err make_process(char process[17])
     return ERR_OK;
 }
 
-static enum err start(struct handover *h)
+enum err handover_start(struct handover *h)
 {
-    TRY(make_process(h->process));
-    TRY(redis_open(h->config, &h->redis));
+    if (!h)
+        return ERR_OK;
+    forgotten_read(h);
     h->started = pthread_create(&h->thread, NULL, handover_main, h) == 0;
     return h->started ? ERR_OK : err_set(ERR_NOMEM, "no thread for hand-over");
 }
@@ -438,7 +439,10 @@ enum err handover_open(struct server *s, struct handover **out)
     pthread_cond_init(&h->wake, &monotonic);
     pthread_cond_init(&h->drained, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    enum err e = start(h);
+    h->forgotten.fd = -1;
+    enum err e = make_process(h->process);
+    if (!e)
+        e = redis_open(h->config, &h->redis);
     if (e) {
         handover_close(h);
         return e;
@@ -485,6 +489,9 @@ void handover_stop(struct handover *h)
     struct operation_list asked = h->asked;
     h->asked = (struct operation_list){0};
     pthread_mutex_unlock(&h->lock);
+    for (o = asked.head; o; o = o->next)
+        if (o->kind == OPERATION_FORGET && o->session->lease.held)
+            forgotten_add(h, o->session);
     while ((o = operation_first(&asked)) || (o = operation_first(&h->waiting)) ||
            (o = operation_first(&h->leaving)))
         undo(o);

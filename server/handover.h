@@ -49,6 +49,9 @@ struct handover;
 enum err handover_check(const struct config *c);
 /* *out is NULL where `state_store` is none. Errors as above. Redis need not be there. */
 enum err handover_open(struct server *s, struct handover **out);
+/* Begins, with what the process before has left in the spool, which is ours now. NULL is allowed.
+ */
+enum err handover_start(struct handover *h);
 /* Ends the thread: what is asked for is told ERR_CANCELLED, and so is what comes later. */
 void handover_stop(struct handover *h);
 void handover_close(struct handover *h); /* after the sessions are gone; NULL is allowed */

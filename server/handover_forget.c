@@ -4,24 +4,17 @@
  * Kept is no session, whose state would stay with it, but its name and token. A record ends by
  * itself when a lease and `stream_linger` have passed since it was last written; so does what is
  * kept here, of which there are at most FORGOTTEN_MAX: of more the oldest goes, whose record is the
- * first to end. What a process has not told when it ends is not told. The thread's alone. */
+ * first to end. What a process has not told when it ends the next one tells (handover_disk.c). The
+ * thread's alone. */
 #include "server/handover_parts.h"
 
 #include "server/log.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { FORGOTTEN_MAX = 1 << 16, FORGOTTEN_AT_ONCE = 128 };
-
-struct forgotten {
-    struct forgotten *next;
-    uint64_t until; /* clock_ns: the record has ended by then */
-    bool force;
-    char token[48];
-    const char *id; /* in `names`, after the owner's */
-    char names[];
-};
+enum { FORGOTTEN_AT_ONCE = 128 };
 
 /* The oldest. */
 static void free_first(struct forgotten_list *l)
@@ -37,6 +30,8 @@ static void free_first(struct forgotten_list *l)
 static void drop_first(struct handover *h)
 {
     free_first(&h->forgotten);
+    if (h->forgotten.count == 0)
+        forgotten_unlink(h);
     metric_set(h->metrics, METRIC_HANDOVER_FORGOTTEN, (double)h->forgotten.count);
 }
 
@@ -57,30 +52,51 @@ static void make_room(struct handover *h)
     drop_first(h);
 }
 
-bool forgotten_add(struct handover *h, const struct session *s)
+/* At the list's end; or NULL. */
+static struct forgotten *append(struct handover *h, const char *owner, const char *id)
 {
     struct forgotten_list *l = &h->forgotten;
-    const char *owner = owner_name(s->params.owner);
-    const size_t owner_size = strlen(owner) + 1, id_size = strlen(s->id) + 1;
-    const double seconds = h->config->stream_lease + h->config->stream_linger;
+    const size_t owner_size = strlen(owner) + 1, id_size = strlen(id) + 1;
     make_room(h);
     struct forgotten *f = calloc(1, sizeof *f + owner_size + id_size);
     if (!f)
-        return false;
+        return NULL;
     memcpy(f->names, owner, owner_size);
-    memcpy(f->names + owner_size, s->id, id_size);
+    memcpy(f->names + owner_size, id, id_size);
     f->id = f->names + owner_size;
-    memcpy(f->token, s->lease.token, sizeof f->token);
-    f->force = !s->lease.had;
-    f->until = clock_ns() + (uint64_t)(seconds * 1e9);
     if (l->tail)
         l->tail->next = f;
     else
         l->head = f;
     l->tail = f;
     l->count++;
-    metric_set(h->metrics, METRIC_HANDOVER_FORGOTTEN, (double)l->count);
+    return f;
+}
+
+bool forgotten_add(struct handover *h, const struct session *s)
+{
+    const double seconds = h->config->stream_lease + h->config->stream_linger;
+    struct forgotten *f = append(h, owner_name(s->params.owner), s->id);
+    if (!f)
+        return false;
+    memcpy(f->token, s->lease.token, sizeof f->token);
+    f->force = !s->lease.had;
+    f->until = clock_ns() + (uint64_t)(seconds * 1e9);
+    forgotten_write(h);
+    metric_set(h->metrics, METRIC_HANDOVER_FORGOTTEN, (double)h->forgotten.count);
     return true;
+}
+
+void forgotten_recall(struct handover *h, const char *owner, const char *id,
+                      const struct forgotten *like)
+{
+    struct forgotten *f = append(h, owner, id);
+    if (!f)
+        return;
+    memcpy(f->token, like->token, sizeof f->token);
+    f->force = like->force;
+    f->until = like->until;
+    metric_set(h->metrics, METRIC_HANDOVER_FORGOTTEN, (double)h->forgotten.count);
 }
 
 /* The oldest of them. False: Redis is away. */
@@ -113,4 +129,7 @@ void forgotten_free(struct handover *h)
 {
     while (h->forgotten.head)
         free_first(&h->forgotten);
+    if (h->forgotten.fd >= 0)
+        close(h->forgotten.fd);
+    h->forgotten.fd = -1;
 }

@@ -4,6 +4,7 @@
  *   handover_lease.c  leases, and what is written under them
  *   handover_take.c   a stream is taken up
  *   handover_forget.c deletions that Redis was not told of
+ *   handover_disk.c   ... which the next process tells it
  *   handover_redis.c  the connection, the scripts
  *   handover_record.c what a record says */
 #ifndef TV3S_SERVER_HANDOVER_PARTS_H
@@ -147,9 +148,21 @@ struct operation_list {
     struct operation *head, *tail;
 };
 
+/* A deletion that Redis was not told of. */
+struct forgotten {
+    struct forgotten *next;
+    uint64_t until; /* clock_ns: the record has ended by then */
+    bool force;
+    char token[48];
+    const char *id; /* in `names`, after the owner's */
+    char names[];
+};
+
 struct forgotten_list {
     struct forgotten *head, *tail;
     size_t count;
+    int fd;       /* of the file; -1: there is none */
+    size_t lines; /* in it */
 };
 
 struct handover {
@@ -233,11 +246,22 @@ void lease_forget(struct handover *h, struct session *s);
 
 /* ---- handover_forget.c: the thread alone --------------------------------------------------------
  */
+enum { FORGOTTEN_MAX = 1 << 16 };
 /* The session is deleted, and Redis is away. False: no memory. */
 bool forgotten_add(struct handover *h, const struct session *s);
+/* What a process before has left, as it stands in the file. Before the thread runs. */
+void forgotten_recall(struct handover *h, const char *owner, const char *id,
+                      const struct forgotten *like);
 /* Redis is there: what it was not told. It may be away then. */
 void forgotten_tell(struct handover *h);
 void forgotten_free(struct handover *h);
+
+/* ---- handover_disk.c: the thread alone, or before and after it ----------------------------------
+ */
+/* The last of the list is new. Where it cannot be written the log says so. */
+void forgotten_write(struct handover *h);
+void forgotten_unlink(struct handover *h); /* the list is empty */
+void forgotten_read(struct handover *h);
 
 /* ---- handover_take.c: the thread alone ---------------------------------------------------------
  */

@@ -107,7 +107,8 @@ enum err server_open(struct server *s, struct config *c)
     sessions_connect(s->sessions, s->sched);
     TRY(handover_open(s, &s->handover));
     TRY(jobs_open(s, &s->jobs));
-    TRY(ws_open(s, &s->ws)); /* before HTTP, whose DELETE tells it that a stream is gone */
+    TRY(handover_start(s->handover)); /* its file is in the spool, which is ours now */
+    TRY(ws_open(s, &s->ws));          /* before HTTP, whose DELETE tells it that a stream is gone */
     return http_open(s, &s->http);
 }
 

@@ -270,6 +270,29 @@ def test_a_stream_that_is_deleted_while_redis_is_away_does_not_come_back(pair, r
             assert s.last_seq == -1 and not s.resumed
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_deletion_that_redis_was_not_told_of_outlives_the_daemon(tiny_model, tmp_path, pair, redis, frames, end):
+    a, b = pair
+    with client(a).stream("cam", format="raw") as s:
+        applied(s, frames, 0, 12)
+        stored(a, redis, "cam", 11)
+    redis.process.send_signal(signal.SIGSTOP)
+    try:
+        a.wait_for(lambda: a.metric("tv3sd_store_away") == 1)
+        assert a.request("DELETE", "/v1/streams/cam").status == 204
+        a.wait_for(lambda: a.metric("tv3sd_store_deletions_waiting") == 1)
+        a.stop(end)
+        with replica(tiny_model, a.spool, redis) as again:
+            assert again.metric("tv3sd_store_deletions_waiting") == 1
+            redis.process.send_signal(signal.SIGCONT)
+            again.wait_for(lambda: again.metric("tv3sd_store_deletions_waiting") == 0)
+            assert redis.meta("cam") == {} and not (tmp_path / "a" / "deletions").exists()
+            with client(b).stream("cam") as s:
+                assert s.last_seq == -1 and not s.resumed
+    finally:
+        redis.process.send_signal(signal.SIGCONT)
+
+
 def test_a_stream_that_is_made_anew_after_its_deletion_stays(pair, redis, frames, expected):
     """Redis learns of the deletion first; the new one is not taken for another replica's."""
     a, b = pair

@@ -12,6 +12,7 @@ enum { W = 64, H = 48 };
 struct fixture {
     struct rig rig; /* first */
     struct server server;
+    char spool[32], deletions[64];
 };
 
 static int setup(void **state)
@@ -23,6 +24,11 @@ static int setup(void **state)
     free(r->config.redis);
     r->config.state_store = strdup("redis");
     r->config.redis = strdup("unix:/nowhere");
+    strcpy(f.spool, "/tmp/tv3s-spool-XXXXXX");
+    assert_non_null(mkdtemp(f.spool));
+    snprintf(f.deletions, sizeof f.deletions, "%s/deletions", f.spool);
+    free(r->config.spool);
+    r->config.spool = strdup(f.spool);
     rig_start(r);
     f.server = (struct server){.config = &r->config,
                                .metrics = r->metrics,
@@ -31,6 +37,7 @@ static int setup(void **state)
                                .sched = r->sched,
                                .sessions = r->sessions};
     assert_int_equal(handover_open(&f.server, &f.server.handover), ERR_OK);
+    assert_int_equal(handover_start(f.server.handover), ERR_OK);
     *state = &f;
     return 0;
 }
@@ -41,6 +48,8 @@ static int teardown(void **state)
     handover_stop(f->server.handover);
     rig_close(&f->rig);
     handover_close(f->server.handover);
+    unlink(f->deletions);
+    assert_int_equal(rmdir(f->spool), 0);
     return 0;
 }
 
@@ -88,6 +97,20 @@ static void no_state_joins_those_on_their_way_where_they_are_too_many(void **sta
     session_unref(s);
 }
 
+/* How many the file has; the last of them in `last`, if it is not NULL. */
+static int lines_of(const char *path, char last[512])
+{
+    char line[512];
+    int n = 0;
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    for (; fgets(line, sizeof line, file); n++)
+        if (last)
+            memcpy(last, line, sizeof line);
+    fclose(file);
+    return n;
+}
+
 static void deletions_wait_for_redis_while_its_records_last_and_up_to_a_number(void **state)
 {
     struct fixture *f = *state;
@@ -98,9 +121,10 @@ static void deletions_wait_for_redis_while_its_records_last_and_up_to_a_number(v
     assert_true(metric_get(f->rig.metrics, METRIC_HANDOVER_FORGOTTEN) == 1);
     assert_true(metric_get(f->rig.metrics, METRIC_HANDOVER_STREAMS) == 1);
     handover_stop(h); /* from now on we are its thread */
-    for (int i = 0; i < 65536 + 3; i++)
+    for (int i = 0; i < 3 * 65536 + 3; i++)
         assert_true(forgotten_add(h, gone));
     assert_int_equal(h->forgotten.count, 65536);
+    assert_in_range(lines_of(f->deletions, NULL), 65536, 2 * 65536);
     forgotten_free(h);
     f->rig.config.stream_linger = f->rig.config.stream_lease = 0;
     for (int i = 0; i < 3; i++)
@@ -108,6 +132,43 @@ static void deletions_wait_for_redis_while_its_records_last_and_up_to_a_number(v
     assert_true(metric_get(f->rig.metrics, METRIC_HANDOVER_FORGOTTEN) == 1);
     session_unref(gone);
     session_unref(other);
+}
+
+/* Lines that nobody wrote so, one that is torn, and one whose record has ended, are passed over. */
+static void deletions_outlive_the_process(void **state)
+{
+    struct fixture *f = *state;
+    struct handover *h = f->server.handover;
+    struct session *gone = live(f);
+    char line[512];
+    handover_stop(h); /* from now on we are its thread */
+    assert_true(forgotten_add(h, gone));
+    forgotten_free(h);
+    assert_int_equal(lines_of(f->deletions, line), 1);
+    FILE *file = fopen(f->deletions, "a");
+    assert_non_null(file);
+    fprintf(file, "99999999999.0 1 0123-4 key/cam-7\n1.0 1 0123-5 key/ended\n");
+    fprintf(file, "99999999999.0 1 0123-6 a/b/c\n99999999999.0 1 0123-7 /../x\n");
+    fprintf(file, "99999999999.0 1 key/no-token\nnan 1 0123-9 key/nan\n%0600d\n", 7);
+    fprintf(file, "99999999999.0 1 0123-8 key/torn");
+    fclose(file);
+    forgotten_read(h);
+    assert_int_equal(h->forgotten.count, 2);
+    const struct forgotten *a = h->forgotten.head, *b = a->next;
+    assert_string_equal(a->names, "");
+    assert_string_equal(a->id, "a");
+    assert_string_equal(a->token, gone->lease.token);
+    assert_int_equal(a->force, !gone->lease.had);
+    assert_string_equal(b->names, "key");
+    assert_string_equal(b->id, "cam-7");
+    assert_true(b->force);
+    assert_in_range(b->until, clock_ns(), clock_ns() + 3600000000000ull); /* not for ever */
+    assert_int_equal(lines_of(f->deletions, NULL), 2);
+    f->rig.config.stream_linger = f->rig.config.stream_lease = 0;
+    h->forgotten.head->until = h->forgotten.tail->until = 0;
+    forgotten_tell(h); /* all have ended */
+    assert_int_equal(access(f->deletions, F_OK), -1);
+    session_unref(gone);
 }
 
 /* Answers a PING, and hangs up at whatever else it is asked; at as many connections as it gets. */
@@ -154,6 +215,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(
             deletions_wait_for_redis_while_its_records_last_and_up_to_a_number, setup, teardown),
+        cmocka_unit_test_setup_teardown(deletions_outlive_the_process, setup, teardown),
         cmocka_unit_test_setup_teardown(
             after_a_deletion_that_was_not_told_nothing_is_asked_before_it, setup, teardown),
         cmocka_unit_test_setup_teardown(no_state_joins_those_on_their_way_where_they_are_too_many,
