@@ -214,6 +214,13 @@ def test_uploads_do_without_the_package_for_streams(daemon, clip, tmp_path):
     assert "python3-websockets" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("frames, kind", [(["frame.png"], "str"), (b"\x89PNG", "int")])
+def test_what_is_no_frame_is_called_that(daemon, frames, kind):
+    """A path, and one file's bytes where a list of them is wanted."""
+    with client(daemon).stream("none") as stream, pytest.raises(TypeError, match=f"a frame is .* no {kind}"):
+        list(stream.masks(frames))
+
+
 def test_streams_go_where_uploads_do_whatever_proxy_the_environment_has(daemon, picture, monkeypatch):
     """Nobody is at the port of discarding. The newer websockets would ask there."""
     for name in ("http_proxy", "ws_proxy", "all_proxy"):

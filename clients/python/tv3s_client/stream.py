@@ -183,6 +183,8 @@ class AsyncStream:
 
     async def send(self, frame: Union[Frame, bytes]) -> int:
         """Sends one frame, and returns its number. Waits for a credit where the drop policy is "none"."""
+        if not isinstance(frame, (Frame, bytes, bytearray, memoryview)):
+            raise TypeError(f"a frame is a Frame, or an image file's bytes, and no {type(frame).__name__}")
         if not isinstance(frame, Frame):
             frame = Frame.image(frame)
         if self.hello["drop"] == "none":
