@@ -116,15 +116,35 @@ static void come_down(struct cuda_backend *c)
 static enum err launch(struct cuda_backend *c, enum err (*walk)(void *arg), void *arg)
 {
     cudaGraphExec_t graph = NULL;
-    if (!c->trace.waits && !c->no_graphs) {
+    bool usual = !c->trace.waits && !c->no_graphs;
+    if (usual)
         graph = cuda_graph_find(c);
-        if (!graph && cuda_graph_seen(c))
-            graph = cuda_graph_capture(c, walk, arg);
+    if (usual && !graph && cuda_graph_seen(c))
+        graph = cuda_graph_capture(c, walk, arg);
+    if (graph) {
+        cuda_check(c, cudaGraphLaunch(graph, c->stream), "cudaGraphLaunch");
+        return cuda_result(c);
     }
-    if (!graph)
-        return walk_as(c, CUDA_LIVE, walk, arg);
-    cuda_check(c, cudaGraphLaunch(graph, c->stream), "cudaGraphLaunch");
-    return cuda_result(c);
+    enum err e = walk_as(c, CUDA_LIVE, walk, arg);
+    if (e == ERR_OK && usual)
+        cuda_graph_note(c);
+    return e;
+}
+
+/* What was enqueued for a batch that is not to be comes to its end: the next one has the same
+ * staging memory. Memory that was missing, for a kernel to be loaded say, ends nothing else. */
+static enum err give_up(struct cuda_backend *c, enum err e)
+{
+    bool no_memory = c->failed == cudaErrorMemoryAllocation;
+    if (no_memory) {
+        e = err_set(ERR_NOMEM, "the GPU has no memory left to run a batch (%s)", c->failed_at);
+        c->failed = cudaSuccess;
+        cudaGetLastError();
+    }
+    const cudaStream_t streams[] = {c->up, c->stream, c->down};
+    for (int i = 0; i < 3 && c->failed == cudaSuccess; i++)
+        cuda_check(c, cudaStreamSynchronize(streams[i]), "a batch given up");
+    return c->failed == cudaSuccess ? e : cuda_result(c);
 }
 
 enum err cuda_start(struct backend *be, enum err (*walk)(void *arg), void *arg)
@@ -137,12 +157,14 @@ enum err cuda_start(struct backend *be, enum err (*walk)(void *arg), void *arg)
     if (e == ERR_OK) {
         go_up(c);
         e = cuda_result(c);
-    }
-    if (e == ERR_OK)
-        e = launch(c, walk, arg);
-    if (e == ERR_OK) {
-        come_down(c);
-        e = cuda_result(c);
+        if (e == ERR_OK)
+            e = launch(c, walk, arg);
+        if (e == ERR_OK) {
+            come_down(c);
+            e = cuda_result(c);
+        }
+        if (e != ERR_OK)
+            e = give_up(c, e);
     }
     c->current = NULL;
     if (e == ERR_OK)

@@ -195,8 +195,9 @@ enum err cuda_finish(struct backend *be);
 /* graph.c */
 /* The captured batch of this trace; NULL: not there. */
 cudaGraphExec_t cuda_graph_find(struct cuda_backend *c);
-/* Whether the trace was seen before; if not it is now. */
+/* Whether the trace was seen before, and that it was: all its kernels were launched. */
 bool cuda_graph_seen(struct cuda_backend *c);
+void cuda_graph_note(struct cuda_backend *c);
 /* Captures the walk and keeps it. NULL: it cannot be captured; then graphs are given up. */
 cudaGraphExec_t cuda_graph_capture(struct cuda_backend *c, enum err (*walk)(void *arg), void *arg);
 void cuda_graphs_close(struct cuda_backend *c);

@@ -37,16 +37,20 @@ static void drop(struct cuda_backend *c, struct cuda_graph *g)
 
 bool cuda_graph_seen(struct cuda_backend *c)
 {
+    return find(c) != NULL;
+}
+
+void cuda_graph_note(struct cuda_backend *c)
+{
     struct cuda_graph *g = c->graph;
     if (find(c))
-        return true;
+        return;
     for (int i = 1; i < CUDA_GRAPHS; i++)
         if (c->graph[i].used < g->used)
             g = &c->graph[i];
     drop(c, g);
     memcpy(g->key, c->trace.key, sizeof g->key);
     g->used = ++c->clock;
-    return false;
 }
 
 /* ERR_OK, or what the walk or the runtime says, with nothing left of it. */

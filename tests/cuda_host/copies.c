@@ -85,6 +85,8 @@ cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, enum cudaMemcpy
     CUDA_HOST_LOCKED;
     int device;
     cudaError_t e = cuda_host_call();
+    if (e == cudaSuccess)
+        e = cuda_host_not_while_capturing();
     if (e != cudaSuccess)
         return cuda_host_set_error(e);
     if (kind == cudaMemcpyHostToDevice &&

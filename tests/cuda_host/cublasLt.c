@@ -244,8 +244,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t lt, cublasLtMatmulDesc_t d, const
 {
     struct product m = {.d = *d, .a = *al, .b = *bl, .y = *yl, .pa = a, .pb = b, .py = y};
     float one;
-    if (cuda_host_call() != cudaSuccess || cuda_host_elsewhere(stream) ||
-        lt->device != cuda_host_device())
+    cudaError_t e = cuda_host_call();
+    if (e == cudaErrorMemoryAllocation)
+        return CUBLAS_STATUS_ALLOC_FAILED;
+    if (e != cudaSuccess || cuda_host_elsewhere(stream) || lt->device != cuda_host_device())
         return CUBLAS_STATUS_EXECUTION_FAILED;
     memcpy(&one, alpha, sizeof one);
     memcpy(&m.beta, beta, sizeof m.beta);

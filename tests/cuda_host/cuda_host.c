@@ -39,7 +39,7 @@ enum {
     STACK = 128 << 10, /* of one thread; its lowest page is a guard */
     GUARD = 4096,
     SHARED_DEFAULT = 48 << 10,
-    SHARED_MAX = 163 << 10, /* of sm_80, the smallest of the cards that matter */
+    SHARED_MAX = 99 << 10, /* of a block on sm_86 and sm_89; 163 KiB on sm_80, 227 on sm_90 */
     MAX_KERNELS = 256,
     MAX_COPIES = 256, /* of one thread, under way */
 };
@@ -503,11 +503,29 @@ void cuda_host_run(const dim3 *grid, const dim3 *block, size_t shared, const voi
     pthread_mutex_unlock(&lock);
 }
 
-bool cuda_host_refused(cudaStream_t stream)
+/* Whether the kernel was launched before, outside of a capture. */
+static bool loaded(const void *kernel, bool load)
+{
+    static const void *known[MAX_KERNELS];
+    static int count;
+    CUDA_HOST_LOCKED;
+    for (int i = 0; i < count; i++)
+        if (known[i] == kernel)
+            return true;
+    if (load && count == MAX_KERNELS)
+        abort();
+    if (load)
+        known[count++] = kernel;
+    return load;
+}
+
+bool cuda_host_refused(cudaStream_t stream, const void *kernel)
 {
     cudaError_t e = cuda_host_call();
     if (e == cudaSuccess && cuda_host_elsewhere(stream))
         e = cudaErrorInvalidResourceHandle;
+    if (e == cudaSuccess && !loaded(kernel, !cuda_host_captures(stream)))
+        e = cuda_host_not_while_capturing();
     if (e != cudaSuccess)
         last_error = e;
     return e != cudaSuccess;
@@ -559,6 +577,9 @@ cudaError_t cuda_host_set_error(cudaError_t e)
 
 cudaError_t cudaDeviceSynchronize(void)
 {
+    cudaError_t e = cuda_host_not_while_capturing();
+    if (e != cudaSuccess)
+        return e;
     cuda_host_run_all();
     return cudaSuccess;
 }

@@ -19,8 +19,8 @@ void cuda_host_warp(unsigned mask, const void *value, size_t bytes, int source, 
                     const char *file, int line);
 /* Waits for the lanes of `mask`: in which of them `predicate` was true. */
 unsigned cuda_host_vote(unsigned mask, int predicate, const char *file, int line);
-/* Whether this launch is the call that is to fail (streams.h), or the stream another device's. */
-bool cuda_host_refused(cudaStream_t stream);
+/* Whether this launch is the call that is to fail (streams.h), or not to be in that stream. */
+bool cuda_host_refused(cudaStream_t stream, const void *kernel);
 /* cuda_pipeline.h's */
 void cuda_host_copy(void *to, const void *from, size_t bytes, size_t zeros);
 void cuda_host_copy_commit(void);
@@ -45,7 +45,8 @@ template <typename... Params, typename... Args>
 static void cuda_host_launch(dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                              const char *name, void (*kernel)(Params...), Args... args)
 {
-    if (cuda_host_refused(stream))
+    static_assert((sizeof(Params) + ... + 0) <= 4096, "a card takes so many bytes of arguments");
+    if (cuda_host_refused(stream, (const void *)kernel))
         return;
     auto call = [=] { kernel(args...); };
     auto launch = [=] {

@@ -161,6 +161,8 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     CUDA_HOST_LOCKED;
     struct allocation a = {.bytes = bytes, .device = cuda_host_device()};
     cudaError_t e = cuda_host_call();
+    if (e == cudaSuccess)
+        e = cuda_host_not_while_capturing();
     if (e != cudaSuccess)
         return cuda_host_set_error(e);
     if (bytes > cuda_host_memory_limit - used_by(a.device))
@@ -183,6 +185,9 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
 cudaError_t cudaFree(void *p)
 {
     CUDA_HOST_LOCKED;
+    cudaError_t e = cuda_host_not_while_capturing();
+    if (e != cudaSuccess)
+        return e;
     cuda_host_run_all();
     struct allocation *a = find(p);
     if (!a) /* NULL */
@@ -210,6 +215,8 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags)
 {
     CUDA_HOST_LOCKED;
     cudaError_t e = cuda_host_call();
+    if (e == cudaSuccess)
+        e = cuda_host_not_while_capturing();
     if (e != cudaSuccess)
         return e;
     cuda_host_allocations++;
@@ -224,6 +231,9 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags)
 cudaError_t cudaFreeHost(void *p)
 {
     CUDA_HOST_LOCKED;
+    cudaError_t e = cuda_host_not_while_capturing();
+    if (e != cudaSuccess)
+        return e;
     cuda_host_run_all();
     if (!p)
         return cudaSuccess;

@@ -190,6 +190,32 @@ cudaError_t sem_large_shared(void)
     return cudaGetLastError();
 }
 
+cudaError_t sem_too_large_shared(void)
+{
+    return cudaFuncSetAttribute(large_shared, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                (99 << 10) + 1);
+}
+
+static __global__ void nothing(int)
+{
+}
+
+static __global__ void nothing_else(int)
+{
+}
+
+cudaError_t sem_nothing(cudaStream_t stream)
+{
+    LAUNCH(nothing, 1, 1, 0, stream, 0);
+    return cudaGetLastError();
+}
+
+cudaError_t sem_nothing_else(cudaStream_t stream)
+{
+    LAUNCH(nothing_else, 1, 1, 0, stream, 0);
+    return cudaGetLastError();
+}
+
 static __global__ void overflow(bool dynamic, float *out)
 {
     __shared__ float s[64];

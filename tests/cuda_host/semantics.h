@@ -45,8 +45,12 @@ enum sem_wrong {
     SEM_WRONG_COUNT,
 };
 cudaError_t sem_wrong(enum sem_wrong which);
-/* 48 KiB + 1, having asked for it. */
+/* 48 KiB + 1, having asked for it; what a block of sm_86 has not. */
 cudaError_t sem_large_shared(void);
+cudaError_t sem_too_large_shared(void);
+/* Two kernels that do nothing. */
+cudaError_t sem_nothing(cudaStream_t stream);
+cudaError_t sem_nothing_else(cudaStream_t stream);
 /* Writes one float behind 64 of static (index 64 of out: one of dynamic) shared memory. */
 cudaError_t sem_overflow(bool dynamic, float *out);
 

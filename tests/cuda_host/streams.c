@@ -36,6 +36,7 @@ struct cuda_host_event {
 struct cuda_host_graph {
     struct tasks tasks;
     int owners, queued;
+    bool invalid; /* something was called that a capture forbids */
 };
 
 size_t cuda_host_enqueued, cuda_host_waits;
@@ -94,6 +95,20 @@ static void stand_while_held(void)
 }
 
 static struct cuda_host_stream *streams;
+static __thread struct cuda_host_graph *capture; /* of this thread */
+
+cudaError_t cuda_host_not_while_capturing(void)
+{
+    if (!capture)
+        return cudaSuccess;
+    capture->invalid = true;
+    return cuda_host_set_error(cudaErrorStreamCaptureUnsupported);
+}
+
+bool cuda_host_captures(cudaStream_t s)
+{
+    return s && s->to;
+}
 
 static void *checked(void *p)
 {
@@ -211,7 +226,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
     MAY_FAIL;
     cuda_host_waits++;
     if (s->to)
-        return cudaErrorInvalidValue; /* a stream that captures cannot be waited for */
+        return cuda_host_not_while_capturing();
     run_until(s, end_of(s));
     return fault(s->device);
 }
@@ -286,10 +301,9 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags)
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode)
 {
     MAY_FAIL;
-    (void)mode;
-    if (s->to)
+    if (s->to || capture || mode == cudaStreamCaptureModeRelaxed)
         return cudaErrorInvalidValue;
-    s->to = checked(calloc(1, sizeof *s->to));
+    capture = s->to = checked(calloc(1, sizeof *s->to));
     s->to->owners = 1;
     return cudaSuccess;
 }
@@ -297,8 +311,10 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mo
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *out)
 {
     *out = s->to;
-    s->to = NULL;
+    capture = s->to = NULL;
     cudaError_t e = cuda_host_call();
+    if (e == cudaSuccess && *out && (*out)->invalid)
+        e = cudaErrorStreamCaptureInvalidated;
     if (e != cudaSuccess && *out) {
         cudaGraphDestroy(*out);
         *out = NULL;

@@ -5,7 +5,8 @@
  * their events, or at cudaFree. So host memory that is read or written too early, and an event that
  * is not waited for, give wrong results here every time. Between BeginCapture and EndCapture a
  * stream collects instead, and a graph's launch runs what was collected, with the arguments of that
- * time.
+ * time. Meanwhile its thread may not allocate, free, wait for that stream or use the default one,
+ * nor launch a kernel that never was: a card would have to load it, and that may wait.
  *
  * cudaMemcpy is the default stream's too. From pageable memory to a device it reads its source at
  * once, and the device has it as late as can be, as NVIDIA's "API synchronization behavior" allows:
@@ -129,6 +130,9 @@ void cuda_host_run_all(void);
 void cuda_host_end_late_copies(void); /* of the default stream */
 /* Whether the stream is not the current device's. */
 bool cuda_host_elsewhere(cudaStream_t s);
+bool cuda_host_captures(cudaStream_t s);
+/* What a call that a capture forbids is to return: it makes this thread's invalid. */
+cudaError_t cuda_host_not_while_capturing(void);
 
 /* For the rest of the scope no other thread is in a call. */
 #define CUDA_HOST_LOCKED                                                                           \

@@ -161,6 +161,7 @@ static void graphs_are_few(void **state)
     for (uint64_t i = 0; i < CUDA_GRAPHS; i++) {
         backend(e)->trace = (struct cuda_trace){{i, i}, false};
         assert_false(cuda_graph_seen(backend(e)));
+        cuda_graph_note(backend(e));
         assert_true(cuda_graph_seen(backend(e)));
     }
     for (int i = 0; i < CUDA_GRAPHS; i++)
@@ -270,15 +271,17 @@ static void look_away(struct look *l)
         free(l->bytes[i]);
 }
 
-/* Calls of a batch of frame t, each failing in turn, until none is left to fail: the batch fails,
- * or does without it, but never half. Returns how many batches failed. The stand-in's device is
- * none the worse for it, so the backend goes on. */
-static int fail_each_call(struct fixture *f, struct clips *c, int t, bool graphs, cudaError_t how)
+/* Calls of a batch of frame t, each `step`th failing in turn, until none is left to fail: the batch
+ * fails, or does without it, but never half. Returns how many batches failed, of those that lacked
+ * memory the ones that ended nothing else. The stand-in's device is none the worse for it, so the
+ * backend goes on. */
+static int fail_calls(struct fixture *f, struct clips *c, int t, bool graphs, size_t step,
+                      cudaError_t how)
 {
     struct cuda_backend *b = backend(f->engine);
     struct look before = look_at(c);
     int failures = 0;
-    for (size_t call = 1;; call++) {
+    for (size_t call = 1;; call += step) {
         b->no_graphs = !graphs;
         cuda_host_fail_with = how;
         cuda_host_fail_at = cuda_host_calls + call;
@@ -293,7 +296,9 @@ static int fail_each_call(struct fixture *f, struct clips *c, int t, bool graphs
         assert_non_null(strstr(err_text(), "the GPU"));
         if (r == ERR_DEVICE) /* for good */
             assert_int_equal(batch(f->engine, c, t), ERR_DEVICE);
-        failures++;
+        else
+            assert_int_equal(b->failed, cudaSuccess);
+        failures += r != ERR_DEVICE || how != cudaErrorMemoryAllocation;
         b->failed = cudaSuccess;
         cuda_host_run_all();
         assert_as_it_was(&before, c);
@@ -308,9 +313,63 @@ static void a_call_that_fails_leaves_the_streams(void **state)
     struct fixture *f = *state;
     struct clips c = clips_open(f, WIDTH, HEIGHT);
     run(f->engine, &c, 0);
-    assert_true(fail_each_call(f, &c, 1, false, cudaErrorLaunchFailure) > 100);
+    assert_true(fail_calls(f, &c, 1, false, 1, cudaErrorLaunchFailure) > 100);
     run(f->engine, &c, 2);
-    assert_true(fail_each_call(f, &c, 3, true, cudaErrorIllegalAddress) >= 8);
+    assert_true(fail_calls(f, &c, 3, true, 1, cudaErrorIllegalAddress) >= 8);
+    assert_labels(&c, FRAMES);
+    clips_close(&c);
+}
+
+/* A launch may lack memory too: a card loads a kernel when it is first wanted. */
+static void memory_missing_at_a_launch_fails_that_batch_alone(void **state)
+{
+    struct fixture *f = *state;
+    struct clips c = clips_open(f, WIDTH, HEIGHT);
+    run(f->engine, &c, 0);
+    assert_true(fail_calls(f, &c, 1, false, 9, cudaErrorMemoryAllocation) > 10);
+    run(f->engine, &c, 2);
+    run(f->engine, &c, 3);
+    assert_labels(&c, FRAMES);
+    clips_close(&c);
+}
+
+/* A walk that stages eight bytes and, when the operations are to be launched, cannot go on. */
+struct broken {
+    struct backend *be;
+    uint8_t *host;
+    const void *device;
+    int walks;
+};
+
+static enum err walk_broken(void *arg)
+{
+    struct broken *b = arg;
+    void *host;
+    assert_int_equal(b->be->ops->stage(b->be, 8, &host), ERR_OK);
+    b->host = host;
+    assert_int_equal(b->be->ops->staged(b->be, host, 8, &b->device), ERR_OK);
+    if (b->walks++ > 0)
+        return err_set(ERR_NOMEM, "out of memory for a test");
+    memset(host, 1, 8);
+    return ERR_OK;
+}
+
+/* Nobody waits for a batch that was given up, and the next one fills its staging memory. */
+static void nothing_of_a_batch_given_up_is_still_under_way(void **state)
+{
+    const struct fixture *f = *state;
+    struct broken b = {.be = f->engine->be};
+    struct clips c = clips_open(f, WIDTH, HEIGHT);
+    run(f->engine, &c, 0);
+    assert_int_equal(b.be->ops->start(b.be, walk_broken, &b), ERR_NOMEM);
+    assert_string_equal(err_text(), "out of memory for a test");
+    assert_int_equal(b.walks, 2);
+    memset(b.host, 2, 8);
+    cuda_host_run_all();
+    assert_int_equal(*(const uint8_t *)b.device, 1);
+    run(f->engine, &c, 1);
+    run(f->engine, &c, 2);
+    run(f->engine, &c, 3);
     assert_labels(&c, FRAMES);
     clips_close(&c);
 }
@@ -463,6 +522,10 @@ static int group(const char *name)
         cmocka_unit_test_setup_teardown(graphs_are_few, fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(a_call_that_fails_leaves_the_streams, fixture_open,
                                         fixture_close),
+        cmocka_unit_test_setup_teardown(memory_missing_at_a_launch_fails_that_batch_alone,
+                                        fixture_open, fixture_close),
+        cmocka_unit_test_setup_teardown(nothing_of_a_batch_given_up_is_still_under_way,
+                                        fixture_open, fixture_close),
         cmocka_unit_test_setup_teardown(a_capture_that_fails_is_done_without, fixture_open,
                                         fixture_close),
         cmocka_unit_test_setup_teardown(a_fault_ends_all_batches_under_way, fixture_open,

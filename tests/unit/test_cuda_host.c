@@ -125,7 +125,63 @@ static void kernels_that_no_card_runs_fail(void **state)
     }
     cuda_host_verbose = true;
     assert_int_equal(sem_large_shared(), cudaSuccess);
+    assert_int_equal(sem_too_large_shared(), cudaErrorInvalidValue);
+    assert_int_equal(cudaGetLastError(), cudaErrorInvalidValue);
     assert_int_equal(cudaGetLastError(), cudaSuccess);
+}
+
+/* From pageable memory: NVIDIA's "API synchronization behavior" allows no less. */
+static void a_plain_copy_is_there_for_who_waits_for_the_default_stream(void **state)
+{
+    (void)state;
+    uint8_t bytes[16], got[16];
+    void *device;
+    cudaStream_t other, waits;
+    memset(bytes, 1, sizeof bytes);
+    assert_int_equal(cudaMalloc(&device, sizeof bytes), cudaSuccess);
+    assert_int_equal(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking), cudaSuccess);
+    assert_int_equal(cudaStreamCreateWithFlags(&waits, cudaStreamDefault), cudaSuccess);
+    for (int i = 0; i < 3; i++) {
+        cudaStream_t in = i < 2 ? other : waits;
+        memset(bytes, i + 1, sizeof bytes);
+        assert_int_equal(cudaMemcpy(device, bytes, sizeof bytes, cudaMemcpyHostToDevice),
+                         cudaSuccess);
+        memset(bytes, 9, sizeof bytes);
+        if (i == 1)
+            assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
+        assert_int_equal(cudaMemcpyAsync(got, device, sizeof got, cudaMemcpyDeviceToHost, in),
+                         cudaSuccess);
+        assert_int_equal(cudaStreamSynchronize(in), cudaSuccess);
+        assert_int_equal(got[0] == i + 1, i > 0);
+    }
+    cudaStreamDestroy(other);
+    cudaStreamDestroy(waits);
+    cudaFree(device);
+}
+
+static void what_a_capture_forbids_makes_it_invalid(void **state)
+{
+    (void)state;
+    cudaStream_t s;
+    cudaGraph_t graph;
+    void *p;
+    assert_int_equal(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), cudaSuccess);
+    assert_int_equal(sem_nothing(s), cudaSuccess);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+        cudaError_t e = i == 0   ? sem_nothing(s)
+                        : i == 1 ? sem_nothing_else(s)
+                        : i == 2 ? cudaMalloc(&p, 1)
+                        : i == 3 ? cudaStreamSynchronize(s)
+                                 : cudaDeviceSynchronize();
+        assert_int_equal(e, i ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+        assert_int_equal(cudaStreamEndCapture(s, &graph),
+                         i ? cudaErrorStreamCaptureInvalidated : cudaSuccess);
+        if (i == 0)
+            cudaGraphDestroy(graph);
+    }
+    cudaGetLastError();
+    cudaStreamDestroy(s);
 }
 
 /* Only AddressSanitizer sees it; a child of this process dies of it. */
@@ -158,6 +214,8 @@ int main(void)
         cmocka_unit_test(shuffles_take_from_the_lanes_they_name),
         cmocka_unit_test(votes_and_atomics_count_every_thread),
         cmocka_unit_test(kernels_that_no_card_runs_fail),
+        cmocka_unit_test(a_plain_copy_is_there_for_who_waits_for_the_default_stream),
+        cmocka_unit_test(what_a_capture_forbids_makes_it_invalid),
         cmocka_unit_test(writing_behind_shared_memory_ends_the_process_under_asan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
