@@ -234,8 +234,9 @@ static enum err make_room(struct models *m, struct served_model *s, size_t worki
 {
     size_t one = stream_bytes(s, &m->device[0]);
     size_t bytes = (size_t)((double)m->state_bytes * (double)one / (double)sum);
+    s->reserved = bytes + working * one;
     for (int i = 0; i < m->devices; i++) {
-        enum err e = engine_reserve_states(s->engine[i], bytes + working * one);
+        enum err e = engine_reserve_states(s->engine[i], s->reserved);
         if (e)
             return err_context(e, "model '%s', %zu MB for hidden states (max_state_bytes)", s->name,
                                in_mb(bytes));
@@ -310,6 +311,36 @@ const char *models_device(const struct models *m, int i)
 uint64_t models_state_bytes(const struct models *m)
 {
     return m->state_bytes;
+}
+
+void models_let_go(struct models *m, int device)
+{
+    for (int i = 0; i < m->count; i++) {
+        engine_close(m->of[i].engine[device]);
+        m->of[i].engine[device] = NULL;
+    }
+}
+
+/* All weights first, as at the start. */
+static enum err open_again(struct models *m, int device)
+{
+    for (int i = 0; i < m->count; i++)
+        TRY(engine_open(m->of[i].model, &m->device[device], &m->of[i].engine[device]));
+    for (int i = 0; i < m->count; i++)
+        if (m->of[i].reserved > 0)
+            TRY(engine_reserve_states(m->of[i].engine[device], m->of[i].reserved));
+    return ERR_OK;
+}
+
+enum err models_take_up(struct models *m, int device)
+{
+    char text[256];
+    enum err e = open_again(m, device);
+    if (!e)
+        return ERR_OK;
+    snprintf(text, sizeof text, "%s", err_text());
+    models_let_go(m, device);
+    return err_set(e, "%s", text);
 }
 
 void models_close(struct models *m)

@@ -1,8 +1,8 @@
 /* The models that are served, by name: each with its mapped weights and an engine on every device.
  * The devices are of one kind, so what a frame's labels are does not depend on where it goes.
  *
- * Engines belong to the engine thread of their device; everything else here is constant after
- * models_open. */
+ * Engines belong to the engine thread of their device, which may close them and open them again;
+ * everything else here is constant after models_open. */
 #ifndef TV3S_SERVER_MODELS_H
 #define TV3S_SERVER_MODELS_H
 
@@ -17,6 +17,7 @@ struct served_model {
     const struct model *model;
     struct engine *engine[DEVICES_MAX]; /* by device: its engine thread only */
     bool takes_nv12;                    /* they do, engine_takes_nv12: constant */
+    size_t reserved;  /* bytes for hidden states, which each device has taken; 0: as they come */
     char origin[192]; /* the weights' SHA-256 and the engine's description: equal where a hidden
                          state means the same */
 };
@@ -30,6 +31,10 @@ int models_devices(const struct models *m);
 const char *models_device(const struct models *m, int i);
 /* Memory for hidden states on each device: max_state_bytes, or what that means where it is 0. */
 uint64_t models_state_bytes(const struct models *m);
+/* The device's memory is free for others. Its engine thread, with no stream open on it. */
+void models_let_go(struct models *m, int device);
+/* As it was before that. ERR_NOMEM, ERR_DEVICE: it is let go of still. Its engine thread. */
+enum err models_take_up(struct models *m, int device);
 void models_close(struct models *m); /* after the engine thread has ended */
 
 int models_count(const struct models *m);

@@ -127,7 +127,7 @@ uint64_t sched_alive(const struct sched *s)
 /* ---- pinning ------------------------------------------------------------------------------------
  */
 
-static int pinned(const struct lane *l)
+int lane_pinned(const struct lane *l)
 {
     int n = 0;
     for (int kind = 0; kind < SESSION_KINDS; kind++)
@@ -137,11 +137,13 @@ static int pinned(const struct lane *l)
 
 static bool has_fewer(const struct lane *a, const struct lane *b, enum session_kind kind)
 {
+    if (a->closed != b->closed) /* there always is one that is not */
+        return !a->closed;
     if (atomic_load(&a->drained) != atomic_load(&b->drained))
         return !atomic_load(&a->drained);
     if (a->pinned[kind] != b->pinned[kind])
         return a->pinned[kind] < b->pinned[kind];
-    return pinned(a) < pinned(b);
+    return lane_pinned(a) < lane_pinned(b);
 }
 
 /* With the lock held. */

@@ -50,7 +50,8 @@ static bool receive(struct lane *l, uint64_t wait, struct inbox *in)
     struct sched *s = l->sched;
     struct timespec until = in_ns(wait);
     pthread_mutex_lock(&s->lock);
-    while (wait && !s->stopped && !l->inbox_head && !l->released && !l->probes && !l->leaving)
+    while (wait && !s->stopped && !l->inbox_head && !l->released && !l->probes && !l->leaving &&
+           !l->wanted)
         if (pthread_cond_timedwait(&l->wake, &s->lock, &until))
             break;
     bool go_on = !s->stopped;
@@ -96,7 +97,7 @@ static void work_off(struct lane *l, struct inbox *in)
         sched_run_release(l, session);
     }
     if (in->probes)
-        answer_probes(l, in->probes, sched_run_probe(l));
+        answer_probes(l, in->probes, l->closed ? ERR_OK : sched_run_probe(l));
     lane_move(l, in->leaving);
 }
 
@@ -169,6 +170,7 @@ static void *engine_main(void *lane)
             continue;
         }
         work_off(l, &in);
+        lane_settle(l);
         if (sched_due(l) == 0 && sched_choose(l))
             sched_run_batch(l);
         else

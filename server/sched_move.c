@@ -8,7 +8,12 @@
  * comes later queues behind them.
  *
  * A clip's features have no exported form: a stream in clip mode that has some stays until it ends,
- * as uploads and single images do, which end by themselves. */
+ * as uploads and single images do, which end by themselves.
+ *
+ * When nobody is left the lane's thread closes the engines: weights, room for states and batches
+ * are memory of others then. The lane is `closed`, and no session is pinned to it. It opens them
+ * again when the device is to be used, and only then the lane gets sessions. One lane that is not
+ * drained is always open: the last one does not close before another has opened. */
 #include "server/sched_parts.h"
 
 #include "server/log.h"
@@ -44,6 +49,18 @@ static bool named(const struct config_list *list, const char *device)
     return false;
 }
 
+/* Whether that changes anything at once. */
+static bool set_drained(struct lane *l, bool drained)
+{
+    pthread_mutex_lock(&l->sched->lock);
+    l->wanted = l->closed && !drained;
+    bool later = l->wanted; /* when it has opened */
+    bool changes = !later && atomic_exchange(&l->drained, drained) != drained;
+    pthread_cond_signal(&l->wake);
+    pthread_mutex_unlock(&l->sched->lock);
+    return changes;
+}
+
 void sched_drain(struct sched *s, const struct config_list *devices)
 {
     int left = 0;
@@ -54,9 +71,67 @@ void sched_drain(struct sched *s, const struct config_list *devices)
     for (int i = 0; i < s->lanes; i++) {
         const char *device = models_device(s->lane[i].models, i);
         bool drained = left > 0 && named(devices, device);
-        if (atomic_exchange(&s->lane[i].drained, drained) != drained)
+        if (set_drained(&s->lane[i], drained))
             log_event(LOG_INFO, drained ? "device_drained" : "device_used", "device=%s", device);
     }
+}
+
+/* ---- the device itself --------------------------------------------------------------------------
+ */
+
+/* With the lock held: there is another to go to. */
+static bool is_replaced(const struct lane *l)
+{
+    const struct sched *s = l->sched;
+    for (int i = 0; i < s->lanes; i++)
+        if (&s->lane[i] != l && !s->lane[i].closed && !atomic_load(&s->lane[i].drained))
+            return true;
+    return false;
+}
+
+/* With the lock held. */
+static bool is_empty(const struct lane *l)
+{
+    return lane_pinned(l) == 0 && !l->inbox_head && !l->released && !l->leaving &&
+           l->ready.count == 0;
+}
+
+static void let_go(struct lane *l)
+{
+    sched_end_ahead(l);
+    models_let_go(l->models, l->device);
+    log_event(LOG_INFO, "device_free", "device=%s", models_device(l->models, l->device));
+}
+
+static void take_up(struct lane *l)
+{
+    const char *device = models_device(l->models, l->device);
+    enum err e = models_take_up(l->models, l->device);
+    if (e)
+        log_event(LOG_ERROR, "device_not_used", "device=%s error=%s", device, log_text(err_text()));
+    pthread_mutex_lock(&l->sched->lock);
+    bool used = !e && l->wanted;
+    l->closed = e != ERR_OK;
+    if (used)
+        atomic_store(&l->drained, false);
+    l->wanted = false;
+    pthread_mutex_unlock(&l->sched->lock);
+    if (used)
+        log_event(LOG_INFO, "device_used", "device=%s", device);
+}
+
+void lane_settle(struct lane *l)
+{
+    if (!atomic_load(&l->drained))
+        return;
+    pthread_mutex_lock(&l->sched->lock);
+    bool wanted = l->wanted, goes = !l->closed && is_empty(l) && is_replaced(l);
+    l->closed = l->closed || goes;
+    pthread_mutex_unlock(&l->sched->lock);
+    if (goes)
+        let_go(l);
+    else if (wanted)
+        take_up(l);
 }
 
 /* ---- the import, on the other lane --------------------------------------------------------------
@@ -198,7 +273,10 @@ void lane_move(struct lane *l, struct session *leaving)
         sched_end_ahead(l);
     for (struct session *next; leaving; leaving = next) {
         next = leaving->move_next;
-        if (atomic_load(&l->drained) && !lane_failure(l))
+        pthread_mutex_lock(&l->sched->lock);
+        bool leaves = atomic_load(&l->drained) && is_replaced(l);
+        pthread_mutex_unlock(&l->sched->lock);
+        if (leaves && !lane_failure(l))
             move(l, leaving);
         pthread_mutex_lock(&l->sched->lock);
         leaving->moving = false;

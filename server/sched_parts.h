@@ -88,6 +88,8 @@ struct lane {
     struct probe *probes;
     int pinned[SESSION_KINDS]; /* sessions, by kind */
     struct session *leaving;   /* to move to another lane, linked by move_next; a reference each */
+    bool closed; /* it has no engines, and gets no session; its own thread changes it */
+    bool wanted; /* it is to have some again */
 
     /* engine thread */
     struct session_list ready; /* sessions with pending frames; a reference each */
@@ -138,6 +140,11 @@ struct lane *lane_repin(struct lane *from, struct session *session);
 enum err lane_note(struct lane *l, const struct served_model *m, enum err e);
 /* sched_move.c: those that are to leave do, or stay. Between batches. */
 void lane_move(struct lane *l, struct session *leaving);
+/* Lets go of the device where it is drained and nobody is left, or takes it up again. Between
+ * batches. */
+void lane_settle(struct lane *l);
+/* With sched->lock held: sessions that are pinned to it. */
+int lane_pinned(const struct lane *l);
 static inline struct lane *session_lane(const struct session *session)
 {
     return atomic_load(&session->lane);

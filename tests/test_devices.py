@@ -182,15 +182,47 @@ def test_idle_streams_leave_and_new_ones_come_back(drainable, clips):
     assert [post(d, "b", clips[0][t]).body for t in range(1, FRAMES)] == wanted[1:]
     assert post(d, "silent", clips[0][0]).body == wanted[0]
     assert d.request("POST", "/v1/segment", png(clips[0][0])).status == 200
+    d.wait_log("event=device_free device=cuda:1")
     assert of_each(d, "frames_total")[1] == 1 and d.get("/readyz").status == 200
     drain(d, config)
     d.wait_log("event=device_used device=cuda:1")
     for name in "xyz":
-        assert d.request("PUT", f"/v1/streams/{name}").status == 201
+        assert d.request("PUT", f"/v1/streams/{name}?format=raw").status == 201
     assert of_each(d, "sessions") == [4, 3]
+    assert [[post(d, name, clips[0][t]).body for t in range(FRAMES)] for name in "xyz"] == [wanted] * 3
+    assert of_each(d, "frames_total")[1] == 1 + 3 * FRAMES and d.get("/readyz").status == 200
     drain(d, config, "cuda:0", "cuda:1")
     d.wait_log("event=drain_ignored")
     assert d.request("DELETE", "/v1/streams/x").status == 204
+
+
+def test_the_drained_device_changes_while_streams_last(drainable, clips):
+    """The other one takes them up, with its engine opened again, before theirs is let go of."""
+    d, config = drainable
+    with client(d).stream("a", format="raw", credit=1) as s:
+        frames = (rgb(clips[0][t % FRAMES]) for t in itertools.count())
+        answers = s.masks(frames)
+        got = [bytes(next(answers).data)]
+        for here in (1, 0, 1, 0):
+            drain(d, config, f"cuda:{here}")
+            d.wait_for(lambda: of_each(d, "sessions") == [here, 1 - here])
+            d.wait_for(lambda: d.log().count(f"event=device_free device=cuda:{here}") >= 1)
+            got.append(bytes(next(answers).data))
+    assert got == replay(d, "again", clips[0], len(got))
+
+
+def test_a_device_that_cannot_be_used_again_stays_drained(drainable, clips):
+    d, config = drainable
+    drain(d, config, "cuda:1")
+    d.wait_log("event=device_free device=cuda:1")
+    d.process.send_signal(signal.SIGUSR1)   # fails it
+    d.wait_log("the stand-in fails")
+    drain(d, config)
+    d.wait_log("event=device_not_used device=cuda:1 error=.*" + REASON)
+    for name in "ab":
+        assert d.request("PUT", f"/v1/streams/{name}").status == 201
+        assert post(d, name, clips[0][0]).status == 200
+    assert of_each(d, "sessions") == [2, 0] and d.get("/readyz").status == 200
 
 
 def test_an_upload_ends_where_it_began_and_new_ones_go_elsewhere(tmp_path, drainable, clips):
@@ -208,6 +240,7 @@ def test_an_upload_ends_where_it_began_and_new_ones_go_elsewhere(tmp_path, drain
     each = 2 * FRAMES
     assert of_each(d, "frames_total") == [3 * each, each]
     d.wait_for(lambda: of_each(d, "sessions")[1] == 0)
+    d.wait_log("event=device_free device=cuda:1")
 
 
 def test_a_clip_stream_stays_where_its_features_are(drainable, clips):

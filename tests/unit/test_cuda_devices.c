@@ -113,6 +113,32 @@ static void engines_that_take_turns_are_each_as_alone(void **state)
         engine_close(e[d]);
 }
 
+static size_t free_on(int device)
+{
+    size_t left, all;
+    assert_int_equal(cudaSetDevice(device), cudaSuccess);
+    assert_int_equal(cudaMemGetInfo(&left, &all), cudaSuccess);
+    return left;
+}
+
+static void a_device_that_is_let_go_of_has_all_its_memory(void **state)
+{
+    struct fixture *f = *state;
+    size_t before = free_on(1);
+    for (int i = 0; i < 2; i++) {
+        struct engine *e = open_on(f->model, 1);
+        struct stream *s = open_stream(e, MODE_STREAM);
+        struct trace *t = trace_open(f->model, WIDTH, HEIGHT, FRAMES);
+        assert_int_equal(engine_reserve_states(e, 1 << 20), ERR_OK);
+        feed_one_by_one(e, s, 5, t, 0, FRAMES);
+        assert_true(free_on(1) < before - (1 << 20));
+        trace_close(t);
+        stream_close(s);
+        engine_close(e);
+        assert_int_equal(free_on(1), before);
+    }
+}
+
 static void a_state_goes_on_on_the_other_device(void **state)
 {
     struct fixture *f = *state;
@@ -209,6 +235,7 @@ int main(void)
         cmocka_unit_test(memory_is_its_devices_alone),
         cmocka_unit_test(a_stream_of_another_device_is_refused),
         cmocka_unit_test(engines_that_take_turns_are_each_as_alone),
+        cmocka_unit_test(a_device_that_is_let_go_of_has_all_its_memory),
         cmocka_unit_test(a_state_goes_on_on_the_other_device),
         cmocka_unit_test(engines_in_two_threads_are_each_as_alone),
         cmocka_unit_test(a_fault_of_one_leaves_the_other),

@@ -33,8 +33,10 @@ static void send_off(struct rig *r, struct session *s)
 static void frames_that_wait_move_in_their_order_and_the_state_with_them(void **state)
 {
     struct rig *r = *state;
+    struct session *here = rig_live(r, "here"), *there = rig_live(r, "there"); /* neither closes */
     struct session *stays = rig_live(r, "stays"), *moves = rig_live(r, "moves");
     assert_int_equal(sched_devices(r->sched), 2);
+    assert_ptr_not_equal(session_lane(here), session_lane(there));
     assert_ptr_not_equal(session_lane(stays), session_lane(moves));
     for (int t = 0; t < FRAMES; t++) {
         rig_submit(r, stays, 1, t, WIDTH, HEIGHT);
@@ -54,6 +56,8 @@ static void frames_that_wait_move_in_their_order_and_the_state_with_them(void **
         assert_true(place > before);
         before = place;
     }
+    session_unref(here);
+    session_unref(there);
     session_unref(stays);
     session_unref(moves);
 }
