@@ -86,6 +86,8 @@ static enum err room_for_batches(struct engine *e, const struct engine_config *c
     char why[256];
     int fits = c->room_frames;
     enum err r = try_batches(e, fits, c->room_width, c->room_height);
+    if (r == ERR_OK && fits > 1) /* what a small batch alone uses: a device loads it now */
+        r = try_batches(e, 1, c->room_width, c->room_height);
     if (r != ERR_NOMEM)
         return r;
     snprintf(why, sizeof why, "%s", err_text());

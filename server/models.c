@@ -211,21 +211,23 @@ static size_t stream_bytes(const struct served_model *s, const struct engine_con
     return g.state_bytes;
 }
 
-/* Settles m->state_bytes, which is to fit on each device, beside what `working` batches have. */
+/* Settles m->state_bytes, which is to fit on each device, beside what `working` batches have. Where
+ * nobody said how much, an eighth of what is left stays for what comes later: frames of other
+ * sizes, and what the driver takes for graphs and for kernels when they are first wanted. */
 static enum err find_room(struct models *m, int device, bool any, size_t working)
 {
-    size_t wanted = m->state_bytes + working;
-    size_t left = engine_room_left(m->of[0].engine[device], wanted);
-    size_t fits = left > working ? left - working : 0;
-    if (left == wanted)
+    size_t wanted = m->state_bytes + working, asked = any ? wanted / 7 * 8 : wanted;
+    size_t left = engine_room_left(m->of[0].engine[device], asked);
+    if (left == asked)
         return ERR_OK;
+    size_t usable = any ? left / 8 * 7 : left, fits = usable > working ? usable - working : 0;
     if (!any || fits == 0)
         return err_set(
             ERR_NOMEM,
             "hidden states of %zu MB do not fit beside weights and batches, %zu MB would "
             "(max_state_bytes)",
             in_mb(m->state_bytes), in_mb(fits));
-    m->state_bytes = fits / 8 * 7; /* frames of other sizes want memory too */
+    m->state_bytes = fits;
     return ERR_OK;
 }
 
