@@ -294,14 +294,31 @@ static const struct backend_ops table = {
     .labels = cuda_labels_op,
 };
 
+/* Why there is no device. The runtime calls a driver that is missing "insufficient" too. */
+static enum err no_device(cudaError_t e)
+{
+    int driver = 0, ours = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&ours);
+    cudaGetLastError();
+    if (e == cudaErrorInsufficientDriver && driver == 0)
+        return err_set(ERR_UNSUPPORTED, "no CUDA device: NVIDIA's driver, libcuda.so.1, is not "
+                                        "there");
+    if (e == cudaErrorInsufficientDriver)
+        return err_set(ERR_UNSUPPORTED,
+                       "no CUDA device: the driver is of CUDA %d.%d, and this was built with %d.%d",
+                       driver / 1000, driver % 1000 / 10, ours / 1000, ours % 1000 / 10);
+    return err_set(ERR_UNSUPPORTED, "no CUDA device: %s",
+                   e != cudaSuccess ? cudaGetErrorString(e) : "the driver lists none");
+}
+
 /* ERR_UNSUPPORTED, in a sentence, where there is no such device or it is too old. */
 static enum err find_device(int index, struct cudaDeviceProp *prop)
 {
     int count = 0;
     cudaError_t e = cudaGetDeviceCount(&count);
     if (e != cudaSuccess || count == 0)
-        return err_set(ERR_UNSUPPORTED, "no CUDA device: %s",
-                       e != cudaSuccess ? cudaGetErrorString(e) : "the driver lists none");
+        return no_device(e);
     if (index < 0 || index >= count)
         return err_set(ERR_UNSUPPORTED, "there is no device cuda:%d: this machine has %d", index,
                        count);
@@ -338,15 +355,19 @@ static enum err open_streams(struct cuda_backend *c)
                    "cudaEventCreate");
     if (c->failed != cudaSuccess)
         return cuda_result(c);
-    if (cublasLtCreate(&c->lt) != CUBLAS_STATUS_SUCCESS ||
-        cublasLtMatmulPreferenceCreate(&c->preference) != CUBLAS_STATUS_SUCCESS ||
-        cublasLtMatmulPreferenceSetAttribute(c->preference,
-                                             CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-                                             sizeof workspace) != CUBLAS_STATUS_SUCCESS ||
-        cublasLtMatmulPreferenceSetAttribute(c->preference,
-                                             CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none,
-                                             sizeof none) != CUBLAS_STATUS_SUCCESS)
-        return err_set(ERR_DEVICE, "cuBLASLt does not start on cuda:%d", c->device);
+    cublasStatus_t s = cublasLtCreate(&c->lt);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulPreferenceCreate(&c->preference);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulPreferenceSetAttribute(
+            c->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = cublasLtMatmulPreferenceSetAttribute(
+            c->preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &none, sizeof none);
+    if (s != CUBLAS_STATUS_SUCCESS)
+        return err_set(s == CUBLAS_STATUS_ALLOC_FAILED ? ERR_NOMEM : ERR_DEVICE,
+                       "cuBLASLt does not start on cuda:%d: %s", c->device,
+                       cublasLtGetStatusString(s));
     return cuda_alloc(&c->base, CUDA_LT_WORKSPACE, &c->workspace);
 }
 

@@ -7,10 +7,11 @@ NVCC       ?= $(or $(wildcard $(CUDA_HOME)/bin/nvcc),nvcc)
 CUDA_ARCHS ?= 80 86 89 90
 CUDA_PTX   ?= $(lastword $(CUDA_ARCHS))
 
-CUDA_SRCS := $(wildcard kernels/cuda/*.cu kernels/cuda/*.c)
+CUDA_SRCS := $(wildcard kernels/cuda/*.cu kernels/cuda/*.c kernels/cuda/library/*.c)
 CUDA_OBJS := $(addprefix $(BUILD)/obj/,$(addsuffix .o,$(basename $(CUDA_SRCS))))
-# cublasLt alone stays a shared library: it has 500 MB of kernels.
-CUDA_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -lstdc++ -ldl -lrt
+# The driver and cublasLt, of 500 MB, are loaded when a GPU is used (library/cublasLt.c): -rpath is for
+# that.
+CUDA_LIBS := -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
 
 NVCC_FLAGS = -std=c++17 -O3 -lineinfo -I. -Xcompiler -Wall,-Wextra \
 	$(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \

@@ -50,8 +50,15 @@ static void *copied(const void *from, size_t bytes)
     (bytes == sizeof(field) ? (memcpy(&(field), value, bytes), CUBLAS_STATUS_SUCCESS)              \
                             : CUBLAS_STATUS_INVALID_VALUE)
 
+const char *cublasLtGetStatusString(cublasStatus_t s)
+{
+    return s == CUBLAS_STATUS_ALLOC_FAILED ? "the resource allocation failed" : "another status";
+}
+
 cublasStatus_t cublasLtCreate(cublasLtHandle_t *out)
 {
+    if (cuda_host_memory >= cuda_host_memory_limit)
+        return CUBLAS_STATUS_ALLOC_FAILED;
     CREATE(out, cuda_host_device());
     return CUBLAS_STATUS_SUCCESS;
 }

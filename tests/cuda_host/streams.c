@@ -43,6 +43,8 @@ size_t cuda_host_enqueued, cuda_host_waits;
 cudaError_t cuda_host_fault;
 int cuda_host_devices = 1, cuda_host_fault_device = -1;
 int cuda_host_hold;
+enum { RUNTIME_VERSION = 13000 };
+int cuda_host_driver_version = RUNTIME_VERSION;
 size_t cuda_host_calls, cuda_host_fail_at;
 cudaError_t cuda_host_fail_with = cudaErrorUnknown;
 
@@ -379,8 +381,22 @@ bool cuda_host_device_there(int device)
     return device >= 0 && device < cuda_host_devices;
 }
 
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = cuda_host_driver_version;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = RUNTIME_VERSION;
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int *count)
 {
+    if (cuda_host_driver_version < RUNTIME_VERSION)
+        return cudaErrorInsufficientDriver;
     *count = cuda_host_devices;
     return cuda_host_devices ? cudaSuccess : cudaErrorNoDevice;
 }

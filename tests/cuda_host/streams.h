@@ -54,6 +54,8 @@ struct cudaDeviceProp {
     int major, minor;
 };
 
+cudaError_t cudaDriverGetVersion(int *version); /* 0: there is none */
+cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaGetDeviceCount(int *count);
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device);
 cudaError_t cudaSetDevice(int device);
@@ -116,6 +118,8 @@ extern int cuda_host_fault_device;
 extern int cuda_host_hold;
 /* Devices that cudaGetDeviceCount finds: 1 at first. Set before anything is allocated. */
 extern int cuda_host_devices;
+/* What cudaDriverGetVersion says. One older than the runtime finds no devices. */
+extern int cuda_host_driver_version;
 
 /* Calls that could fail so far: copies, launches, waits, allocations, captures, products. The one
  * after which this is cuda_host_fail_at (0: none) does nothing and fails, with this error. */

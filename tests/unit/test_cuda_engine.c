@@ -278,6 +278,17 @@ static void devices_that_are_not_there_are_refused(void **state)
     assert_int_equal(engine_open(f->model, &c, &e), ERR_UNSUPPORTED);
     assert_non_null(strstr(err_text(), "no CUDA device"));
     cuda_host_devices = 1;
+    cuda_host_driver_version = 12040;
+    assert_int_equal(engine_open(f->model, &c, &e), ERR_UNSUPPORTED);
+    assert_non_null(strstr(err_text(), "the driver is of CUDA 12.4, and this was built with 13.0"));
+    cuda_host_driver_version = 0;
+    assert_int_equal(engine_open(f->model, &c, &e), ERR_UNSUPPORTED);
+    assert_non_null(strstr(err_text(), "libcuda.so.1, is not there"));
+    cuda_host_driver_version = 13000;
+    cuda_host_memory_limit = cuda_host_memory;
+    assert_int_equal(engine_open(f->model, &c, &e), ERR_NOMEM);
+    assert_non_null(strstr(err_text(), "cuBLASLt does not start on cuda:0: the resource"));
+    cuda_host_memory_limit = SIZE_MAX;
 }
 
 /* Where the algorithm chosen at open cannot do a number of rows, another does. */
