@@ -66,6 +66,10 @@ enum err owner_take_bytes(struct owner *o, uint64_t bytes); /* of uploads that a
 /* A job of the process before: counted, whatever the limits are now. */
 void owner_has_job(struct owner *o, bool unfinished, uint64_t bytes);
 void owner_give_bytes(struct owner *o, uint64_t bytes);
+/* What its uploads take in the spool, results included: not limited, but who has most gives first.
+ */
+void owner_count_spool(struct owner *o, int64_t more);
+uint64_t owner_spool(const struct owner *o);
 enum err owner_take_frame(struct owner *o); /* of streams and images; not given back */
 
 #endif

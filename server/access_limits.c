@@ -77,6 +77,17 @@ void owner_has_job(struct owner *o, bool unfinished, uint64_t bytes)
     atomic_fetch_add(&o->upload_bytes, bytes);
 }
 
+void owner_count_spool(struct owner *o, int64_t more)
+{
+    if (o)
+        atomic_fetch_add(&o->spool_bytes, (uint64_t)more);
+}
+
+uint64_t owner_spool(const struct owner *o)
+{
+    return o ? atomic_load(&o->spool_bytes) : 0;
+}
+
 /* ---- frames: a bucket that holds what a second gives, one frame at least --------------------- */
 
 enum err owner_take_frame(struct owner *o)

@@ -36,6 +36,7 @@ struct owner {
     _Atomic double frames_per_second;
     atomic_ullong max_streams, max_jobs, max_upload_bytes;
     atomic_ullong streams, jobs, upload_bytes; /* in use */
+    atomic_ullong spool_bytes;                 /* of all files of its uploads */
 
     pthread_mutex_t lock; /* guards the bucket of frames */
     double tokens;

@@ -1,8 +1,9 @@
 /* Quotas: how long and how much the spool keeps.
  *
- * A job that has ended goes when it is `job_keep` seconds old, and when room is wanted, oldest
- * first: all files of all jobs take `spool_max` bytes at most. Accepted jobs that have not ended,
- * or whose end could not be written yet, are never given up for others.
+ * A job that has ended goes when it is `job_keep` seconds old, and when room is wanted, of the key
+ * whose files take most the oldest first, so who floods loses his own: all files of all jobs take
+ * `spool_max` bytes at most. Accepted jobs that have not ended, or whose end could not be written
+ * yet, are never given up for others.
  *
  * Uploads of jobs that have not ended take half of it at most, and half of what the disk has for
  * the spool: so half is left for masks, which no upload says the size of. A running job for which
@@ -15,6 +16,7 @@
  * is not ours to take back for strangers; and no job fails: the operator can make room. */
 #include "server/job.h"
 
+#include "server/access.h"
 #include "server/config.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -25,27 +27,32 @@ void job_set_bytes(struct job *job, uint64_t bytes)
     if (!job->listed)
         bytes = 0; /* its files go */
     j->bytes += bytes - job->bytes;
+    owner_count_spool(job->params.owner, (int64_t)(bytes - job->bytes));
     job->bytes = bytes;
     metric_set(j->server->metrics, METRIC_SPOOL_BYTES, (double)j->bytes);
 }
 
-/* The one that was listed first of those that ended before the time, and whose end is on the disk;
- * a reference, or NULL. */
-static struct job *oldest_ended(struct jobs *j, double before)
+/* Of those that ended before the time, and whose end is on the disk, the one that was listed first;
+ * `fair`: of the key whose files take most. A reference, or NULL. */
+static struct job *oldest_ended(struct jobs *j, double before, bool fair)
 {
+    struct job *found = NULL;
     pthread_mutex_lock(&j->lock);
-    struct job *job = j->first;
-    while (job && (job->state <= JOB_RUNNING || job->unkept || job->finished > before))
-        job = job->next;
-    if (job)
-        job_ref(job);
+    for (struct job *job = j->first; job && (fair || !found); job = job->next) {
+        if (job->state <= JOB_RUNNING || job->unkept || job->finished > before)
+            continue;
+        if (!found || owner_spool(job->params.owner) > owner_spool(found->params.owner))
+            found = job;
+    }
+    if (found)
+        job_ref(found);
     pthread_mutex_unlock(&j->lock);
-    return job;
+    return found;
 }
 
-static bool give_up_oldest(struct jobs *j, double before)
+static bool give_up_oldest(struct jobs *j, double before, bool fair)
 {
-    struct job *job = oldest_ended(j, before);
+    struct job *job = oldest_ended(j, before, fair);
     if (!job)
         return false;
     job_delete(j, job, NULL, NULL);
@@ -109,7 +116,7 @@ enum err jobs_room(struct job *job, uint64_t more)
             return err_set(ERR_LIMIT,
                            "the video and its masks take more than the spool's %llu bytes",
                            (unsigned long long)most);
-        if (give_up_oldest(j, jobs_clock()))
+        if (give_up_oldest(j, jobs_clock(), true))
             continue;
         if (last)
             return err_set(ERR_LIMIT,
@@ -123,7 +130,7 @@ enum err jobs_room(struct job *job, uint64_t more)
 void jobs_expire(struct jobs *j)
 {
     double before = jobs_clock() - j->server->config->job_keep;
-    while (give_up_oldest(j, before))
+    while (give_up_oldest(j, before, false))
         ;
     pthread_mutex_lock(&j->lock);
     for (struct job *job = j->first; job; job = job->next)

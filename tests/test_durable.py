@@ -18,6 +18,7 @@ import masks
 import power
 from arithmetic import has_bf16
 from daemon import PATIENCE, Daemon
+from keys import new_key
 from test_convert import convert, save, segformer
 from test_http import multipart
 from test_videos import ENDING, X264, tool
@@ -340,6 +341,19 @@ def test_the_oldest_ended_job_makes_room(tmp_path, tiny_model, clip):
             assert [j["id"] for j in d.json("/v1/videos")["videos"]] == ids[:-3:-1]
         d.wait_for(lambda: d.folders() == sorted(ids[2:]))
         d.wait_for(lambda: 2_800_000 < d.metric("tv3sd_spool_bytes") < 3_000_000)
+
+
+def test_who_fills_the_spool_loses_his_own_results(tmp_path, tiny_model, clip):
+    """Bob's are older, and less."""
+    keys = {name: new_key(tmp_path / "keys.json", name) for name in ("ann", "bob")}
+    with Daemon(tiny_model, tmp_path / "spool", "--spool-max", "5000000", "--job-checkpoint", "3600",
+                "--keys-file", tmp_path / "keys.json", key=keys["bob"]) as d:
+        bobs = d.upload(clip, "?format=png")
+        d.key = keys["ann"]
+        anns = [d.upload(clip, "?format=raw&mode=frame")["id"] for _ in range(3)]
+        d.wait_for(lambda: d.folders() == sorted([bobs["id"], *anns[1:]]))
+        d.key = keys["bob"]
+        assert d.get(bobs["masks"]).status == 200
 
 
 @contextlib.contextmanager
