@@ -83,7 +83,7 @@ endif
 ENGINE_SRCS := $(filter-out $(KERNEL_SIMD_SRCS),$(call c_files,base engine engine/import kernels \
 	kernels/cpu))
 ifneq ($(CUDA),0)
-ENGINE_SRCS := $(filter-out kernels/no_cuda.c,$(ENGINE_SRCS))
+ENGINE_SRCS := $(filter-out kernels/no_cuda.c kernels/no_device_memory.c,$(ENGINE_SRCS))
 ENGINE_LIBS += $(CUDA_LIBS)
 endif
 PROTO_SRCS  := $(call c_files,proto)
@@ -159,6 +159,7 @@ $(LIB_MEDIA): $(call to_obj,$(MEDIA_SRCS))
 $(LIB_SERVER): $(call to_obj,$(SERVER_SRCS))
 	$(archive)
 $(BUILD)/obj/server/assets.o: proto/openapi.json $(wildcard clients/web/* clients/js/*) # inside it
+$(BUILD)/obj/sandbox/device_clip.o: sandbox/device_clip.mp4
 
 $(BUILD)/tv3s: $(call to_obj,$(TOOL_SRCS)) $(LIB_MEDIA) $(LIB_PROTO) $(LIB_ENGINE)
 	@echo '  LD $@'

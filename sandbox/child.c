@@ -1,5 +1,6 @@
 #include "sandbox/child.h"
 
+#include "sandbox/channel.h"
 #include "sandbox/confine.h"
 #include "sandbox/zygote.h"
 
@@ -37,6 +38,14 @@ void child_hear(struct wire_request *request)
         ;
     if (n != sizeof *request)
         _exit(0);
+}
+
+void child_hear_fd(struct wire_request *request, int *fd)
+{
+    int all[CHANNEL_FDS];
+    if (channel_receive(SOCKET, request, sizeof *request, all) != sizeof *request)
+        _exit(0);
+    *fd = all[0];
 }
 
 void child_set_text(struct wire_reply *reply, const char *text)
@@ -135,6 +144,8 @@ static enum err start(struct child *c, const struct child_birth *birth, const in
         return err_set(ERR_NOMEM, "shared memory of %zu bytes: %s", shared, strerror(errno));
     close(MEMORY);
     setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + o->nicer);
+    if (o->device)
+        return child_device_start(o, o->memory, confined);
     return confine(birth->address_space + shared + o->memory, o->cpu_seconds, confined);
 }
 

@@ -1,4 +1,4 @@
-#include "sandbox/confine.h"
+#include "sandbox/confine_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,17 +14,6 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
-#define SANITIZED 1
-#elif defined __has_feature
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 int confine_namespaces(void)
 {
@@ -47,7 +36,7 @@ uint64_t confine_address_space(void)
 /* ---- limits -------------------------------------------------------------------------------------
  */
 
-static enum err limit(int what, rlim_t soft, rlim_t hard)
+enum err confine_limit(int what, rlim_t soft, rlim_t hard)
 {
     struct rlimit now, r = {soft, hard};
     if (getrlimit(what, &now) == 0 && now.rlim_max != RLIM_INFINITY) {
@@ -67,11 +56,12 @@ static enum err set_limits(uint64_t memory, uint32_t cpu_seconds)
         rlim_t most;
     } none[] = {{RLIMIT_NOFILE, 0}, {RLIMIT_FSIZE, 0},   {RLIMIT_NPROC, 0},
                 {RLIMIT_CORE, 1},   {RLIMIT_MEMLOCK, 0}, {RLIMIT_MSGQUEUE, 0}};
-    enum err e = limit(RLIMIT_CPU, cpu_seconds, RLIM_INFINITY); /* soft: it may be allowed more */
+    enum err e =
+        confine_limit(RLIMIT_CPU, cpu_seconds, RLIM_INFINITY); /* soft: it may be allowed more */
     if (!e && !SANITIZED)
-        e = limit(RLIMIT_AS, memory, memory);
+        e = confine_limit(RLIMIT_AS, memory, memory);
     for (size_t i = 0; !e && i < sizeof none / sizeof *none; i++)
-        e = limit(none[i].what, none[i].most, none[i].most);
+        e = confine_limit(none[i].what, none[i].most, none[i].most);
     return e;
 }
 
@@ -135,8 +125,6 @@ static int add_conditions(scmp_filter_ctx filter)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, no_code);
     if (!r)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, own);
-    if (!r)
-        r = refuse_reading(filter);
     if (!r && !SANITIZED)
         r = seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), SCMP_SYS(rt_sigprocmask), 0);
     if (!r && SANITIZED)
@@ -144,7 +132,7 @@ static int add_conditions(scmp_filter_ctx filter)
     return r;
 }
 
-static enum err filter_calls(void)
+enum err confine_calls(int (*add_more)(scmp_filter_ctx filter), bool threads)
 {
     scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
     if (!filter)
@@ -152,10 +140,14 @@ static enum err filter_calls(void)
     int r = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
     if (!r)
         r = seccomp_attr_set(filter, SCMP_FLTATR_CTL_OPTIMIZE, 2); /* a tree, not a list */
+    if (!r && threads)
+        r = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
     for (size_t i = 0; !r && i < sizeof allowed / sizeof *allowed; i++)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
     if (!r)
         r = add_conditions(filter);
+    if (!r)
+        r = add_more(filter);
     if (!r)
         r = seccomp_load(filter);
     seccomp_release(filter);
@@ -169,7 +161,7 @@ enum err confine(uint64_t memory, uint32_t cpu_seconds, int *done)
     *done |= forbid_files(); /* which opens a file, the last */
     enum err e = set_limits(memory, cpu_seconds);
     if (!e)
-        e = filter_calls();
+        e = confine_calls(refuse_reading, false);
     if (!e)
         *done |= CONFINED_SECCOMP;
     return e;

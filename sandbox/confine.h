@@ -22,6 +22,15 @@ int confine_namespaces(void);
  * in force. ERR_UNSUPPORTED when the kernel, or a filter that is there already, forbids it. */
 enum err confine(uint64_t memory, uint32_t cpu_seconds, int *done);
 
+/* The same of a process that decodes on a CUDA device, whose driver's library has threads, opens
+ * the device's files when it likes, asks the kernel by ioctl, and reserves more addresses than
+ * there is memory (confine_device.c). In two halves: first, before the driver has a thread,
+ * Landlock, which leaves the driver's files, and `folders` (NULL-terminated) and what is in them to
+ * be read; without it ERR_UNSUPPORTED. Then, before anything is read from outside, all else, for
+ * all threads. */
+enum err confine_device_files(const char *const *folders, int *done);
+enum err confine_device(uint64_t memory, uint32_t cpu_seconds, int *done);
+
 /* Bytes of address space now. */
 uint64_t confine_address_space(void);
 

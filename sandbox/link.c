@@ -176,7 +176,10 @@ static enum err first_word(struct link *l, const struct sandbox_wait *wait, int 
     int64_t left = link_patience(l);
     TRY(link_receive(l, wait, &left, &r));
     if (r.what == TELL_FAILED)
-        return err_set(r.error, "a decoder cannot be confined: %s", r.text);
+        return err_set(r.error, "%s: %s",
+                       l->order.device ? "the device's decoder does not begin"
+                                       : "a decoder cannot be confined",
+                       r.text);
     if (r.what != TELL_READY)
         return link_lied(l);
     if (confined)
@@ -214,13 +217,13 @@ static enum err open_one(struct sandbox *s, const struct child_order *order, int
 }
 
 /* Until then a child has seen nothing of its input: the zygote may have died with it, or the kernel
- * have wanted its memory. Another is tried. */
+ * have wanted its memory. Another is tried; not on a device, in place of which there is the CPU. */
 enum err link_open(struct sandbox *s, const struct child_order *order, int file, const char *who,
                    const struct sandbox_wait *wait, int *confined, struct link **out)
 {
     bool died;
     enum err e = open_one(s, order, file, who, wait, confined, out, &died);
-    return died ? open_one(s, order, file, who, wait, confined, out, &died) : e;
+    return died && !order->device ? open_one(s, order, file, who, wait, confined, out, &died) : e;
 }
 
 void *link_holder(struct link *l, size_t size)
@@ -271,6 +274,13 @@ enum err link_send(struct link *l, const struct wire_request *q)
     while ((n = send(l->fd, q, sizeof *q, MSG_NOSIGNAL)) < 0 && errno == EINTR)
         ;
     return n == sizeof *q ? ERR_OK : die(l, SANDBOX_ENDS);
+}
+
+enum err link_send_fd(struct link *l, const struct wire_request *q, int fd)
+{
+    if (l->dead)
+        return link_gone(l);
+    return channel_send(l->fd, q, sizeof *q, &fd, fd >= 0) ? ERR_OK : die(l, SANDBOX_ENDS);
 }
 
 int64_t link_patience(const struct link *l)
@@ -346,6 +356,11 @@ const struct child_order *link_order(const struct link *l)
 uint8_t *link_input(const struct link *l)
 {
     return l->memory;
+}
+
+void link_set_device_slots(struct link *l, uint64_t slot_bytes)
+{
+    l->order.device_slot_bytes = slot_bytes;
 }
 
 enum err link_take(struct link *l, int slot, const struct wire_reply *r, struct frame *f)

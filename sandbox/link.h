@@ -24,6 +24,9 @@ void link_close(struct link *l);
 void *link_holder(struct link *l, size_t size);
 
 enum err link_send(struct link *l, const struct wire_request *q);
+/* With a descriptor, which stays the caller's; -1: none. Does not wait: of a child that takes
+ * nothing it is the end. */
+enum err link_send_fd(struct link *l, const struct wire_request *q, int fd);
 /* The next reply, checked; `left` is how long the child may take for what it is asked, in
  * nanoseconds, and is reduced. ERR_DECODER, ERR_CANCELLED. */
 enum err link_receive(struct link *l, const struct sandbox_wait *wait, int64_t *left,
@@ -39,6 +42,8 @@ bool link_dead(const struct link *l);
 enum err link_gone(const struct link *l); /* of a dead one: why */
 const struct child_order *link_order(const struct link *l);
 uint8_t *link_input(const struct link *l);
+/* From now on it may say that a picture is on its device, if it fits there. */
+void link_set_device_slots(struct link *l, uint64_t slot_bytes);
 /* A copy of a picture that came in `slot` at f->pixels, which grows. NV12 that f->takes_nv12 does
  * not say is a lie. */
 struct frame;

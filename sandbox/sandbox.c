@@ -46,11 +46,11 @@ struct sandbox {
 /* ---- the zygote's life --------------------------------------------------------------------------
  */
 
-/* Of our environment it gets what the loader and the sanitizers read. */
+/* Of our environment it gets what the loader, the sanitizers and CUDA read. */
 static void copy_environment(char *out[], int most)
 {
-    static const char *const kept[] = {
-        "LD_LIBRARY_PATH=", "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "LSAN_OPTIONS=", "TSAN_OPTIONS="};
+    static const char *const kept[] = {"LD_LIBRARY_PATH=", "ASAN_OPTIONS=", "UBSAN_OPTIONS=",
+                                       "LSAN_OPTIONS=",    "TSAN_OPTIONS=", "CUDA_"};
     int n = 0;
     for (char **v = environ; *v && n < most; v++)
         for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
@@ -61,7 +61,7 @@ static void copy_environment(char *out[], int most)
 
 static int start_program(int socket, pid_t *pid)
 {
-    enum { KEPT_MAX = 8 };
+    enum { KEPT_MAX = 32 };
     char *argv[] = {ZYGOTE_NAME, NULL}, *env[KEPT_MAX + 1];
     posix_spawn_file_actions_t files;
     int r = posix_spawn_file_actions_init(&files);

@@ -1,30 +1,16 @@
-#include "sandbox/video.h"
-
-#include "sandbox/link.h"
+#include "sandbox/video_parts.h"
 
 #include "base/try.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { SLOTS = 4 }; /* frames that a child is ahead */
 enum { NICER = 5 }; /* as the job's own thread: server/priority.c */
-
-struct video {
-    struct decoder *here; /* without a sandbox; then that is all */
-    struct link *link;
-    struct decode_options o;
-    struct sandbox_wait wait;
-    struct decode_info info;
-    int64_t delivered, corrupt, last_pts;
-    int64_t known; /* bytes that the file has, as the child was told last */
-    int reports;
-    bool ended, nv12;
-};
 
 /* ---- what a child says between frames -----------------------------------------------------------
  */
@@ -50,7 +36,7 @@ static enum err pass_report(struct video *v, const char *text)
     return ERR_OK;
 }
 
-/* The next reply that is neither a need nor a report. */
+/* The next reply that asks for nothing and is no report. */
 static enum err receive(struct video *v, struct wire_reply *r)
 {
     int64_t left = link_patience(v->link);
@@ -60,6 +46,8 @@ static enum err receive(struct video *v, struct wire_reply *r)
             TRY(answer_need(v, r->value));
         else if (r->what == TELL_REPORT)
             TRY(pass_report(v, r->text));
+        else if (r->what == TELL_ROOM)
+            TRY(video_answer_room(v, r));
         else
             return r->what == TELL_FAILED ? link_error(v->link, r->error, r) : ERR_OK;
     }
@@ -98,9 +86,22 @@ static enum err get_info(struct video *v)
     return ERR_OK;
 }
 
-/* By the link, which it takes; without one, here. */
-static enum err start(struct link *l, const char *path, const struct decode_options *o, bool nv12,
-                      struct video **out)
+enum err video_open_child(struct video *v, int file, int device)
+{
+    const struct child_order order = {.kind = CHILD_VIDEO,
+                                      .slots = VIDEO_SLOTS,
+                                      .nicer = NICER,
+                                      .growing = v->o.growing != NULL,
+                                      .nv12 = v->nv12,
+                                      .device = device};
+    v->taken = v->known = v->reports = 0;
+    TRY(link_open(v->sandbox, &order, file, v->who, &v->wait, NULL, &v->link));
+    return get_info(v);
+}
+
+/* `l`, or NULL, is taken. */
+static enum err make(struct link *l, const struct decode_options *o, bool nv12, const char *who,
+                     struct video **out)
 {
     struct video *v = *out = link_holder(l, sizeof *v);
     if (!v)
@@ -109,45 +110,62 @@ static enum err start(struct link *l, const char *path, const struct decode_opti
     v->o = *o;
     v->nv12 = nv12;
     v->wait = wait_of(o);
-    enum err e = l ? get_info(v) : decoder_open(path, o, &v->here);
-    if (e) {
+    v->file = -1;
+    snprintf(v->who, sizeof v->who, "%s", who);
+    return ERR_OK;
+}
+
+static enum err give(struct video *v, enum err e, struct video **out)
+{
+    *out = e ? NULL : v;
+    if (e)
         video_close(v);
-        *out = NULL;
-    }
     return e;
 }
 
-enum err video_over(struct link *l, const struct decode_options *o, struct video **out)
+enum err video_over(struct link *l, const struct decode_options *o,
+                    const struct video_device *device, struct video **out)
 {
-    return start(l, NULL, o, link_order(l)->nv12, out);
+    struct video *v;
+    TRY(make(l, o, link_order(l)->nv12, "", &v));
+    if (device)
+        v->device = *device;
+    v->on_device = device != NULL;
+    return give(v, get_info(v), out);
 }
 
-static enum err open_link(struct sandbox *s, const char *path, const struct decode_options *o,
-                          bool nv12, const char *who, struct link **out)
+enum err video_open_file(struct sandbox *s, int file, const struct decode_options *o, bool nv12,
+                         const struct video_device *device, const char *who, struct video **out)
 {
-    const struct child_order order = {.kind = CHILD_VIDEO,
-                                      .slots = SLOTS,
-                                      .nicer = NICER,
-                                      .growing = o->growing != NULL,
-                                      .nv12 = nv12};
-    const struct sandbox_wait wait = wait_of(o);
-    int fd;
-    enum err e = open_file(path, &fd);
-    if (!e)
-        e = link_open(s, &order, fd, who, &wait, NULL, out);
-    if (fd >= 0)
-        close(fd);
-    return e;
+    struct video *v;
+    *out = NULL;
+    TRY(make(NULL, o, nv12, who, &v));
+    v->sandbox = s;
+    bool there = device && nv12;
+    return give(v, there ? video_open_there(v, file, device) : video_open_child(v, file, 0), out);
+}
+
+static enum err open_here(const char *path, const struct decode_options *o, bool nv12,
+                          struct video **out)
+{
+    struct video *v;
+    TRY(make(NULL, o, nv12, "", &v));
+    return give(v, decoder_open(path, o, &v->here), out);
 }
 
 enum err video_open(struct sandbox *s, const char *path, const struct decode_options *o, bool nv12,
-                    const char *who, struct video **out)
+                    const struct video_device *device, const char *who, struct video **out)
 {
-    struct link *l = NULL;
+    int fd;
     *out = NULL;
-    if (s)
-        TRY(open_link(s, path, o, nv12, who, &l));
-    return start(l, path, o, nv12, out);
+    if (!s)
+        return open_here(path, o, nv12, out);
+    enum err e = open_file(path, &fd);
+    if (!e)
+        e = video_open_file(s, fd, o, nv12, device, who, out);
+    if (fd >= 0)
+        close(fd);
+    return e;
 }
 
 void video_close(struct video *v)
@@ -156,6 +174,7 @@ void video_close(struct video *v)
         return;
     decoder_close(v->here);
     link_close(v->link);
+    video_end_device(v);
     free(v);
 }
 
@@ -169,41 +188,82 @@ int64_t video_corrupt(const struct video *v)
     return v->here ? decoder_corrupt(v->here) : v->corrupt;
 }
 
+const char *video_place(const struct video *v, const char **why)
+{
+    if (why)
+        *why = v->on_host && v->why[0] ? v->why : NULL;
+    return v->nvdec ? "nvdec" : "cpu";
+}
+
 /* ---- frames -------------------------------------------------------------------------------------
  */
 
-/* The child's times ascend, or it is no decoder of ours. */
-static enum err take_frame(struct video *v, const struct wire_reply *r, struct frame *f)
+/* It is the next that is wanted, not one that a child before has given. */
+static bool is_new(const struct video *v, const struct wire_reply *r)
 {
-    const struct wire_request taken = {.what = ASK_TAKEN};
-    if (v->delivered && r->pts <= v->last_pts)
-        return link_lied(v->link);
+    return v->delivered == 0 || r->pts > v->last_pts;
+}
+
+static enum err deliver(struct video *v, const struct wire_reply *r, struct frame *f)
+{
     if (v->o.max_frames && v->delivered == v->o.max_frames)
         return err_set(ERR_LIMIT, "more than %lld frames", (long long)v->o.max_frames);
-    TRY(link_take(v->link, (int)(v->delivered % SLOTS), r, f));
+    TRY(video_take_pixels(v, r, f));
     f->pts = v->last_pts = r->pts;
     f->duration = r->duration;
     f->time = (double)f->pts * v->info.tb_num / v->info.tb_den;
     f->name[0] = 0;
     f->number = v->delivered++;
-    return link_send(v->link, &taken);
+    return ERR_OK;
+}
+
+/* The child's times ascend, or it is no decoder of ours. A child that is gone by then has given the
+ * frame all the same: who asks for the next one hears of it. */
+static enum err take_frame(struct video *v, const struct wire_reply *r, struct frame *f)
+{
+    struct wire_request taken = {.what = ASK_TAKEN};
+    if (v->taken && r->pts <= v->heard_pts)
+        return link_lied(v->link);
+    v->heard_pts = r->pts;
+    TRY(is_new(v, r) ? deliver(v, r, f) : video_take_pixels(v, r, NULL));
+    taken.slot = video_promise(v);
+    v->taken++;
+    link_send(v->link, &taken);
+    return ERR_OK;
+}
+
+/* The next frame of the child that is new, or the end. */
+static enum err next(struct video *v, struct frame *f, bool *end)
+{
+    struct wire_reply r;
+    int64_t before = v->delivered;
+    do {
+        TRY(receive(v, &r));
+        v->corrupt = r.corrupt;
+        *end = r.what == TELL_END;
+        if (r.what == TELL_FRAME)
+            TRY(take_frame(v, &r, f));
+        else if (!*end)
+            return link_lied(v->link);
+    } while (!*end && v->delivered == before);
+    return ERR_OK;
 }
 
 enum err video_next(struct video *v, struct frame *f, bool *end)
 {
-    struct wire_reply r;
     f->takes_nv12 = v->nv12;
+    f->device_pixels = NULL;
     if (v->here)
         return decoder_next(v->here, f, end);
+    video_forget_shown(v);
     *end = v->ended;
     if (v->ended)
         return ERR_OK;
-    TRY(receive(v, &r));
-    v->corrupt = r.corrupt;
-    if (r.what == TELL_FRAME)
-        return take_frame(v, &r, f);
-    if (r.what != TELL_END)
-        return link_lied(v->link);
-    *end = v->ended = true;
-    return ERR_OK;
+    enum err e = next(v, f, end);
+    if (video_failed_there(v, e)) {
+        TRY(video_leave_device(v));
+        e = next(v, f, end);
+    }
+    v->ended = !e && *end;
+    return e;
 }

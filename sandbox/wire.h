@@ -13,8 +13,12 @@
  * A video: OPENED or FAILED; then FRAME after FRAME, in slot 0, 1, ..., 0, ..., and END or FAILED.
  * The child is ahead by as many frames as there are slots; TAKEN gives the oldest slot back. At any
  * time NEED asks for bytes of a file that still grows and is answered by BYTES, and REPORT tells of
- * damage. Images: DECODE, then IMAGE or FAILED. Packets: PACKET, then one or more RESULT, the next
- * one after NEXT while there are `more`; the first has the error of the packet itself. */
+ * damage. A child that decodes on a device asks for memory there with its first picture: ROOM,
+ * once, is answered by DEVICE, which comes with a descriptor where there is any. Of its slots the
+ * daemon says with each TAKEN which one the frame after those that are under way may go to; a frame
+ * is there, or in the ordinary slot. Images: DECODE, then IMAGE or FAILED. Packets: PACKET, then
+ * one or more RESULT, the next one after NEXT while there are `more`; the first has the error of
+ * the packet itself. */
 #ifndef TV3S_SANDBOX_WIRE_H
 #define TV3S_SANDBOX_WIRE_H
 
@@ -42,6 +46,8 @@ struct child_order {
     uint32_t cpu_seconds; /* until it is allowed more */
     bool growing;         /* CHILD_VIDEO */
     bool nv12;            /* CHILD_VIDEO, CHILD_PACKETS: pictures may be NV12 */
+    int32_t device;       /* CHILD_VIDEO: number + 1 of the CUDA device that decodes; 0: none */
+    uint64_t device_slot_bytes; /* there; 0 until there are any. The daemon's own */
 };
 
 enum zygote_what { ZYGOTE_SPAWN = 1, ZYGOTE_BURY, ZYGOTE_ALLOW };
@@ -62,13 +68,18 @@ struct zygote_reply {
     int32_t signal; /* BURY: that ended it, or 0 */
 };
 
-enum wire_ask { ASK_DECODE = 1, ASK_PACKET, ASK_NEXT, ASK_TAKEN, ASK_BYTES };
+enum wire_ask { ASK_DECODE = 1, ASK_PACKET, ASK_NEXT, ASK_TAKEN, ASK_BYTES, ASK_DEVICE };
 
 struct wire_request {
     enum wire_ask what;
     uint64_t len;  /* DECODE, PACKET: bytes of input */
     int64_t bytes; /* BYTES: how many the file has; below 0: give up */
     bool nv12;     /* DECODE: the picture may be NV12 */
+    int32_t slot;  /* TAKEN: on the device, for the frame that may be made now; below 0: none */
+    /* DEVICE: the descriptor's slots, of which the frames that may be made by now have the first,
+     * in their order. 0: there is no memory. */
+    int32_t slots;
+    uint64_t slot_bytes;
 };
 
 enum wire_what {
@@ -81,6 +92,7 @@ enum wire_what {
     TELL_END,
     TELL_IMAGE,
     TELL_RESULT,
+    TELL_ROOM,
     TELL_COUNT
 };
 
@@ -88,8 +100,8 @@ enum wire_outcome { OUTCOME_NONE, OUTCOME_FRAME, OUTCOME_EMPTY, OUTCOME_FAILED }
 
 struct wire_reply {
     enum wire_what what;
-    enum err error, sent; /* FAILED and OUTCOME_FAILED; RESULT: of the packet */
-    int32_t width, height;
+    enum err error, sent;  /* FAILED and OUTCOME_FAILED; RESULT: of the packet */
+    int32_t width, height; /* FRAME, IMAGE, RESULT; ROOM: of the first picture */
     int64_t pts, duration; /* FRAME */
     int64_t corrupt;       /* FRAME, END */
     int64_t value;         /* READY: enum confined; NEED: offset; RESULT: the packet's number */
@@ -100,7 +112,8 @@ struct wire_reply {
     double rate;
     int32_t still;
     int32_t layout, matrix, full; /* with width and height: struct pixel_format */
-    char text[WIRE_TEXT];         /* with every error, and REPORT */
+    int32_t nvdec, on_device;     /* FRAME: which decoder made it, and where it is: 0 or 1 */
+    char text[WIRE_TEXT];         /* with every error, and REPORT; FRAME: why not nvdec, or "" */
 };
 
 /* Whether `len` bytes that a child of `order` sent are a reply that it may give, and then *out is a
@@ -118,6 +131,12 @@ static inline uint64_t wire_memory(const struct child_order *o)
 static inline uint64_t wire_slot(const struct child_order *o, int slot)
 {
     return o->input_bytes + (uint64_t)slot * o->slot_bytes;
+}
+
+/* Of a packed NV12 picture. */
+static inline uint64_t wire_nv12_bytes(int width, int height)
+{
+    return (uint64_t)pixels_row(PIXELS_NV12, width) * pixels_rows(PIXELS_NV12, height);
 }
 
 #endif

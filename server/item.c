@@ -3,6 +3,8 @@
 #include "server/metrics.h"
 #include "server/session.h"
 
+#include "sandbox/device_pool.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -43,6 +45,7 @@ void item_free(struct item *item)
     buf_free(&item->input);
     buf_free(&item->output);
     free(item->pixels);
+    device_picture_release(item->picture);
     free(item->labels);
     free(item);
 }

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 struct session;
+struct device_picture;
 
 enum item_kind {
     ITEM_IMAGE = 1, /* an image file: JPEG, PNG, WebP, ... */
@@ -46,6 +47,8 @@ struct item {
     /* decode worker */
     uint8_t *pixels; /* packed rows; RGB24 but where session_takes_nv12 */
     struct pixel_format pixel_format;
+    struct device_picture *picture; /* not NULL: they are there, on a device, and `pixels` is not;
+                                       ours, and let go when the engine is done with it */
 
     /* sched_submit */
     double gflop; /* of this frame in the engine */

@@ -89,6 +89,7 @@ struct job {
     int64_t total; /* 0: not known */
     int64_t corrupt;
     char warning[WARNING]; /* the last damage that it outlived */
+    char decoder[DECODER]; /* what decoded the last frame, "": nothing so far */
     int width, height;
     double fps;
     enum err error; /* why it failed; queued: why it waits */

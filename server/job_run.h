@@ -36,6 +36,7 @@ struct run {
     struct video *video;
     bool front_to_back; /* it reads a file that still grows */
     struct frame frame;
+    char decoder[DECODER];          /* that made it */
     struct frame stamp[WINDOW_MAX]; /* number, pts, duration, time of frames on their way */
     uint64_t submitted, back;       /* frames: in, and out or passed over */
     uint64_t decoded;               /* bytes */

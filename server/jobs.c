@@ -104,6 +104,7 @@ void job_row(const struct job *job, struct job_row *out)
         copy(out->error, sizeof out->error, err_type(job->error));
     copy(out->problem, sizeof out->problem, job->error ? job->error_text : "");
     copy(out->warning, sizeof out->warning, job->warning);
+    copy(out->decoder, sizeof out->decoder, job->decoder);
     copy(out->origin, sizeof out->origin, job->origin);
     copy(out->key, sizeof out->key, job->key);
     copy(out->digest, sizeof out->digest, job->digest_text);

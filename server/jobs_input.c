@@ -3,8 +3,11 @@
 #include "base/try.h"
 #include "server/config.h"
 #include "server/log.h"
+#include "server/metrics.h"
+#include "server/video_decoder.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* The text is a decoder's, which may be anybody's: of it ASCII is kept. */
 static void report(void *run, const char *text)
@@ -61,11 +64,14 @@ static enum err open_decoder(struct run *r)
         .growing = r->front_to_back ? wait_for_bytes : NULL,
         .ctx = r,
     };
+    struct video_device device = {.pictures = c->job_window};
+    const struct server *s = r->job->jobs->server;
+    bool there = video_decoder_use(s->video_decoder, sched_device(r->session), &device);
     spool_path(r->job, SPOOL_UPLOAD, path);
     snprintf(who, sizeof who, "job=%s", r->job->id);
     video_close(r->video);
-    return video_open(r->job->jobs->server->sandbox, path, &o, session_takes_nv12(r->session), who,
-                      &r->video);
+    return video_open(s->sandbox, path, &o, session_takes_nv12(r->session), there ? &device : NULL,
+                      who, &r->video);
 }
 
 /* What does not work front to back gets a second try with the whole file; not so what kills its
@@ -113,6 +119,24 @@ static enum err check_limits(struct run *r)
     return ERR_OK;
 }
 
+/* What decoded the frame; where that is not what it was, in the log. */
+static void note_decoder(struct run *r)
+{
+    struct job *job = r->job;
+    const char *why, *place = video_place(r->video, &why);
+    bool there = strcmp(place, "cpu") != 0;
+    metric_add(job->jobs->server->metrics, there ? METRIC_DECODED_NVDEC : METRIC_DECODED_CPU, 1);
+    if (strcmp(r->decoder, place) == 0)
+        return;
+    snprintf(r->decoder, sizeof r->decoder, "%s", place);
+    if (there || why)
+        log_event(LOG_INFO, "job_decoder", "job=%s decoder=%s why=%s", job->id, place,
+                  log_text(why ? why : ""));
+    pthread_mutex_lock(&job->jobs->lock);
+    snprintf(job->decoder, sizeof job->decoder, "%s", place);
+    pthread_mutex_unlock(&job->jobs->lock);
+}
+
 enum err run_next_frame(struct run *r, bool *end)
 {
     enum err e = video_next(r->video, &r->frame, end);
@@ -122,5 +146,8 @@ enum err run_next_frame(struct run *r, bool *end)
     }
     if (r->broken)
         return r->broken;
-    return e || *end ? e : check_limits(r);
+    if (e || *end)
+        return e;
+    note_decoder(r);
+    return check_limits(r);
 }

@@ -74,14 +74,15 @@ static json_t *describe(const struct job_row *r)
     json_t *frames = json_pack("{s:I, s:o, s:I}", "done", (json_int_t)r->done, "total", total,
                                "corrupt", (json_int_t)r->corrupt);
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id", r->id,
-        "state", r->state, "model", r->model, "mode", r->mode, "format", r->format, "created",
-        describe_time(r->created), "started", time_or_null(r->started), "finished",
+        "{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "id",
+        r->id, "state", r->state, "model", r->model, "mode", r->mode, "format", r->format,
+        "created", describe_time(r->created), "started", time_or_null(r->started), "finished",
         time_or_null(r->finished), "frames", frames, "size",
         r->width > 0 ? json_pack("[ii]", r->width, r->height) : json_null(), "fps",
         r->fps > 0 ? json_real(r->fps) : json_null(), "error",
         r->error[0] ? describe_problem(err_of_type(r->error), r->problem, NULL) : json_null(),
-        "warning", r->warning[0] ? json_string(r->warning) : json_null(), "masks",
+        "warning", r->warning[0] ? json_string(r->warning) : json_null(), "decoder",
+        r->decoder[0] ? json_string(r->decoder) : json_null(), "masks",
         succeeded ? json_string(masks) : json_null(), "webhook",
         r->webhook[0] ? json_string(r->webhook) : json_null());
 }

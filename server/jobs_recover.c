@@ -112,6 +112,7 @@ static enum err fill(struct job *job, const struct job_row *row)
     job->total = row->total;
     job->corrupt = row->corrupt;
     snprintf(job->warning, sizeof job->warning, "%s", row->warning);
+    snprintf(job->decoder, sizeof job->decoder, "%s", row->decoder);
     job->width = row->width;
     job->height = row->height;
     job->fps = row->fps;

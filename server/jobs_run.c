@@ -92,13 +92,16 @@ static enum err submit(struct run *r)
     item->pts = llrint(f->time * 1e6);
     item->width = f->width;
     item->height = f->height;
-    item->pixels = f->pixels;
     item->pixel_format = f->format;
+    item->picture = video_take_picture(r->video);
+    if (!item->picture) {
+        item->pixels = f->pixels;
+        r->frame.pixels = NULL; /* the item's now */
+        r->frame.capacity = 0;
+    }
     item->decoded = clock_ns();
     item->deliver = on_delivered;
     item->owner = r->job;
-    r->frame.pixels = NULL; /* the item's now */
-    r->frame.capacity = 0;
     sched_submit(r->job->jobs->server->sched, item);
     return ERR_OK;
 }

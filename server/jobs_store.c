@@ -33,18 +33,19 @@ static const char *const migrations[] = {
     ("ALTER TABLE deliveries ADD COLUMN host TEXT NOT NULL DEFAULT '-';"
      "CREATE INDEX deliveries_due ON deliveries(host, due)"),
     "ALTER TABLE jobs ADD COLUMN warning TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE jobs ADD COLUMN decoder TEXT NOT NULL DEFAULT ''",
 };
 enum { VERSION = sizeof migrations / sizeof *migrations };
 
 #define NAMES "id, model, mode, format, resize, created, owner, key, digest, webhook"
 #define FIELDS                                                                                     \
     "state, started, finished, done, total, corrupt, width, height, fps, error, "                  \
-    "problem, origin, warning"
+    "problem, origin, warning, decoder"
 static const char *const sql[STATEMENTS] = {
     [ADD] = "INSERT INTO jobs(" NAMES ", " FIELDS ") VALUES(?1, ?14, ?15, ?16, ?17, ?18, ?19, ?20,"
-            " ?21, ?22, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?23)",
+            " ?21, ?22, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?23, ?24)",
     [UPDATE] = "UPDATE jobs SET (" FIELDS ") = (?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12,"
-               " ?13, ?23) WHERE id = ?1",
+               " ?13, ?23, ?24) WHERE id = ?1",
     [REMOVE] = "DELETE FROM jobs WHERE id = ?1",
     [ALL] = "SELECT " NAMES ", " FIELDS " FROM jobs ORDER BY number",
     [BEGIN] = "BEGIN IMMEDIATE",
@@ -101,6 +102,7 @@ static void bind_fields(sqlite3_stmt *st, const struct job_row *r)
     store_text(st, 12, r->problem);
     store_text(st, 13, r->origin);
     store_text(st, 23, r->warning);
+    store_text(st, 24, r->decoder);
 }
 
 static void bind_names(sqlite3_stmt *st, const struct job_row *r)
@@ -232,6 +234,7 @@ static void get_row(sqlite3_stmt *st, struct job_row *r)
     store_get_text(&c, r->problem, sizeof r->problem);
     store_get_text(&c, r->origin, sizeof r->origin);
     store_get_text(&c, r->warning, sizeof r->warning);
+    store_get_text(&c, r->decoder, sizeof r->decoder);
 }
 
 enum err store_each(struct store *s, void (*visit)(void *ctx, const struct job_row *r), void *ctx)

@@ -14,7 +14,7 @@
 
 struct store;
 
-enum { WEBHOOK_URL = 1024, WARNING = 160 };
+enum { WEBHOOK_URL = 1024, WARNING = 160, DECODER = 8 };
 
 /* What the row of a job says. Names, not numbers, stand in the file: they mean the same in the
  * next version. */
@@ -27,6 +27,7 @@ struct job_row {
     int64_t done;                      /* frames whose masks are durable */
     int64_t total, corrupt;
     char warning[WARNING]; /* the last damage that it outlived, "": none */
+    char decoder[DECODER]; /* what decoded its last frame, "": none, or not known */
     int width, height;
     double fps;
     char error[32];            /* err_type, "": none */

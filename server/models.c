@@ -310,6 +310,11 @@ const char *models_device(const struct models *m, int i)
     return m->device_name[i];
 }
 
+int models_device_index(const struct models *m, int i)
+{
+    return m->device[i].device == DEVICE_CUDA ? m->device[i].device_index : -1;
+}
+
 uint64_t models_state_bytes(const struct models *m)
 {
     return m->state_bytes;

@@ -29,6 +29,8 @@ enum err models_open(const struct config *c, struct models **out);
 /* "cpu", "cuda:1": of 0 .. models_devices - 1. */
 int models_devices(const struct models *m);
 const char *models_device(const struct models *m, int i);
+/* CUDA's number of it; -1: it is a CPU. */
+int models_device_index(const struct models *m, int i);
 /* Memory for hidden states on each device: max_state_bytes, or what that means where it is 0. */
 uint64_t models_state_bytes(const struct models *m);
 /* The device's memory is free for others. Its engine thread, with no stream open on it. */

@@ -15,6 +15,7 @@
 #include "server/sched.h"
 #include "server/session.h"
 #include "server/tls.h"
+#include "server/video_decoder.h"
 #include "server/webhook_rules.h"
 #include "server/workers.h"
 
@@ -34,7 +35,7 @@ enum {
     OTHER_FILES = 256,
     FILES_OF_A_REQUEST = 2, /* its connection, and the upload or result that it carries */
     FILES_OF_A_STREAM = 3,  /* its connection, its decoder, and who is about to open one */
-    FILES_OF_A_JOB = 8,
+    FILES_OF_A_JOB = 10,
     JOBS_RUNNING_MAX = 256, /* as the setting's range: a reload may ask for them */
 };
 
@@ -77,6 +78,7 @@ static enum err settle(struct server *s, struct config *c)
     TRY(listen_check(c));
     TRY(check_lists(c));
     TRY(handover_check(c));
+    TRY(video_decoder_check(c));
     TRY(jobs_check_spool(c->spool));
     TRY(access_open(c, &s->access));
     TRY(tls_load(c));
@@ -106,6 +108,7 @@ enum err server_open(struct server *s, struct config *c)
     TRY(sessions_open(c, s->metrics, &s->sessions));
     sessions_connect(s->sessions, s->sched);
     TRY(handover_open(s, &s->handover));
+    TRY(video_decoder_open(c, s->metrics, s->models, s->sandbox, &s->video_decoder));
     TRY(jobs_open(s, &s->jobs));
     TRY(handover_start(s->handover)); /* its file is in the spool, which is ours now */
     TRY(ws_open(s, &s->ws));          /* before HTTP, whose DELETE tells it that a stream is gone */
@@ -129,6 +132,7 @@ void server_close(struct server *s)
         ws_close(s->ws);
     if (s->jobs)
         jobs_close(s->jobs);
+    video_decoder_close(s->video_decoder);
     sessions_close(s->sessions);
     handover_close(s->handover);
     sched_close(s->sched);

@@ -109,6 +109,11 @@ bool sched_failed_for(const struct session *session)
     return lane_failure(session_lane(session)) != NULL;
 }
 
+int sched_device(const struct session *session)
+{
+    return session_lane(session)->device;
+}
+
 int sched_devices(const struct sched *s)
 {
     return s->lanes;

@@ -115,6 +115,8 @@ const char *sched_failure(const struct sched *s);
 bool sched_failed_for(const struct session *session);
 
 int sched_devices(const struct sched *s);
+/* Of these the session's. */
+int sched_device(const struct session *session);
 
 /* clock_ns of the engine threads' last sign of life, of the one that gave none for the longest: for
  * the watchdog. */

@@ -5,6 +5,7 @@
 #include "server/log.h"
 
 #include "base/try.h"
+#include "sandbox/device_pool.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -188,7 +189,9 @@ static struct engine_run engine_run_of(struct lane *l, struct step_args *j, cons
     int first = b->run[run].first;
     for (int i = first; i < first + b->run[run].count; i++) {
         const struct item *item = b->item[i];
-        j->image[i] = image_of(item->pixels, item->width, item->height, item->pixel_format);
+        j->image[i] = image_of(item->picture ? device_picture_pixels(item->picture) : item->pixels,
+                               item->width, item->height, item->pixel_format);
+        j->image[i].on_device = item->picture != NULL;
         j->labels[i] = item->labels;
         metric_add(l->metrics, given(&j->image[i]), 1);
     }
@@ -262,6 +265,8 @@ static void send_on(struct lane *l, struct batch *b)
         struct item *item = b->item[i];
         item->batched = b->began;
         item->labelled = l->free_since;
+        device_picture_release(item->picture);
+        item->picture = NULL;
         if (item->error)
             item_deliver(item, l->metrics);
         else

@@ -12,6 +12,7 @@ struct access;
 struct metrics;
 struct models;
 struct sandbox;
+struct video_decoder;
 struct workers;
 struct sched;
 struct sessions;
@@ -26,6 +27,7 @@ struct server {
     struct metrics *metrics;
     struct models *models;
     struct sandbox *sandbox; /* NULL: decoding happens here */
+    struct video_decoder *video_decoder;
     struct workers *workers;
     struct sched *sched;
     struct sessions *sessions;

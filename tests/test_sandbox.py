@@ -296,7 +296,7 @@ def test_decoders_hold_nothing_of_the_daemons(tiny_model, tmp_path, jpeg):
         for p in (pid, zygote(d)):
             assert not holds(p, secrets)
             with open(f"/proc/{p}/environ", "rb") as f:
-                assert all(v.split(b"=")[0].endswith(b"SAN_OPTIONS") or v.startswith(b"LD_LIBRARY_PATH=")
+                assert all(v.split(b"=")[0].endswith(b"SAN_OPTIONS") or v.startswith((b"LD_LIBRARY_PATH=", b"CUDA_"))
                            for v in f.read().split(b"\0") if v)
         assert links(pid) <= ({"/dev/null", "socket"} | (links(d.process.pid) if SANITIZED else set()))
         with open(f"/proc/{pid}/status") as f:

@@ -1,19 +1,21 @@
 /* What a decoding process says, when it belongs to somebody else: the daemon's side of a video and
  * of a stream of packets, by a socket on which the input has been said.
  *
- * The first byte: 1 a stream in place of a video, 2 pictures may be NV12. A message is a byte n and
- * n bytes of a struct wire_reply, whose rest is zero; above 200 the message has n - 200 bytes and
- * no more. */
+ * The first byte: 1 a stream in place of a video, 2 pictures may be NV12, 4 the video may be
+ * decoded on a device. A message is a byte n and n bytes of a struct wire_reply, whose rest is
+ * zero; above 200 the message has n - 200 bytes and no more. */
 #include "sandbox/link.h"
 #include "sandbox/packets.h"
 #include "sandbox/video.h"
+
+#include "tests/unit/fake_device_memory.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { MESSAGES_MAX = 60, PACKETS = 12, SHORT = 200 };
+enum { MESSAGES_MAX = 60, PACKETS = 12, SHORT = 200, HELD = 3 };
 
 static void check(bool right)
 {
@@ -43,8 +45,10 @@ static unsigned add_up(const struct frame *f, bool nv12)
     unsigned sum = 0;
     enum pixel_layout layout = f->format.layout;
     check(layout == PIXELS_RGB24 || (layout == PIXELS_NV12 && nv12));
+    check(!f->device_pixels || layout == PIXELS_NV12);
+    const uint8_t *pixels = f->device_pixels ? f->device_pixels : f->pixels;
     for (size_t i = 0; i < pixels_row(layout, f->width) * pixels_rows(layout, f->height); i++)
-        sum += f->pixels[i];
+        sum += pixels[i];
     return sum;
 }
 
@@ -60,24 +64,35 @@ static void report(void *ctx, const char *text)
     check(memchr(text, 0, WIRE_TEXT) != NULL);
 }
 
-static void watch(struct link *l, bool nv12)
+static void watch(struct link *l, bool nv12, bool there)
 {
     const struct decode_options o = {.max_frames = 40, .growing = grow, .report = report};
+    const struct video_device device = {.pictures = HELD};
+    struct device_picture *held[HELD] = {NULL};
     struct video *v;
     struct frame f = {0};
     bool end = false;
     int64_t last = INT64_MIN;
-    if (video_over(l, &o, &v))
+    if (video_over(l, &o, there ? &device : NULL, &v))
         return;
     check(video_info(v)->tb_den > 0 && video_info(v)->rate >= 0);
     while (video_next(v, &f, &end) == ERR_OK && !end) {
+        check(there || !f.device_pixels);
         add_up(&f, nv12);
         check(f.pts > last && f.duration >= 0 && f.time == f.time);
         last = f.pts;
+        device_picture_release(held[f.number % HELD]); /* held[] are three slots, or none */
+        held[f.number % HELD] = f.number % 5 ? video_take_picture(v) : NULL;
+        for (int i = 0; i < HELD; i++)
+            for (int k = 0; k < i; k++)
+                check(!held[i] || held[i] != held[k]);
     }
     check(video_corrupt(v) >= 0);
     frame_free(&f);
     video_close(v);
+    for (int i = 0; i < HELD; i++)
+        device_picture_release(held[i]);
+    check(fake_memories == 0);
 }
 
 static int back[PACKETS + 1]; /* how often a tag came back */
@@ -121,7 +136,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
     struct child_order order = {
-        .kind = CHILD_VIDEO, .slots = 4, .slot_bytes = 4096, .growing = true};
+        .kind = CHILD_VIDEO, .slots = 4, .slot_bytes = 4096, .max_pixels = 1320, .growing = true};
     struct link *l = NULL;
     int pair[2];
     if (len < 1 || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) != 0)
@@ -132,10 +147,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
         order.input_bytes = 4096;
     }
     order.nv12 = data[0] & 2;
+    order.device = order.kind == CHILD_VIDEO && data[0] & 4 ? 1 : 0;
     say(pair[1], data + 1, len - 1);
     check(link_to(&order, pair[0], &l) == ERR_OK);
     if (order.kind == CHILD_VIDEO)
-        watch(l, order.nv12);
+        watch(l, order.nv12, order.device);
     else
         stream(l, order.nv12);
     close(pair[1]);

@@ -5,6 +5,8 @@
 #include "sandbox/link.h"
 #include "sandbox/zygote.h"
 
+#include "tests/unit/forbidden.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,7 +17,6 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -23,10 +24,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -40,168 +39,7 @@ enum { SANITIZED = 0 };
 enum { MEMORY = 256 << 20, CPU_SECONDS = 2 };
 
 /* ---- what is tried ------------------------------------------------------------------------------
- * Each returns what it got; 0 or more where it was allowed. */
-
-static long open_to_write(void)
-{
-    return open("/tmp/tv3sd-sandbox-test", O_WRONLY | O_CREAT, 0600);
-}
-
-static long open_old(void)
-{
-    return syscall(SYS_open, "/etc/passwd", O_RDONLY);
-}
-
-static long make_socket(void)
-{
-    return socket(AF_INET, SOCK_STREAM, 0);
-}
-
-static long make_unix_socket(void)
-{
-    return socket(AF_UNIX, SOCK_DGRAM, 0);
-}
-
-static long run_program(void)
-{
-    char *argv[] = {"true", NULL};
-    return execv("/bin/true", argv);
-}
-
-static long make_process(void)
-{
-    return fork();
-}
-
-static long make_thread(void)
-{
-    return syscall(SYS_clone, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD, 0,
-                   0, 0, 0);
-}
-
-static long send_signal(void)
-{
-    return kill(getppid(), 0);
-}
-
-static long trace_parent(void)
-{
-    return ptrace(PTRACE_ATTACH, 1, NULL, NULL);
-}
-
-static long read_others_memory(void)
-{
-    return syscall(SYS_process_vm_readv, 1, NULL, 0, NULL, 0, 0);
-}
-
-static long map_code(void)
-{
-    void *at = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return at == MAP_FAILED ? -1 : 0;
-}
-
-static long make_memory_code(void)
-{
-    void *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return mprotect(at, 4096, PROT_READ | PROT_EXEC);
-}
-
-static long raise_limit(void)
-{
-    struct rlimit r = {RLIM_INFINITY, RLIM_INFINITY};
-    return setrlimit(RLIMIT_CPU, &r);
-}
-
-static long remove_file(void)
-{
-    return unlink("/tmp/tv3sd-sandbox-test");
-}
-
-static long make_folder(void)
-{
-    return mkdir("/tmp/tv3sd-sandbox-test", 0700);
-}
-
-static long leave_namespace(void)
-{
-    return unshare(CLONE_NEWUSER);
-}
-
-static long set_process(void)
-{
-    return prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-}
-
-static long set_action(void)
-{
-    return signal(SIGXCPU, SIG_IGN) == SIG_ERR ? -1 : 0;
-}
-
-/* The channel carries replies, and no descriptors. */
-static long pass_descriptor(void)
-{
-    struct msghdr m = {0};
-    return sendmsg(0, &m, 0);
-}
-
-static long take_descriptor(void)
-{
-    struct msghdr m = {0};
-    return recvmsg(0, &m, 0);
-}
-
-static long shrink_shared_memory(void)
-{
-    return ftruncate(0, 0);
-}
-
-static long make_memory_file(void)
-{
-    return memfd_create("x", 0);
-}
-
-static long steal_descriptor(void)
-{
-    return syscall(SYS_pidfd_getfd, 0, 0, 0);
-}
-
-static long make_ring(void)
-{
-    return syscall(SYS_io_uring_setup, 1, NULL);
-}
-
-static long handle_faults(void)
-{
-    return syscall(SYS_userfaultfd, 0);
-}
-
-static long load_program(void)
-{
-    return syscall(SYS_bpf, 0, NULL, 0);
-}
-
-static long read_keyring(void)
-{
-    return syscall(SYS_keyctl, 0, 0);
-}
-
-static long protect_by_key(void)
-{
-    return syscall(SYS_pkey_mprotect, NULL, 0, PROT_EXEC, -1);
-}
-
-static long imply_code(void)
-{
-    return syscall(SYS_personality, 0x0400000); /* READ_IMPLIES_EXEC */
-}
-
-#ifdef __x86_64__
-/* A call that is allowed, by another table's number. */
-static long call_by_x32(void)
-{
-    return syscall(0x40000000 | SYS_getpid);
-}
-#endif
+ */
 
 /* Runs it in a process that is confined. Its status; what it returned is its exit status. */
 static int confined(long (*try)(void))
@@ -222,52 +60,13 @@ static int confined(long (*try)(void))
     return status;
 }
 
-#define KILLED_BY(status, number) (WIFSIGNALED(status) && WTERMSIG(status) == (number))
-
 static void what_is_not_decoding_ends_the_process(void **state)
 {
     (void)state;
-    static const struct {
-        const char *name;
-        long (*try)(void);
-    } tries[] = {
-        {"open to write", open_to_write},
-        {"open", open_old},
-        {"socket", make_socket},
-        {"UNIX socket", make_unix_socket},
-        {"exec", run_program},
-        {"fork", make_process},
-        {"thread", make_thread},
-        {"signal", send_signal},
-        {"ptrace", trace_parent},
-        {"process_vm_readv", read_others_memory},
-        {"code by mmap", map_code},
-        {"code by mprotect", make_memory_code},
-        {"setrlimit", raise_limit},
-        {"unlink", remove_file},
-        {"mkdir", make_folder},
-        {"unshare", leave_namespace},
-        {"prctl", set_process},
-        {"sigaction", set_action},
-        {"sendmsg", pass_descriptor},
-        {"recvmsg", take_descriptor},
-        {"ftruncate", shrink_shared_memory},
-        {"memfd_create", make_memory_file},
-        {"pidfd_getfd", steal_descriptor},
-        {"io_uring_setup", make_ring},
-        {"userfaultfd", handle_faults},
-        {"bpf", load_program},
-        {"keyctl", read_keyring},
-        {"pkey_mprotect", protect_by_key},
-        {"personality", imply_code},
-#ifdef __x86_64__
-        {"x32", call_by_x32},
-#endif
-    };
-    for (size_t i = 0; i < sizeof tries / sizeof *tries; i++) {
-        int status = confined(tries[i].try);
+    for (size_t i = 0; i < FORBIDDEN; i++) {
+        int status = confined(forbidden[i].try);
         if (!KILLED_BY(status, SIGSYS))
-            fail_msg("%s: status %x", tries[i].name, (unsigned)status);
+            fail_msg("%s: status %x", forbidden[i].name, (unsigned)status);
     }
     assert_int_equal(access("/tmp/tv3sd-sandbox-test", F_OK), -1);
 }

@@ -66,6 +66,11 @@ class Job:
         return self.raw.get("warning")
 
     @property
+    def decoder(self) -> Optional[str]:
+        """What decoded its last frame so far: "nvdec", a GPU, or "cpu"."""
+        return self.raw.get("decoder")
+
+    @property
     def ended(self) -> bool:
         """Nothing will change any more."""
         return self.state in ("succeeded", "failed", "cancelled")

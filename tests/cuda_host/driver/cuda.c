@@ -21,8 +21,8 @@ static bool set[FAULTS];
 
 __attribute__((constructor)) static void read_faults(void)
 {
-    static const char *const names[FAULTS] = {"memory", "codecs", "width", "height",
-                                              "decode", "map",    "copy"};
+    static const char *const names[FAULTS] = {"memory", "codecs", "width", "height", "decode",
+                                              "map",    "copy",   "wrong", "crash",  "socket"};
     char path[4096], name[32];
     long value;
     Dl_info self;

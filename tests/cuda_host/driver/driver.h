@@ -11,6 +11,9 @@
  *   decode N        a decoder's pictures from the N-th on, from 0, fail to be decoded
  *   map N           the same, to be mapped
  *   copy N          copies to the host from the N-th on fail
+ *   wrong N         a decoder's pictures from the N-th on are mapped with a wrong byte
+ *   crash N         the process ends by a fault when the N-th is mapped
+ *   socket N        it asks for a socket then
  * An empty file in place of a library is none. */
 #ifndef TV3S_TESTS_CUDA_HOST_DRIVER_H
 #define TV3S_TESTS_CUDA_HOST_DRIVER_H
@@ -43,6 +46,9 @@ enum fault {
     FAULT_DECODE,
     FAULT_MAP,
     FAULT_COPY,
+    FAULT_WRONG,
+    FAULT_CRASH,
+    FAULT_SOCKET,
     FAULTS
 };
 

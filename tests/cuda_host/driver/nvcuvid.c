@@ -10,8 +10,10 @@
 #include <libavcodec/avcodec.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 enum { SURFACES = 32, PITCH = 256, POISON = 0xa5 };
 
@@ -232,6 +234,16 @@ CUresult cuvidDecodePicture(CUvideodecoder decoder, CUVIDPICPARAMS *p)
     return driver_check_context();
 }
 
+static void misbehave(const struct decoder *d, unsigned char *picture)
+{
+    if (d->maps > driver_fault(FAULT_WRONG, LONG_MAX))
+        picture[0] ^= 1;
+    if (d->maps > driver_fault(FAULT_CRASH, LONG_MAX))
+        raise(SIGSEGV);
+    if (d->maps > driver_fault(FAULT_SOCKET, LONG_MAX))
+        socket(AF_INET, SOCK_STREAM, 0);
+}
+
 tcuvidMapVideoFrame cuvidMapVideoFrame64;
 CUresult cuvidMapVideoFrame64(CUvideodecoder decoder, int picture, unsigned long long *at,
                               unsigned *pitch, CUVIDPROCPARAMS *how)
@@ -248,6 +260,7 @@ CUresult cuvidMapVideoFrame64(CUvideodecoder decoder, int picture, unsigned long
         return OUT_OF_MEMORY;
     d->shown[i].mapped = true;
     memcpy(d->shown[i].pixels, d->decoded[picture].pixels, d->bytes);
+    misbehave(d, d->shown[i].pixels);
     *at = (unsigned long long)(size_t)d->shown[i].pixels;
     *pitch = (unsigned)d->pitch;
     return driver_check_context();
