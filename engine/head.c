@@ -295,6 +295,19 @@ static enum err classify(const struct head *h, struct arena *arena, const struct
     return ERR_OK;
 }
 
+/* Whether the units' features lie one after the other, and may be written: as an arena gives them
+ * that is one block. */
+static bool features_serve(const struct head *h, const struct head_unit *units, int count)
+{
+    const char *at = units[0].features;
+    bool serve = !h->skip;
+    for (int i = 0; serve && i < count; i++) {
+        serve = units[i].scratch && units[i].features == at;
+        at += unit_rows(&units[i]) * (size_t)h->arch->embed * sizeof(float);
+    }
+    return serve;
+}
+
 /* The residual rows of a wave, unit after unit; the features themselves where they may serve. */
 static enum err residual(const struct head *h, struct arena *arena, const struct head_unit *units,
                          int count, float **out)
@@ -302,7 +315,7 @@ static enum err residual(const struct head *h, struct arena *arena, const struct
     struct backend *be = arena->be;
     size_t e = (size_t)h->arch->embed, rows = 0;
     void *r;
-    if (count == 1 && units[0].scratch && !h->skip) {
+    if (features_serve(h, units, count)) {
         *out = units[0].features;
         return ERR_OK;
     }

@@ -123,7 +123,7 @@ __device__ __forceinline__ float warp_max(float v)
 /* ---- functions ---- */
 __device__ __forceinline__ float silu(float x)
 {
-    return x / (1.0f + __expf(-x)); /* -inf: x / inf = 0 */
+    return __fdividef(x, 1.0f + __expf(-x)); /* below -87 the divisor is beyond 2^126: zero */
 }
 
 __device__ __forceinline__ float gelu(float x)

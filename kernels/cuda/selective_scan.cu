@@ -44,6 +44,8 @@ template <typename T, int C> struct scan_shared {
     struct chunk {
         T b[CHUNK][C], z[CHUNK][C];
         float dbc[CHUNK][DBC];
+        int row[CHUNK]; /* each token's: a division for every channel would be a tenth of the work
+                         */
     } in[2];
     float dt[CHUNK][C]; /* then y */
 };
@@ -86,6 +88,8 @@ __device__ __forceinline__ void load_chunk(const scan<T> &k, const struct scan_w
         load_row(to.z[i], k.xz + row * 2 * d + d + c0, count, k.wide);
         load_row(to.dbc[i], dbc, rank, k.wide_dbc);
         load_row(to.dbc[i] + RANK, dbc + rank, 2 * STATES, k.wide_dbc);
+        if (threadIdx.x % LOADERS == 0)
+            to.row[i] = (int)row;
     }
     __pipeline_commit();
 }
@@ -188,8 +192,7 @@ static __global__ void __launch_bounds__(BLOCK, 5) scan_kernel(scan<T> k)
         __syncthreads();
         for (int t = first; t < n && col < count; t += SPLIT) {
             float y = fmaf(skip, to_f32(in.b[t][col]), sh.dt[t][col]);
-            k.y[window_row(win, t0 + t) * (size_t)d + at] =
-                from_f32<T>(y * silu(to_f32(in.z[t][col])));
+            k.y[(size_t)in.row[t] * (size_t)d + at] = from_f32<T>(y * silu(to_f32(in.z[t][col])));
         }
         __syncthreads(); /* before the chunk after next overwrites this one, and dt */
     }

@@ -160,8 +160,69 @@ static void a_map_of_more_than_32_bits_is_refused(void **state)
     (void)state;
     cuda_axis rows[4] = {{.dst = 70000}}, cols[4] = {{.dst = 70000}};
     const void *g[4] = {NULL};
+    float x = 0;
     assert_int_equal(cuda_fuse(g, rows, cols, 1, NULL, NULL, NULL, NULL, false, NULL),
                      cudaErrorInvalidValue);
+    assert_int_equal(cuda_im2col(&x, 1, 9, 9, 3, 3, 1, 1, 30000, 30000, 27, 4, &x, NULL),
+                     cudaErrorInvalidValue);
+    assert_int_equal(cuda_gather(&x, NULL, 1000, 1, 5000000, 1, 2, &x, NULL),
+                     cudaErrorInvalidValue);
+    assert_int_equal(cuda_scatter_add(&x, NULL, 1000, 1, 5000000, 1, &x, NULL),
+                     cudaErrorInvalidValue);
+}
+
+/* ---- labels ---- */
+
+/* Weights are quarters, zero too, so that every sum is exact, and ties are many. */
+static cuda_axis any_axis(int dst)
+{
+    cuda_axis a = {.dst = dst, .src = pick(1, 40)};
+    a.taps = pick(1, a.src < 6 ? a.src : 6);
+    a.index = guarded((size_t)dst * sizeof *a.index);
+    a.weight = guarded((size_t)dst * (size_t)a.taps * sizeof *a.weight);
+    for (int i = 0; i < dst; i++)
+        a.index[i] = (int)((long)i * (a.src - a.taps + 1) / dst);
+    for (int i = 0; i < dst * a.taps; i++)
+        a.weight[i] = (float)pick(0, 4) / 4;
+    return a;
+}
+
+static int best_at(const float *logits, int classes, const cuda_axis *rows, const cuda_axis *cols,
+                   int y, int x)
+{
+    double best = -INFINITY;
+    int at = 0;
+    for (int k = 0; k < classes; k++) {
+        double v = resized(logits, rows, cols, classes, y, x, k, false);
+        if (v > best) {
+            best = v;
+            at = k;
+        }
+    }
+    return at;
+}
+
+static void test_labels(bool any)
+{
+    static const int usual[] = {19, 32, 124, 128, 150, 255};
+    int classes = any ? pick(1, 40) : usual[pick(0, 5)];
+    int h = pick(1, 11), w = pick(0, 1) ? pick(1, 40) : pick(120, 300);
+    cuda_axis rows = any_axis(h), cols = any_axis(w);
+    size_t count = (size_t)rows.src * (size_t)cols.src * (size_t)classes;
+    float *logits = guarded(count * sizeof *logits);
+    uint8_t *out = guarded((size_t)h * (size_t)w);
+    for (size_t i = 0; i < count; i++)
+        logits[i] = (float)pick(-30, -1);
+    launched(cuda_labels(logits, classes, rows, cols, out, NULL));
+    for (int y = 0; y < h; y++)
+        for (int x = 0; x < w; x++)
+            assert_int_equal(out[y * w + x], best_at(logits, classes, &rows, &cols, y, x));
+}
+
+static void labels_are_the_best_class_and_of_equals_the_lower(void **state)
+{
+    (void)state;
+    each_act(test_labels, 40);
 }
 
 int main(void)
@@ -172,6 +233,7 @@ int main(void)
         cmocka_unit_test(dwconv_matches_the_convolution_at_every_border),
         cmocka_unit_test(fuse_resizes_sums_and_resizes_again),
         cmocka_unit_test(a_map_of_more_than_32_bits_is_refused),
+        cmocka_unit_test(labels_are_the_best_class_and_of_equals_the_lower),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
