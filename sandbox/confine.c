@@ -113,16 +113,20 @@ static int refuse_reading(scmp_filter_ctx filter)
     return r ? r : seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(newfstatat), 0);
 }
 
+/* The limit is one on addresses, so any kind will do. */
+static int add_own(scmp_filter_ctx filter)
+{
+    int r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, CONFINE_NO_CODE);
+    return r ? r : refuse_reading(filter);
+}
+
 /* Memory that can be run is not to be had, so no code comes in by a picture. abort() may send its
  * signal, to itself. Signals cannot be blocked: one says that the time is over. */
 static int add_conditions(scmp_filter_ctx filter)
 {
     const struct scmp_arg_cmp own = {
         .arg = 0, .op = SCMP_CMP_EQ, .datum_a = (scmp_datum_t)getpid()};
-    const struct scmp_arg_cmp no_code = SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0);
-    int r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1, no_code);
-    if (!r)
-        r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, no_code);
+    int r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, CONFINE_NO_CODE);
     if (!r)
         r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1, own);
     if (!r && !SANITIZED)
@@ -161,7 +165,7 @@ enum err confine(uint64_t memory, uint32_t cpu_seconds, int *done)
     *done |= forbid_files(); /* which opens a file, the last */
     enum err e = set_limits(memory, cpu_seconds);
     if (!e)
-        e = confine_calls(refuse_reading, false);
+        e = confine_calls(add_own, false);
     if (!e)
         *done |= CONFINED_SECCOMP;
     return e;

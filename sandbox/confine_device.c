@@ -9,8 +9,10 @@
  *
  * Beside the files it is ioctl that matters: the driver's kernel module is reached through it, and
  * that is a lot of code (docs/threat-model.md). Only its two modules' own requests go through.
- * Threads may be made, for a decoder has some; processes may not. The limit on memory is one on
- * what can be written and is the process' own, since addresses are reserved by the terabyte. */
+ * Threads may be made, for a decoder has some, up to a number; processes may not. The limit on memory
+ * is one on what can be written and is the process' own, since addresses are reserved by the
+ * terabyte. What the kernel does not count by it is not to be had: memory that is shared and no
+ * file's, and stacks that are large from the start. */
 #include "sandbox/confine_parts.h"
 
 #include "base/try.h"
@@ -27,7 +29,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { FILES = 256 }; /* a driver has some twenty open */
+enum { FILES = 256 };     /* a driver has some twenty open */
+enum { THREADS = 4096 }; /* of all decoders, or of all that the user has: the unit has 8192 */
 
 /* ---- files --------------------------------------------------------------------------------------
  */
@@ -86,8 +89,7 @@ static void leave_driver(int ruleset, uint64_t all)
     glob_t devices;
     for (size_t i = 0; i < sizeof read / sizeof *read; i++)
         leave(ruleset, read[i], READ);
-    leave(ruleset, "/dev/null", USE & all);
-    leave(ruleset, "/dev/zero", USE & all);
+    leave(ruleset, "/dev/null", USE & all); /* not /dev/zero: mapped it is memory without a limit */
     if (glob("/dev/nvidia*", 0, NULL, &devices) == 0)
         for (size_t i = 0; i < devices.gl_pathc; i++)
             leave(ruleset, devices.gl_pathv[i], USE & all);
@@ -197,12 +199,34 @@ static int add_requests(scmp_filter_ctx filter)
     return r ? r : add_values(filter, SCMP_SYS(ioctl), 1, uvm, sizeof uvm / sizeof *uvm);
 }
 
-/* A thread shares all there is. clone3 has its flags in memory, where no filter sees them: libc
+/* Memory of its own, that the limit counts, and what is a file's or a device's. */
+static int add_memory(scmp_filter_ctx filter)
+{
+    enum { OWN = MAP_TYPE | MAP_GROWSDOWN, SHARED = MAP_TYPE | MAP_ANONYMOUS };
+    const struct {
+        uint32_t action;
+        uint64_t mask, value;
+    } kind[] = {
+        {SCMP_ACT_ALLOW, OWN, MAP_PRIVATE},
+        {SCMP_ACT_ALLOW, SHARED, MAP_SHARED},
+        {SCMP_ACT_ERRNO(ENOMEM), OWN, MAP_PRIVATE | MAP_GROWSDOWN},
+        {SCMP_ACT_ERRNO(ENOMEM), SHARED, MAP_SHARED | MAP_ANONYMOUS},
+    };
+    int r = 0;
+    for (size_t i = 0; !r && i < sizeof kind / sizeof *kind; i++)
+        r = seccomp_rule_add(filter, kind[i].action, SCMP_SYS(mmap), 2, CONFINE_NO_CODE,
+                             SCMP_A3(SCMP_CMP_MASKED_EQ, kind[i].mask, kind[i].value));
+    return r;
+}
+
+/* A thread shares all there is, namespaces too. clone3 has its flags in memory, where no filter sees them: libc
  * takes the other where it is not there. */
 static int add_threads(scmp_filter_ctx filter)
 {
-    const uint64_t thread = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
-    const struct scmp_arg_cmp flags = SCMP_A0(SCMP_CMP_MASKED_EQ, thread, thread);
+    const uint64_t thread = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD,
+                   other = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |
+                           CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
+    const struct scmp_arg_cmp flags = SCMP_A0(SCMP_CMP_MASKED_EQ, thread | other, thread);
     static const int refused[] = {SCMP_SYS(sched_setaffinity), SCMP_SYS(sched_setscheduler),
                                   SCMP_SYS(sched_setparam), SCMP_SYS(setpriority)};
     int r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1, flags);
@@ -236,6 +260,8 @@ static int add_device(scmp_filter_ctx filter)
         r = add_values(filter, SCMP_SYS(fcntl), 1, flags, sizeof flags / sizeof *flags);
     if (!r)
         r = add_requests(filter);
+    if (!r)
+        r = add_memory(filter);
     return r ? r : add_threads(filter);
 }
 
@@ -262,6 +288,7 @@ static enum err set_limits(uint64_t memory, uint32_t cpu_seconds)
     if (!SANITIZED)
         TRY(confine_limit(RLIMIT_DATA, data, data));
     TRY(confine_limit(RLIMIT_NOFILE, FILES, FILES));
+    TRY(confine_limit(RLIMIT_NPROC, THREADS, THREADS));
     TRY(confine_limit(RLIMIT_FSIZE, 0, 0));
     TRY(confine_limit(RLIMIT_CORE, 1, 1));
     TRY(confine_limit(RLIMIT_MEMLOCK, 0, 0));

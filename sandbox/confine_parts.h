@@ -6,6 +6,7 @@
 
 #include <seccomp.h>
 #include <stdbool.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
@@ -22,8 +23,11 @@
 /* As far as the limits that there are allow it. */
 enum err confine_limit(int what, rlim_t soft, rlim_t hard);
 
-/* A filter of what every decoding process may call, and what `add_more` adds; `threads`: for those
- * that there are too. */
+/* Of mmap and mprotect: memory that cannot be run. */
+#define CONFINE_NO_CODE SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0)
+
+/* A filter of what every decoding process may call, and what `add_more` adds, mmap too; `threads`:
+ * for those that there are too. */
 enum err confine_calls(int (*add_more)(scmp_filter_ctx filter), bool threads);
 
 #endif

@@ -119,6 +119,21 @@ static long make_other_process(void)
     return syscall(SYS_clone, CLONE_VM | SIGCHLD, 0, 0, 0, 0);
 }
 
+static int end_thread(void *unused)
+{
+    (void)unused;
+    return 0;
+}
+
+/* Which the rights that it has in its namespace would let it have. */
+static long make_thread_in_other_network(void)
+{
+    static char stack[16384];
+    return clone(end_thread, stack + sizeof stack,
+                 CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_NEWNET,
+                 NULL);
+}
+
 static void what_no_decoder_needs_ends_it(void **state)
 {
     (void)state;
@@ -130,6 +145,7 @@ static void what_no_decoder_needs_ends_it(void **state)
     assert_killed("prlimit", set_limit, false);
     assert_killed("a lock", lock_file, false);
     assert_killed("clone", make_other_process, false);
+    assert_killed("a network", make_thread_in_other_network, false);
 }
 
 static void threads_from_before_are_held_too(void **state)
@@ -189,6 +205,29 @@ static long take_memory(void)
     return malloc((size_t)2 * MEMORY) == NULL ? RIGHT : WRONG;
 }
 
+static bool has_no_memory(int flags)
+{
+    void *at = mmap(NULL, (size_t)2 * MEMORY, PROT_READ | PROT_WRITE, flags, -1, 0);
+    return at == MAP_FAILED && errno == ENOMEM;
+}
+
+/* Of what the kernel does not count by the limit. */
+static long take_uncounted_memory(void)
+{
+    return has_no_memory(MAP_SHARED | MAP_ANONYMOUS) &&
+                   has_no_memory(MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN) &&
+                   refused("/dev/zero", O_RDWR)
+               ? RIGHT
+               : WRONG;
+}
+
+/* They would take the place of the daemon's. */
+static long know_an_end_of_threads(void)
+{
+    struct rlimit r;
+    return prlimit(0, RLIMIT_NPROC, NULL, &r) == 0 && r.rlim_max <= 4096 ? RIGHT : WRONG;
+}
+
 static void files_and_others_are_out_of_reach(void **state)
 {
     (void)state;
@@ -197,6 +236,8 @@ static void files_and_others_are_out_of_reach(void **state)
         assert_right("writing", write_files, by_thread);
         assert_right("others", change_others, by_thread);
         assert_right("clone3", clone_unseen, by_thread);
+        assert_right("threads", know_an_end_of_threads, by_thread);
+        assert_right("uncounted memory", take_uncounted_memory, by_thread);
         if (!SANITIZED)
             assert_right("memory", take_memory, by_thread);
     }
