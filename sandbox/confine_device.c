@@ -9,8 +9,8 @@
  *
  * Beside the files it is ioctl that matters: the driver's kernel module is reached through it, and
  * that is a lot of code (docs/threat-model.md). Only its two modules' own requests go through.
- * Threads may be made, for a decoder has some, up to a number; processes may not. The limit on memory
- * is one on what can be written and is the process' own, since addresses are reserved by the
+ * Threads may be made, for a decoder has some, up to a number; processes may not. The limit on
+ * memory is one on what can be written and is the process' own, since addresses are reserved by the
  * terabyte. What the kernel does not count by it is not to be had: memory that is shared and no
  * file's, and stacks that are large from the start. */
 #include "sandbox/confine_parts.h"
@@ -29,7 +29,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { FILES = 256 };     /* a driver has some twenty open */
+enum { FILES = 256 };    /* a driver has some twenty open */
 enum { THREADS = 4096 }; /* of all decoders, or of all that the user has: the unit has 8192 */
 
 /* ---- files --------------------------------------------------------------------------------------
@@ -219,8 +219,8 @@ static int add_memory(scmp_filter_ctx filter)
     return r;
 }
 
-/* A thread shares all there is, namespaces too. clone3 has its flags in memory, where no filter sees them: libc
- * takes the other where it is not there. */
+/* A thread shares all there is, namespaces too. clone3 has its flags in memory, where no filter
+ * sees them: libc takes the other where it is not there. */
 static int add_threads(scmp_filter_ctx filter)
 {
     const uint64_t thread = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD,

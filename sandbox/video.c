@@ -36,6 +36,13 @@ static enum err pass_report(struct video *v, const char *text)
     return ERR_OK;
 }
 
+/* A child on a device may lack memory for the driver's sake, which an ordinary one does not. */
+static enum err failed(const struct video *v, const struct wire_reply *r)
+{
+    return v->on_device && r->error == ERR_NOMEM ? err_set(ERR_DEVICE, "%s", r->text)
+                                                 : link_error(v->link, r->error, r);
+}
+
 /* The next reply that asks for nothing and is no report. */
 static enum err receive(struct video *v, struct wire_reply *r)
 {
@@ -49,7 +56,7 @@ static enum err receive(struct video *v, struct wire_reply *r)
         else if (r->what == TELL_ROOM)
             TRY(video_answer_room(v, r));
         else
-            return r->what == TELL_FAILED ? link_error(v->link, r->error, r) : ERR_OK;
+            return r->what == TELL_FAILED ? failed(v, r) : ERR_OK;
     }
 }
 
