@@ -75,6 +75,7 @@ void forgotten_write(struct handover *h)
     }
     log_event(LOG_WARNING, "deletion_not_kept", "stream=%s error=%s", l->tail->id,
               log_text(strerror(errno)));
+    l->lines = LINES_MAX; /* anew next time: half a line may be there, and this one is not */
 }
 
 void forgotten_unlink(struct handover *h)

@@ -3,6 +3,8 @@
 #include "server/server.h"
 #include "tests/unit/server_rig.h"
 
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -171,6 +173,30 @@ static void deletions_outlive_the_process(void **state)
     session_unref(gone);
 }
 
+/* Where there was room for half a line only, the next has all of them. */
+static void a_deletion_that_had_no_room_is_kept_with_the_next(void **state)
+{
+    struct fixture *f = *state;
+    struct handover *h = f->server.handover;
+    struct session *gone = live(f);
+    char line[512];
+    struct rlimit all, some;
+    handover_stop(h); /* from now on we are its thread */
+    assert_true(forgotten_add(h, gone));
+    assert_int_equal(lines_of(f->deletions, line), 1);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &all), 0);
+    some = (struct rlimit){strlen(line) + 10, all.rlim_max};
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &some), 0);
+    assert_true(forgotten_add(h, gone));
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &all), 0);
+    assert_true(forgotten_add(h, gone));
+    forgotten_free(h);
+    forgotten_read(h);
+    assert_int_equal(h->forgotten.count, 3);
+    session_unref(gone);
+}
+
 /* Answers a PING, and hangs up at whatever else it is asked; at as many connections as it gets. */
 static void *redis_that_breaks(void *listener)
 {
@@ -216,6 +242,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             deletions_wait_for_redis_while_its_records_last_and_up_to_a_number, setup, teardown),
         cmocka_unit_test_setup_teardown(deletions_outlive_the_process, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_deletion_that_had_no_room_is_kept_with_the_next, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(
             after_a_deletion_that_was_not_told_nothing_is_asked_before_it, setup, teardown),
         cmocka_unit_test_setup_teardown(no_state_joins_those_on_their_way_where_they_are_too_many,
