@@ -48,4 +48,10 @@ static inline size_t pixels_rows(enum pixel_layout layout, int height)
     return layout == PIXELS_NV12 ? (size_t)height + (size_t)height / 2 : (size_t)height;
 }
 
+/* Of a packed picture. */
+static inline size_t pixels_bytes(enum pixel_layout layout, int width, int height)
+{
+    return pixels_row(layout, width) * pixels_rows(layout, height);
+}
+
 #endif

@@ -36,8 +36,8 @@ size_t device_memory_bytes(const struct device_memory *m);
 
 /* An NV12 picture on the device to packed rows at `offset`; it is there when this returns, and the
  * picture is no longer read. It is made already, or by work in the default stream of
- * device_memory_context, which is waited for. ERR_ARG where pixels_row * pixels_rows bytes of it
- * are more than there is behind the offset. */
+ * device_memory_context, which is waited for. ERR_ARG where pixels_bytes of it are more than
+ * there is behind the offset. */
 enum err device_memory_put(struct device_memory *m, size_t offset, const struct device_nv12 *from);
 /* `bytes` at `offset` to the host. ERR_ARG as above. */
 enum err device_memory_read(struct device_memory *m, size_t offset, void *to, size_t bytes);

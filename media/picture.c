@@ -126,8 +126,7 @@ static void copy_nv12(const AVFrame *in, uint8_t *out)
 
 static enum err take_nv12(const AVFrame *in, struct pixel_format format, struct frame *f)
 {
-    size_t need =
-        pixels_row(PIXELS_NV12, in->width) * pixels_rows(PIXELS_NV12, in->height) + ROW_SLACK;
+    size_t need = pixels_bytes(PIXELS_NV12, in->width, in->height) + ROW_SLACK;
     enum err e = reserve(&f->pixels, &f->capacity, f->lent, need);
     if (e)
         return e;

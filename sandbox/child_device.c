@@ -62,7 +62,7 @@ struct trial {
 
 static enum err make_room(struct trial *t)
 {
-    size_t bytes = wire_nv12_bytes(DEVICE_CLIP_WIDTH, DEVICE_CLIP_HEIGHT);
+    size_t bytes = pixels_bytes(PIXELS_NV12, DEVICE_CLIP_WIDTH, DEVICE_CLIP_HEIGHT);
     int fd;
     TRY(device_memory_open(t->index, bytes, &fd, &t->made));
     enum err e = device_memory_import(t->index, fd, bytes, &t->memory);
@@ -169,7 +169,7 @@ enum err child_room_put(struct child_room *room, const struct child_order *order
 {
     int slot = room->slot[number % order->slots];
     if (!room->memory || slot < 0 ||
-        wire_nv12_bytes(picture->width, picture->height) > room->slot_bytes)
+        pixels_bytes(PIXELS_NV12, picture->width, picture->height) > room->slot_bytes)
         return err_set(ERR_LIMIT, "there is no room for the picture on the device");
     TRY(device_memory_put(room->memory, (size_t)((uint64_t)slot * room->slot_bytes), picture));
     f->device_pixels = device_memory_at(room->memory) + (uint64_t)slot * room->slot_bytes;

@@ -366,7 +366,7 @@ void link_set_device_slots(struct link *l, uint64_t slot_bytes)
 enum err link_take(struct link *l, int slot, const struct wire_reply *r, struct frame *f)
 {
     enum pixel_layout layout = (enum pixel_layout)r->layout;
-    size_t need = pixels_row(layout, r->width) * pixels_rows(layout, r->height);
+    size_t need = pixels_bytes(layout, r->width, r->height);
     size_t room = need + WIRE_SLACK;
     if (layout == PIXELS_NV12 && !f->takes_nv12)
         return link_lied(l);

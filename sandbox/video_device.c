@@ -46,7 +46,7 @@ enum err video_answer_room(struct video *v, const struct wire_reply *r)
     if (v->asked)
         return link_lied(v->link);
     v->asked = true;
-    if (open_pool(v, wire_nv12_bytes(r->width, r->height), &q, &fd))
+    if (open_pool(v, pixels_bytes(PIXELS_NV12, r->width, r->height), &q, &fd))
         snprintf(v->why, sizeof v->why, "pictures come by the host: %s", err_text());
     enum err e = link_send_fd(v->link, &q, fd);
     if (fd >= 0)

@@ -51,7 +51,7 @@ static bool place_fits(const struct child_order *o, const struct wire_reply *r)
     if (r->on_device == 0)
         return true;
     return r->on_device == 1 && r->nvdec && o->nv12 && r->layout == PIXELS_NV12 &&
-           wire_nv12_bytes(r->width, r->height) <= o->device_slot_bytes;
+           pixels_bytes(PIXELS_NV12, r->width, r->height) <= o->device_slot_bytes;
 }
 
 static bool room_fits(const struct child_order *o, const struct wire_reply *r)

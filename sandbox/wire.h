@@ -133,10 +133,4 @@ static inline uint64_t wire_slot(const struct child_order *o, int slot)
     return o->input_bytes + (uint64_t)slot * o->slot_bytes;
 }
 
-/* Of a packed NV12 picture. */
-static inline uint64_t wire_nv12_bytes(int width, int height)
-{
-    return (uint64_t)pixels_row(PIXELS_NV12, width) * pixels_rows(PIXELS_NV12, height);
-}
-
 #endif

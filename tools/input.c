@@ -38,8 +38,7 @@ static enum err on_take(void *ctx, const struct device_nv12 *picture, struct fra
 {
     struct input *in = ctx;
     struct device_memory **m = in->memory;
-    size_t need =
-        pixels_row(PIXELS_NV12, picture->width) * pixels_rows(PIXELS_NV12, picture->height);
+    size_t need = pixels_bytes(PIXELS_NV12, picture->width, picture->height);
     if (*m && device_memory_bytes(*m) < need) {
         device_memory_close(*m);
         *m = NULL;

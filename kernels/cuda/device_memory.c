@@ -280,8 +280,7 @@ static enum err finish(const struct device_memory *m, enum err e)
 enum err device_memory_put(struct device_memory *m, size_t offset, const struct device_nv12 *from)
 {
     size_t width = (size_t)from->width, height = (size_t)from->height;
-    TRY(fits(m, offset,
-             pixels_row(PIXELS_NV12, from->width) * pixels_rows(PIXELS_NV12, from->height)));
+    TRY(fits(m, offset, pixels_bytes(PIXELS_NV12, from->width, from->height)));
     TRY(enter(m->device));
     uint8_t *to = device_memory_at(m) + offset;
     enum err e = said((int)cudaMemcpy2DAsync(to, width, from->plane[0], from->pitch[0], width,
