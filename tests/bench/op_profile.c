@@ -2,7 +2,10 @@
  * whether each does what the CPU backend's fp32 does, at the shapes of a real model.
  *
  *   op_profile MODEL [--size WxH] [--streams N] [--steps N] [--device DEVICE] [--dtype DTYPE]
- *                    [--check] [--json]
+ *                    [--encode N] [--scan N] [--check] [--json]
+ *
+ * --encode and --scan try other numbers of frames that are encoded, or go through a layer of the
+ * head, at a time than the backend's own: fewer may stay in a device's cache.
  *
  * The engine's backend table is replaced by one that wraps it (op_wrap.c). Bytes are those of the
  * operands, once each. What they are held against is measured beside them: a copy of much memory,
@@ -25,6 +28,7 @@ struct profile {
     const char *path;
     struct engine_config config;
     int width, height, streams, steps;
+    int encode, scan; /* frames at a time; 0: as many as the backend says */
     bool check, json;
 
     struct model *model;
@@ -68,11 +72,24 @@ static void head_start(struct profile *p)
         be->ops->copy(be, p->big[1], p->big[0], COPY_BYTES);
 }
 
+static enum err set_at_a_time(struct profile *p)
+{
+    struct backend *be = p->engine->be;
+    struct geometry g;
+    TRY(engine_geometry(&p->model->arch, p->width, p->height, NULL, &g));
+    if (p->encode)
+        be->encoder_rows = (size_t)p->encode * (size_t)(g.c1_width * g.c1_height);
+    if (p->scan)
+        be->scan_rows = (size_t)p->scan * (size_t)(g.grid_width * g.grid_height);
+    return ERR_OK;
+}
+
 static enum err open_all(struct profile *p)
 {
     const struct stream_config sc = {.mode = MODE_STREAM};
     TRY(model_open(p->path, &p->model));
     TRY(engine_open(p->model, &p->config, &p->engine));
+    TRY(set_at_a_time(p));
     if (p->check) {
         TRY(cpu_backend_open(DT_F32, 0, NULL, &p->cpu));
     } else {
@@ -201,7 +218,8 @@ static bool options(struct profile *p, int argc, char **argv)
         {"size", required_argument, NULL, 's'},  {"streams", required_argument, NULL, 'n'},
         {"steps", required_argument, NULL, 'f'}, {"device", required_argument, NULL, 'd'},
         {"dtype", required_argument, NULL, 't'}, {"check", no_argument, NULL, 'c'},
-        {"json", no_argument, NULL, 'j'},        {NULL, 0, NULL, 0}};
+        {"json", no_argument, NULL, 'j'},        {"encode", required_argument, NULL, 'e'},
+        {"scan", required_argument, NULL, 'l'},  {NULL, 0, NULL, 0}};
     bool ok = true;
     for (int o; ok && (o = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         if (o == 's')
@@ -214,6 +232,10 @@ static bool options(struct profile *p, int argc, char **argv)
             ok = option_device(optarg, &p->config.device, &p->config.device_index);
         else if (o == 't')
             ok = option_dtype(optarg, &p->config);
+        else if (o == 'e')
+            ok = option_int(optarg, 1, MAX_STREAMS, &p->encode);
+        else if (o == 'l')
+            ok = option_int(optarg, 1, MAX_STREAMS, &p->scan);
         else if (o == 'c')
             p->check = true;
         else if (o == 'j')
@@ -231,7 +253,8 @@ int main(int argc, char **argv)
         .width = 864, .height = 480, .streams = 1, .steps = 10, .config = {.dtype = DT_F32}};
     if (!options(&p, argc, argv)) {
         fprintf(stderr, "usage: op_profile MODEL [--size WxH] [--streams N] [--steps N]\n"
-                        "  [--device DEVICE] [--dtype DTYPE] [--check] [--json]\n");
+                        "  [--device DEVICE] [--dtype DTYPE] [--encode N] [--scan N] [--check]\n"
+                        "  [--json]\n");
         return 2;
     }
     enum err e = run(&p);

@@ -29,6 +29,8 @@ SIZE = "864x480"                                                           # of 
 STREET = os.path.join(ROOT, "models/street.safetensors")
 F32_BAR, MASKS_BAR, ROUNDED_BAR = 1e-3, 0.9995, 1.2                       # as in tests/arithmetic.py
 DRIVER = ("libcuda.so*", "libnvidia-*.so*", "libnvcuvid.so*")              # what is taken of the driver's folder
+GLIBC = ("ld.so", "libc.so", "libm.so", "libmvec.so", "libdl.so", "librt.so", "libpthread.so", "libresolv.so",
+         "libutil.so", "libanl.so", "libnss_")                             # of the bundle: they belong together
 
 
 class Failed(Exception):
@@ -39,10 +41,20 @@ class Failed(Exception):
         self.result = result
 
 
+def loaders_folders() -> list[str]:
+    """Where the machine's loader finds the driver."""
+    ldconfig = shutil.which("ldconfig", path=os.environ.get("PATH", "") + ":/sbin:/usr/sbin")
+    known = subprocess.run([ldconfig, "-p"], capture_output=True, text=True).stdout if ldconfig else ""
+    return [f for f in os.environ.get("LD_LIBRARY_PATH", "").split(":") if f] + [
+        os.path.dirname(line.split("=> ")[1]) for line in known.splitlines() if line.strip().startswith("libcuda.so.1 ")
+        and "x86-64" in line]
+
+
 def installed(pattern: str) -> list[str]:
     """Files of that name where loaders and Python packages keep libraries."""
-    folders = ["/usr/local/cuda*/lib64", "/usr/local/cuda*/compat", "/usr/local/nvidia/lib*", "/usr/lib/x86_64-linux-gnu",
-               "/usr/lib64", "/usr/lib/wsl/lib"]
+    folders = loaders_folders() + [
+        "/usr/local/cuda*/lib64", "/usr/local/cuda*/compat", "/usr/local/nvidia/lib*", "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib64", "/usr/lib/wsl/lib"]
     for name in ("nvidia", "torch"):
         spec = importlib.util.find_spec(name)
         for folder in (spec.submodule_search_locations or []) if spec else []:
@@ -76,6 +88,21 @@ class Programs:
                 self.found.setdefault(os.path.basename(path), path)
         self.libraries += sorted({os.path.dirname(p) for p in self.found.values()})
 
+    def by_the_machines_loader(self, program: str) -> tuple[list[str], dict] | None:
+        """A command and its environment without the bundle's libc, for tools that put libraries of their own into a
+        process. None where the machine's libc is too old for the program."""
+        if self.plain:
+            return self.command(program), {}
+        rest = os.path.join(self.root, "rest")
+        os.makedirs(rest, exist_ok=True)
+        for name in os.listdir(self.libraries[0]):
+            if not name.startswith(GLIBC) and not os.path.lexists(os.path.join(rest, name)):
+                os.symlink(os.path.join(self.libraries[0], name), os.path.join(rest, name))
+        command = [os.path.join(self.root, "bin", program)]
+        env = {"LD_LIBRARY_PATH": ":".join([rest] + self.libraries[1:])}
+        starts = subprocess.run(command + ["--version"], env={**os.environ, **env}, capture_output=True)
+        return (command, env) if starts.returncode == 0 else None
+
     def command(self, program: str, *args) -> list[str]:
         if self.plain:
             return [os.path.join(self.root, program), *map(str, args)]
@@ -91,6 +118,9 @@ class Run:
         self.limit = self.deadline
         self.models: dict[str, str] = {}
         self.all: dict = {"size": args.size, "steps": {}}
+        if args.after:
+            with open(args.after) as f:
+                self.all["steps"] = {name: step for name, step in json.load(f)["steps"].items() if step["ok"]}
         self.save()
 
     def save(self) -> None:
@@ -115,7 +145,7 @@ class Run:
         return self.call(self.programs.command(program, *args), **more)
 
     def step(self, name: str, seconds: float, body, *args) -> None:
-        if self.args.only and not any(name.startswith(only) for only in self.args.only):
+        if name in self.all["steps"] or (self.args.only and not name.startswith(tuple(self.args.only))):
             return
         entry: dict = {"ok": False}
         start = time.monotonic()
@@ -318,7 +348,7 @@ class Memory:
         while not self.over.wait(0.5):
             smi = subprocess.run(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
                                  capture_output=True, text=True)
-            if smi.returncode == 0:
+            if smi.returncode == 0 and smi.stdout.split()[:1] and smi.stdout.split()[0].isdigit():
                 self.most = max(self.most or 0, int(smi.stdout.split()[0]))
 
     def __enter__(self):
@@ -341,9 +371,10 @@ def sanitizer(run: Run, check: str) -> str:
     cases, _ = parity_modules()
     rgb = os.path.join(run.work, "short.rgb")
     cases.frames((96, 128), 3, 9).tofile(rgb)
-    return run.call([tool, "--tool", check, "--error-exitcode", "9", *run.programs.command(
-        "tv3s", "logits", STREET, "--rgb", rgb, "--size", "128x96", "--device", run.args.device, "--dtype", "bf16",
-        "--masks", os.path.join(run.work, "short.npy"))]).stdout[-300:]
+    command, env = run.programs.by_the_machines_loader("tv3s") or (run.programs.command("tv3s"), {})
+    return run.call([tool, "--tool", check, "--error-exitcode", "9", *command, "logits", STREET, "--rgb", rgb, "--size",
+                     "128x96", "--device", run.args.device, "--dtype", "bf16", "--masks",
+                     os.path.join(run.work, "short.npy")], env={**os.environ, **env}).stdout[-300:]
 
 
 def reference(run: Run, streams: int, *options) -> dict:
@@ -360,24 +391,33 @@ def main() -> None:
     a.add_argument("--size", default=SIZE, help="frames of MiT-B1 in all but parity")
     a.add_argument("--seconds", type=float, default=570, help="for everything")
     a.add_argument("--only", nargs="*", help="steps whose name begins so")
+    a.add_argument("--after", help="the --out of an earlier run on the same card: what was ok in it is kept, not repeated")
     args = a.parse_args()
     with tempfile.TemporaryDirectory(prefix="tv3s-gpu-") as work:
         run = Run(args, work)
         run.step("machine", 60, machine)
-        for dtype in ("f32", "bf16", "tf32"):
-            for name in parity_modules()[0].CASES:
+        cases = list(parity_modules()[0].CASES)
+        for dtype in ("f32", "bf16"):                                      # is it right?
+            for name in cases:
                 run.step(f"parity {name} {dtype}", 60, parity, name, dtype)
             run.step(f"parity street {dtype}", 30, clip, dtype)
-        run.step("decoders", 60, decoders)
-        for dtype in ("f32", "bf16"):
             run.step(f"kernels {dtype}", 60, check_kernels, dtype)
-        for streams in (1, 4, 16, 64, 2, 8, 32):
+        for streams in (1, 64):                                            # how fast, and where does the time go?
             run.step(f"bench bf16 {streams}", 30, bench, "bf16", streams, max(16, 128 // streams))
-        for streams in (1, 64):
             run.step(f"profile bf16 {streams}", 40, profile, "bf16", streams)
+        run.step("decoders", 60, decoders)
         run.step("reference eager", 90, reference, 1, "--dtype", "bf16")
-        run.step("states 1000", 60, bench, "bf16", 1000, 1)
         run.step("sanitizer memcheck", 90, sanitizer, "memcheck")
+        run.step("states 1000", 60, bench, "bf16", 1000, 1)
+        for at_a_time in (1, 2, 4, 8):                                     # README.md's "to measure first"
+            run.step(f"encode {at_a_time}", 30, profile, "bf16", 64, "--encode", at_a_time)
+        for at_a_time in (4, 8, 16, 32):
+            run.step(f"scan {at_a_time}", 30, profile, "bf16", 64, "--scan", at_a_time)
+        for streams in (4, 16, 2, 8, 32):
+            run.step(f"bench bf16 {streams}", 30, bench, "bf16", streams, max(16, 128 // streams))
+        for name in cases:
+            run.step(f"parity {name} tf32", 60, parity, name, "tf32")
+        run.step("parity street tf32", 30, clip, "tf32")
         run.step("reference compile", 150, reference, 1, "--dtype", "bf16", "--compile")
         run.step("reference eager 16", 60, reference, 16, "--dtype", "bf16")
         for dtype in ("tf32", "f32"):
