@@ -40,7 +40,8 @@ def test_what_is_drawn_over_an_encoded_stream_are_the_masks_of_the_tool(page, ti
     live(page, f"encoded-{codec}", clip, live_encoding=codec)
     page.wait("drawn.length >= 20")
     stopped(page)
-    assert page.get("wire.filter(w => w.kind === 'sent' && w.key).length") == 1
+    keys = page.get("wire.filter(w => w.kind === 'sent').map(w => w.key)")
+    assert keys[0] and sum(keys) <= len(keys) / 4   # an encoder may make more of its own, where the picture changes much
     check(page, tiny_model, codec, tmp_path)
 
 

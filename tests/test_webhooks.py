@@ -222,7 +222,7 @@ def test_deliveries_that_an_older_version_left_are_made(tmp_path, tiny_model, cl
         d.wait_log("event=webhook_failed")
     with contextlib.closing(sqlite3.connect(tmp_path / "spool" / "jobs.sqlite")) as db, db:
         db.executescript("DROP INDEX deliveries_due; ALTER TABLE deliveries DROP COLUMN host; UPDATE deliveries SET due = 0;"
-                         "ALTER TABLE jobs DROP COLUMN warning;"
+                         "ALTER TABLE jobs DROP COLUMN warning; ALTER TABLE jobs DROP COLUMN decoder;"
                          "PRAGMA user_version = 4")
     with Receiver(200, port=r.server_port) as again, Daemon(tiny_model, tmp_path / "spool", *flags(secret, again.host)) as d:
         assert json.loads(again.next().body)["job"] == job
