@@ -24,7 +24,8 @@ struct device_memory;
  * thread then. */
 enum err device_memory_context(int device, void **context);
 
-/* At least `bytes` of device `device`. *fd (may be NULL: not to be shared) is the caller's. */
+/* At least `bytes` of device `device`. *fd (may be NULL: not to be shared) is the caller's; what is
+ * shared is zero at first. */
 enum err device_memory_open(int device, size_t bytes, int *fd, struct device_memory **out);
 /* What another process shares by `fd`, which stays the caller's; `bytes` as there. */
 enum err device_memory_import(int device, int fd, size_t bytes, struct device_memory **out);

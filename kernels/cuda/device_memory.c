@@ -170,6 +170,14 @@ static enum err map(struct device_memory *m, CUmemGenericAllocationHandle handle
                 "cuMemSetAccess");
 }
 
+/* Whoever gets the descriptor is not to see what had this memory before. */
+static enum err clear(struct device_memory *m)
+{
+    TRY(said((int)cudaMemsetAsync(device_memory_at(m), 0, m->range_bytes, m->stream),
+             "cudaMemsetAsync"));
+    return said((int)cudaStreamSynchronize(m->stream), "cudaStreamSynchronize");
+}
+
 static enum err make_shared(struct device_memory *m, int *fd)
 {
     const CUmemAllocationProp prop = properties(m);
@@ -178,6 +186,8 @@ static enum err make_shared(struct device_memory *m, int *fd)
     TRY(reserve(m));
     TRY(said((int)m->driver.cuMemCreate(&handle, m->range_bytes, &prop, 0), "cuMemCreate"));
     enum err e = map(m, handle);
+    if (e == ERR_OK)
+        e = clear(m);
     if (e == ERR_OK)
         e = said((int)m->driver.cuMemExportToShareableHandle(
                      &shared, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),

@@ -113,6 +113,19 @@ static void write_and_end(int fd, size_t bytes, const uint8_t *nv12)
     _exit(0); /* as one that was killed: nothing is given back */
 }
 
+static void what_is_shared_holds_nothing_of_others(void **state)
+{
+    static const uint8_t zeros[NV12];
+    struct held_things before = things();
+    int fd;
+    (void)state;
+    struct device_memory *m = memory(0, NV12, &fd);
+    assert_holds(m, 0, zeros, NV12);
+    close(fd);
+    device_memory_close(m);
+    assert_nothing_left(before);
+}
+
 static void another_process_writes_what_this_one_reads(void **state)
 {
     (void)state;
@@ -253,7 +266,7 @@ static void every_call_that_fails_leaves_nothing(void **state)
     struct device_memory *made = memory(0, NV12, &fd);
     for (size_t i = 0; i < sizeof way / sizeof *way; i++) {
         /* A stream, the driver's eleven entries, granularity, range, create, map, access, export */
-        assert_int_equal(fail_each_call(open_it, -1, way[i].how, way[i].want), 18);
+        assert_int_equal(fail_each_call(open_it, -1, way[i].how, way[i].want), 20);
         assert_int_equal(fail_each_call(import_it, fd, way[i].how, way[i].want), 17);
         assert_int_equal(fail_each_call(open_alone, -1, way[i].how, way[i].want), 2);
     }
@@ -361,6 +374,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_surface_is_put_with_packed_rows),
         cmocka_unit_test(what_does_not_fit_is_not_put),
+        cmocka_unit_test(what_is_shared_holds_nothing_of_others),
         cmocka_unit_test(another_process_writes_what_this_one_reads),
         cmocka_unit_test(what_is_imported_is_held),
         cmocka_unit_test(what_is_no_memory_is_not_imported),
