@@ -25,13 +25,11 @@ cudaGraphExec_t cuda_graph_find(struct cuda_backend *c)
     return g ? g->exec : NULL;
 }
 
-/* The device may be at work on it. */
+/* The device may be at work on it: then it goes when that is done, and nobody has to wait. */
 static void drop(struct cuda_backend *c, struct cuda_graph *g)
 {
-    if (g->exec) {
-        cuda_check(c, cudaStreamSynchronize(c->stream), "a graph's end");
+    if (g->exec)
         cuda_check(c, cudaGraphExecDestroy(g->exec), "cudaGraphExecDestroy");
-    }
     *g = (struct cuda_graph){0};
 }
 

@@ -332,12 +332,22 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
     return flags ? cudaErrorInvalidValue : cudaSuccess;
 }
 
+/* As soon as nobody has it and it is not to run any more. */
+static void free_graph(struct cuda_host_graph *g)
+{
+    if (g->owners > 0 || g->queued > 0)
+        return;
+    clear(&g->tasks);
+    free(g);
+}
+
 static void run_graph(void *args)
 {
     struct cuda_host_graph *g = args;
     for (size_t i = 0; i < g->tasks.count; i++)
         g->tasks.at[i].run(g->tasks.at[i].args);
     g->queued--;
+    free_graph(g);
 }
 
 static void no_destroy(void *args)
@@ -358,14 +368,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t s)
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
-    if (--graph->owners > 0)
-        return cudaSuccess;
-    if (graph->queued) {
-        fputs("a graph is destroyed before it ran\n", stderr);
-        abort();
-    }
-    clear(&graph->tasks);
-    free(graph);
+    graph->owners--;
+    free_graph(graph);
     return cudaSuccess;
 }
 
