@@ -121,11 +121,6 @@ __device__ __forceinline__ float warp_max(float v)
 }
 
 /* ---- functions ---- */
-__device__ __forceinline__ float silu(float x)
-{
-    return __fdividef(x, 1.0f + __expf(-x)); /* below -87 the divisor is beyond 2^126: zero */
-}
-
 __device__ __forceinline__ float gelu(float x)
 {
     return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
@@ -141,6 +136,24 @@ __device__ __forceinline__ float exp2_approx(float x)
 #else
     return exp2f(x);
 #endif
+}
+
+/* 1 / x, a unit in the last place; of more than 2^126 it is zero. */
+__device__ __forceinline__ float reciprocal(float x)
+{
+#ifdef __CUDACC__
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#else
+    return 1.0f / x;
+#endif
+}
+
+/* x / (1 + e^-x) */
+__device__ __forceinline__ float silu(float x)
+{
+    return x * reciprocal(1.0f + exp2_approx(x * -1.44269504088896341f));
 }
 
 /* log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x| <= 1; log(1 + e) = e P(e), P of degree 8 exact

@@ -19,13 +19,14 @@
  * Floors, 480p frame, bf16, H100. Memory: D * 6 + 192 bytes a token and the states, 197 MB for
  * eight layers, 59 us at 3.35 TB/s. But a token and channel needs 19 special functions (16
  * exponentials, softplus, gate), 560 M a frame, at 16 a cycle and multiprocessor 134 us at 1.98
- * GHz; and some 145 other instructions, 126 us. Those are its floor, 2.3 times the memory's.
+ * GHz, and 160 instructions with them (of sm_90's code by nvcc 13.0: 35 for dt, 100 for the
+ * recurrence, 25 for the gate), 141 us. Those are its floor, 2.4 times the memory's.
  *
  * n = 16 and R <= 16 are the published models; scan_any takes the rest, states in memory.
  *
- * nvcc 13.0: 96 registers on sm_80 to sm_90, nothing spilled; at SPLIT = 1 30 KiB shared in bf16,
- * 46 in fp32: five blocks of bf16 on a multiprocessor of an H100, three on sm_86 and sm_89.
- * Measured: not yet. */
+ * nvcc 13.0: 96 registers, 8 bytes spilled on sm_80 in bf16 and nothing elsewhere; at SPLIT = 1 30
+ * KiB shared in bf16, 46 in fp32: five blocks of bf16 on a multiprocessor of an H100, three on
+ * sm_86 and sm_89. Measured: not yet. */
 #include "kernels/cuda/window.h"
 
 #include <cuda_pipeline.h>
@@ -134,6 +135,7 @@ __device__ __forceinline__ void recur(scan_shared<T, C> &sh,
                                       const float a[STATES / SPLIT])
 {
     enum { MINE = STATES / SPLIT };
+#pragma unroll(SPLIT == 1 ? 2 : 4)
     for (int t = 0; t < tokens; t++) {
         const float *bc = in.dbc[t] + RANK + part * MINE;
         float dt = sh.dt[t][c], u = dt * to_f32(in.b[t][c]), y[4];
@@ -191,6 +193,7 @@ static __global__ void __launch_bounds__(BLOCK, 5) scan_kernel(scan<T> k)
         __syncthreads();
         recur<SPLIT, T, C>(sh, in, n, c, part, s, a);
         __syncthreads();
+#pragma unroll 4
         for (int t = first; t < n && col < count; t += SPLIT) {
             float y = fmaf(skip, to_f32(in.b[t][col]), sh.dt[t][col]);
             k.y[(size_t)in.row[t] * (size_t)d + at] = from_f32<T>(y * silu(to_f32(in.z[t][col])));
