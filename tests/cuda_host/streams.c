@@ -41,7 +41,7 @@ struct cuda_host_graph {
 
 size_t cuda_host_enqueued, cuda_host_waits;
 cudaError_t cuda_host_fault;
-int cuda_host_devices = 1, cuda_host_fault_device = -1;
+int cuda_host_devices = 1, cuda_host_major = 8, cuda_host_fault_device = -1;
 int cuda_host_hold;
 enum { RUNTIME_VERSION = 13000 };
 int cuda_host_driver_version = RUNTIME_VERSION;
@@ -407,7 +407,7 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
 {
-    *prop = (struct cudaDeviceProp){"stand-in", 8, 0};
+    *prop = (struct cudaDeviceProp){"stand-in", cuda_host_major, 0};
     return cuda_host_device_there(device) ? cudaSuccess : cudaErrorInvalidDevice;
 }
 

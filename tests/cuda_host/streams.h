@@ -120,6 +120,8 @@ extern int cuda_host_hold;
 extern int cuda_host_devices;
 /* What cudaDriverGetVersion says. One older than the runtime finds no devices. */
 extern int cuda_host_driver_version;
+/* Their compute capability's first number: 8 at first. */
+extern int cuda_host_major;
 
 /* Calls that could fail so far: copies, launches, waits, allocations, captures, products. The one
  * after which this is cuda_host_fail_at (0: none) does nothing and fails, with this error. */

@@ -1,78 +1,14 @@
 /* The scan and its convolution, the functions inside the kernels, and threads. */
-#include "tests/unit/kernel_tests.h"
-
-struct scan_case {
-    struct scan_weights w;
-    int rows, ld_a, ld_z, ld_dbc, count;
-    void *a, *z, *b;
-    float *dbc;
-    struct scan_window windows[4];
-};
-
-/* Two windows side by side on a map of `height` x 2 * `width` tokens, with random states. */
-static void scan_case(struct scan_case *k, int height, int width, int n, int taps, bool bf16)
-{
-    int d = pick(0, 2) ? pick(1, 90) : pick(1, 2) * 64, rank = pick(0, 1) ? pick(1, 20) : 16;
-    size_t sd = (size_t)d;
-    k->rows = height * 2 * width;
-    k->ld_a = d + pick(0, 9);
-    k->ld_z = d + pick(0, 9);
-    k->ld_dbc = rank + 2 * n + pick(0, 5);
-    k->count = 2;
-    k->w = (struct scan_weights){.inner = d, .state = n, .conv = taps, .dt_rank = rank};
-    k->w.conv_w = floats(sd * (size_t)taps, -1, 1);
-    k->w.conv_b = floats(sd, -1, 1);
-    k->w.dt_w = floats(sd * (size_t)rank, -1, 1);
-    k->w.dt_bias = floats(sd, -6, 0);
-    float *a = floats(sd * (size_t)n, -20, 0);
-    for (size_t i = 0; i < sd * (size_t)n; i += 7)
-        a[i] *= 0.001f; /* slow decays too */
-    k->w.a_log2e = a;
-    k->w.skip = floats(sd, -1, 1);
-    k->a = acts((size_t)(k->rows * k->ld_a), -2, 2, bf16);
-    k->b = acts((size_t)k->rows * sd, -2, 2, bf16);
-    k->z = acts((size_t)(k->rows * k->ld_z), -4, 4, bf16);
-    k->dbc = floats((size_t)(k->rows * k->ld_dbc), -1, 1);
-    for (int i = 0; i < 2; i++)
-        k->windows[i] = (struct scan_window){.row0 = i * width,
-                                             .h = height,
-                                             .w = width,
-                                             .row_stride = 2 * width,
-                                             .state = floats(sd * (size_t)n, -1, 1),
-                                             .tail = floats(sd * (size_t)(taps - 1), -1, 1)};
-}
-
-static int row_of(const struct scan_window *win, int t)
-{
-    return win->row0 + t / win->w * win->row_stride + t % win->w;
-}
+#include "tests/unit/scan_tests.h"
 
 static void test_scan_conv(const struct cpu_ops *ops, bool bf16)
 {
     struct scan_case k;
-    scan_case(&k, pick(1, 4), pick(1, 7), 1, pick(0, 1) ? 4 : pick(1, 6), bf16);
-    int d = k.w.inner, taps = k.w.conv;
-    size_t tail_bytes = (size_t)((taps - 1) * d) * 4;
+    scan_case(&k, pick(1, 4), pick(1, 7), 1, pick(0, 1) ? 4 : pick(1, 6), bf16, false);
+    size_t tail_bytes = (size_t)((k.w.conv - 1) * k.w.inner) * 4;
     float *old[2] = {clone(k.windows[0].tail, tail_bytes), clone(k.windows[1].tail, tail_bytes)};
     ops->scan_conv(&k.w, k.windows, 2, k.a, (size_t)k.ld_a, k.b, bf16);
-    for (int i = 0; i < 2; i++) {
-        const struct scan_window *win = &k.windows[i];
-        int tokens = win->h * win->w;
-#define INPUT(t, c)                                                                                \
-    ((t) < 0 ? (double)old[i][(taps - 1 + (t)) * d + (c)]                                          \
-             : get(k.a, (size_t)(row_of(win, t) * k.ld_a + (c)), bf16))
-        for (int t = 0; t < tokens; t++)
-            for (int c = 0; c < d; c++) {
-                double sum = k.w.conv_b[c];
-                for (int j = 0; j < taps; j++)
-                    sum += k.w.conv_w[j * d + c] * INPUT(t - taps + 1 + j, c);
-                check(get(k.b, (size_t)(row_of(win, t) * d + c), bf16), silu(sum), 1e-6, 2e-6, bf16,
-                      "scan_conv");
-            }
-        for (int j = 0; j < taps - 1; j++)
-            for (int c = 0; c < d; c++)
-                assert_true((double)win->tail[j * d + c] == INPUT(tokens - taps + 1 + j, c));
-    }
+    check_scan_conv(&k, old, bf16);
 }
 
 static void scan_conv_is_causal_and_keeps_the_tail(void **state)
@@ -85,49 +21,20 @@ static void test_scan(const struct cpu_ops *ops, bool bf16)
 {
     struct scan_case k;
     int kind = pick(0, 9);
-    scan_case(&k, pick(1, 4), kind == 9 ? 41 : pick(1, 7), kind < 5 ? 16 : pick(1, 40), 4, bf16);
+    scan_case(&k, pick(1, 4), kind == 9 ? 41 : pick(1, 7), kind < 5 ? 16 : pick(1, 40), 4, bf16,
+              false);
     if (kind == 8)
-        scan_case(&k, 1, 2, SCAN_MAX_STATES, 2, bf16);
-    int d = k.w.inner, n = k.w.state, r = k.w.dt_rank;
-    size_t state_bytes = (size_t)(n * d) * 4, b_bytes = (size_t)(k.rows * d) * (bf16 ? 2 : 4);
+        scan_case(&k, 1, 2, SCAN_MAX_STATES, 2, bf16, false);
+    size_t state_bytes = (size_t)(k.w.state * k.w.inner) * 4;
+    size_t b_bytes = (size_t)(k.rows * k.w.inner) * (bf16 ? 2 : 4);
     float *old[2] = {clone(k.windows[0].state, state_bytes),
                      clone(k.windows[1].state, state_bytes)};
-    void *y = rng() & 1 ? k.b : acts((size_t)(k.rows * d), 0, 0, bf16); /* in place or not */
+    void *y =
+        rng() & 1 ? k.b : acts((size_t)(k.rows * k.w.inner), 0, 0, bf16); /* in place or not */
     void *b = clone(k.b, b_bytes);
     ops->selective_scan(&k.w, k.windows, 2, k.b, k.dbc, (size_t)k.ld_dbc, k.z, (size_t)k.ld_z, y,
                         bf16);
-    /* s: the state; size: the same with all terms positive, which rounding errors are relative to
-     */
-    double *s = malloc(2 * (size_t)n * sizeof *s), *size = s + n;
-    for (int i = 0; i < 2; i++)
-        for (int c = 0; c < d; c++) {
-            for (int j = 0; j < n; j++) {
-                s[j] = old[i][j * d + c];
-                size[j] = fabs(s[j]);
-            }
-            for (int t = 0; t < k.windows[i].h * k.windows[i].w; t++) {
-                int row = row_of(&k.windows[i], t);
-                const float *dbc = k.dbc + row * k.ld_dbc;
-                double raw = k.w.dt_bias[c], in = get(b, (size_t)(row * d + c), bf16);
-                for (int j = 0; j < r; j++)
-                    raw += (double)k.w.dt_w[j * d + c] * dbc[j];
-                double dt = log1p(exp(raw)), sum = 0, total = 0;
-                for (int j = 0; j < n; j++) {
-                    double e = exp2(dt * k.w.a_log2e[j * d + c]), u = dt * in * dbc[r + j];
-                    s[j] = e * s[j] + u;
-                    size[j] = e * size[j] + fabs(u);
-                    sum += s[j] * dbc[r + n + j];
-                    total += size[j] * fabs((double)dbc[r + n + j]);
-                }
-                double gate = silu(get(k.z, (size_t)(row * k.ld_z + c), bf16));
-                check(get(y, (size_t)(row * d + c), bf16), (sum + k.w.skip[c] * in) * gate, 1e-5,
-                      1e-5 * total * fabs(gate), bf16, "selective_scan");
-            }
-            for (int j = 0; j < n; j++)
-                check(k.windows[i].state[j * d + c], s[j], 0, 1e-5 * size[j], false,
-                      "hidden state");
-        }
-    free(s);
+    check_scan(&k, old, b, y, bf16);
 }
 
 static void selective_scan_matches_the_recurrence(void **state)
@@ -153,7 +60,8 @@ static void scan_rows(const struct cpu_ops *ops, const struct scan_case *k, int 
 static void test_scan_carry(const struct cpu_ops *ops, bool bf16)
 {
     struct scan_case k;
-    scan_case(&k, 6, pick(1, 40), pick(0, 1) ? 16 : pick(1, 20), pick(0, 1) ? 4 : pick(1, 6), bf16);
+    scan_case(&k, 6, pick(1, 40), pick(0, 1) ? 16 : pick(1, 20), pick(0, 1) ? 4 : pick(1, 6), bf16,
+              false);
     size_t s = (size_t)(k.w.state * k.w.inner) * 4, t = (size_t)((k.w.conv - 1) * k.w.inner) * 4;
     size_t bytes = (size_t)(k.rows * k.w.inner) * (bf16 ? 2 : 4);
     float *state[2] = {clone(k.windows[0].state, s), clone(k.windows[0].state, s)};
@@ -177,7 +85,7 @@ static void scanning_in_two_calls_equals_one_bit_for_bit(void **state)
 static void test_scan_extremes(const struct cpu_ops *ops, bool bf16)
 {
     struct scan_case k;
-    scan_case(&k, 2, 4, 16, 4, bf16);
+    scan_case(&k, 2, 4, 16, 4, bf16, false);
     for (int i = 0; i < k.rows * k.ld_dbc; i++)
         k.dbc[i] = uniform(-300, 300);
     size_t z_count = (size_t)(k.rows * k.ld_z);
@@ -303,7 +211,7 @@ static void softplus_and_exp2_are_exact_to_a_few_ulp_everywhere(void **state)
 static void test_threads(const struct cpu_ops *ops, bool bf16)
 {
     struct scan_case k;
-    scan_case(&k, 24, 24, 16, 4, bf16);
+    scan_case(&k, 24, 24, 16, 4, bf16, false);
     int d = k.w.inner, h = 40, w = 50;
     size_t e = bf16 ? 2 : 4, bytes = (size_t)(k.rows * d) * e, s = (size_t)(16 * d) * 4;
     float *first = clone(k.windows[0].state, s),
