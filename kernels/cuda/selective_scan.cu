@@ -24,9 +24,9 @@
  *
  * n = 16 and R <= 16 are the published models; scan_any takes the rest, states in memory.
  *
- * nvcc 13.0: 96 registers, 8 bytes spilled on sm_80 in bf16 and nothing elsewhere; at SPLIT = 1 30
- * KiB shared in bf16, 46 in fp32: five blocks of bf16 on a multiprocessor of an H100, three on
- * sm_86 and sm_89. Measured: not yet. */
+ * nvcc 13.0: 96 registers; in bf16 8 bytes are spilled on sm_80, 86 and 89, nothing on sm_90; at
+ * SPLIT = 1 30 KiB shared in bf16, 46 in fp32: five blocks of bf16 on a multiprocessor of an H100,
+ * three on sm_86 and sm_89. Measured: not yet. */
 #include "kernels/cuda/window.h"
 
 #include <cuda_pipeline.h>

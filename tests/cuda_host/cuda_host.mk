@@ -37,8 +37,8 @@ $(BUILD)/tests/test_cuda_nv12: ORACLE = -lswscale
 $(BUILD)/obj/tests/unit/test_cuda_%.o: CPPFLAGS += -Itests/cuda_host
 
 # Whether every operation does at a real model's shapes what the CPU's does: op_profile --check.
-$(BUILD)/cuda_host_profile: $(patsubst %,$(BUILD)/obj/tests/bench/%.o,op_profile op_wrap op_trace \
-		op_clock_cpu) $(BUILD)/obj/tools/options.o $(LIB_CUDA_HOST) $(LIB_ENGINE)
+$(BUILD)/cuda_host_profile: $(patsubst %,$(BUILD)/obj/tests/bench/%.o,op_profile op_wrap op_trace) \
+		$(BUILD)/obj/cuda_host/tests/bench/op_clock_cuda.o $(BUILD)/obj/tools/options.o $(LIB_CUDA_HOST) $(LIB_ENGINE)
 	@echo '  LD $@'
 	$(Q)$(CXX) $(OPENMP) $(SANFLAGS) $(COVERAGE) $(LDFLAGS) -o $@ $(filter %.o,$^) \
 	    $(CUDA_HOST_FIRST) $(filter %.a,$^) $(ENGINE_LIBS)
