@@ -57,6 +57,8 @@ class Daemon:
         self.spool, self.lines, self.key, self.host = str(spool), [], key, host
         self.log_path = str(spool) + ".log"
         args = ["--model", model, "--http-port", "0", "--ws-port", "0", "--spool", self.spool, *flags]
+        if program == CUDA_HOST_TV3SD:   # from when on a device decodes is not certain: that is test_nvdec_daemon.py's
+            args += ["--video-decoder", "cpu"]
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen([*prefix, program, *map(str, args)], stdin=subprocess.DEVNULL, stderr=log, env=env)
         try:

@@ -30,7 +30,7 @@ from pathlib import Path
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "parity")]
 from conftest import make_tiny_model  # noqa: E402
-from daemon import TV3SD, Daemon  # noqa: E402
+from daemon import PATIENCE, TV3SD, Daemon  # noqa: E402
 from oom_scenarios import SCENARIOS, Left, Material, Scenario  # noqa: E402
 
 # Whose allocations fail. What is not here: the C++ library throws, and oneDNN lets that through; OpenMP's run time ends
@@ -104,6 +104,9 @@ class Tally:
         if stack:
             self.places.add(tuple(stack[1:]))
         if answer.startswith("WRONG") or after != "right":
+            end = time.monotonic() + PATIENCE   # a request is logged behind its answer
+            while log.stat().st_size <= at and time.monotonic() < end:
+                time.sleep(0.02)
             said = log.read_bytes()[at:].decode(errors="replace")
             self.wrong.append({"n": n, "answer": answer, "after": after, "stack": named(stack), "log": str(log), "at": at,
                                "said": said[-4000:]})

@@ -32,10 +32,9 @@ def frames():
 
 
 def on_gpu(model, spool, *flags, memory=None) -> Daemon:
-    """Its uploads are decoded on the CPU: from when on they would not be is not certain (test_nvdec_daemon.py)."""
     env = dict(os.environ, CUDA_HOST_MEMORY=str(memory)) if memory else None
-    return Daemon(model, spool, "--device", "cuda", *(flags or ("--room-size", "")), "--job-checkpoint", "0",
-                  "--video-decoder", "cpu", env=env, program=CUDA_HOST_TV3SD)
+    return Daemon(model, spool, "--device", "cuda", *(flags or ("--room-size", "")), "--job-checkpoint", "0", env=env,
+                  program=CUDA_HOST_TV3SD)
 
 
 def post(d: Daemon, stream: str, frame):
