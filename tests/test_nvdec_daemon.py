@@ -203,11 +203,10 @@ def test_one_that_dies_costs_nobody_anything(gpu, large, wanted_large, clip, wan
     gpu.wait_for(lambda: memories(gpu) == 0 and gpu.metric("tv3sd_decoders") == 0)
 
 
-def test_a_job_is_cancelled_with_its_pictures(gpu, clip):
-    gpu.process.send_signal(signal.SIGUSR2)   # holds the device: pictures are on their way through the engine
-    job = gpu.upload(clip, "?format=raw", wait=False)["id"]
-    gpu.wait_for(lambda: memories(gpu) == 1)
+def test_a_job_is_cancelled_with_its_pictures(gpu, large):
+    job = gpu.upload(large, "?format=raw", wait=False)["id"]
     gpu.wait_log(f"event=job_decoder job={job} decoder=nvdec")
+    gpu.process.send_signal(signal.SIGUSR2)   # holds the device: pictures are on their way through the engine
     assert gpu.request("DELETE", "/v1/videos/" + job).status == 204
     gpu.process.send_signal(signal.SIGUSR2)
     gpu.wait_for(lambda: memories(gpu) == 0 and gpu.metric("tv3sd_decoders") == 0)
